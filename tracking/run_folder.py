@@ -8,6 +8,7 @@
     summary.json       the last and the best of the metrics, num_params, status
     checkpoints/       see checkpoint.py
     wandb/             W&B's own files
+    wandb.json         the id of the W&B run that holds this record, for a resumed run to go on in
 
 Whole files are written under a temporary name, flushed to the disk and renamed, so that a reader
 sees the old one or the new one. A line is one write to a file opened for appending, so a process
@@ -30,6 +31,7 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
+WANDB = "wandb.json"
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,0 +1,136 @@
+"""What a person sees of a run: a progress bar on a terminal, one plain line a log elsewhere."""
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+# The metrics worth a person's glance: (name, label before the number, format, unit after it).
+SHOWN = (
+    ("train/loss", "train loss ", ".4f", ""),
+    ("val/loss", "val loss ", ".4f", ""),
+    ("train/tokens_per_second", "", ",.0f", " tokens/s"),
+)
+SUMMED_UP = (
+    ("val/loss", "val loss ", ".4f", ""),
+    ("best/val/loss", "best ", ".4f", ""),
+    ("val/bits_per_byte", "", ".4f", " bits a byte"),
+    ("seconds", "", ",.1f", " s of training"),
+)
+SAMPLE_LINES = 6
+SAMPLE_WIDTH = 96
+
+
+def open_console(num_steps: int, start: int, stream: TextIO) -> "PlainLines | ProgressBar":
+    """What suits `stream`, for a run that goes from step `start` to `num_steps`."""
+    if stream.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        return ProgressBar(num_steps, start, stream)
+    return PlainLines(num_steps, stream)
+
+
+def inert(text: str) -> str:
+    """`text` with what could steer a terminal, or pretend to be other text, spelled out."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
+
+
+def sample_lines(step: int, prompt: str, text: str) -> list[str]:
+    """A heading and the first lines of a sample, each of them harmless and not too wide."""
+    lines = [inert(line)[:SAMPLE_WIDTH] for line in (prompt + text).strip("\n").split("\n")]
+    more = [f"  | ... {len(lines) - SAMPLE_LINES} more lines"] if len(lines) > SAMPLE_LINES else []
+    return [f"sample at step {step}:", *(f"  | {line}" for line in lines[:SAMPLE_LINES]), *more]
+
+
+def _numbers(shown: tuple, metrics: Mapping[str, Any]) -> str:
+    return "  ".join(
+        f"{label}{metrics[name]:{form}}{unit}"
+        for name, label, form, unit in shown
+        if metrics.get(name) is not None
+    )
+
+
+def _ending(summary: Mapping[str, Any]) -> str:
+    return f"{summary.get('status', 'ended')}: {_numbers(SUMMED_UP, summary)}"
+
+
+class PlainLines:
+    """One line a log, flushed at once: for files, pipes and terminals that can't move about."""
+
+    def __init__(self, num_steps: int, stream: TextIO) -> None:
+        self._num_steps = num_steps
+        self._stream = stream
+        self._first: tuple[int, float] | None = None
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        parts = [f"step {step}/{self._num_steps}", _numbers(SHOWN, metrics), self._left(step)]
+        self._print("  ".join(part for part in parts if part))
+
+    def log_sample(self, step: int, prompt: str, text: str) -> None:
+        self._print(*sample_lines(step, prompt, text))
+
+    def note(self, message: str) -> None:
+        self._print(inert(message))
+
+    def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
+        self._print(_ending(summary))
+
+    def _left(self, step: int) -> str:
+        """The time left at the pace since the first log, which came after compilation began."""
+        now = time.monotonic()
+        self._first = self._first or (step, now)
+        first_step, first_time = self._first
+        if step in (first_step, self._num_steps):
+            return ""
+        seconds = (now - first_time) / (step - first_step) * (self._num_steps - step)
+        minutes, seconds = divmod(round(seconds), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left"
+
+    def _print(self, *lines: str) -> None:
+        encoding = self._stream.encoding or "utf-8"
+        for line in lines:
+            print(line.encode(encoding, "backslashreplace").decode(encoding), file=self._stream)
+        self._stream.flush()
+
+
+class ProgressBar:
+    """A bar that stays at the bottom of a terminal; samples and notes scroll by above it."""
+
+    def __init__(self, num_steps: int, start: int, stream: TextIO) -> None:
+        # Imported here because a run without a terminal never needs it.
+        from rich import console, progress
+
+        self._shown: dict[str, float] = {}
+        self._progress = progress.Progress(
+            progress.BarColumn(bar_width=None),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.description}", markup=False),
+            progress.TimeRemainingColumn(),
+            console=console.Console(file=stream),
+            expand=True,
+            # Redrawing is work beside the training: often enough for a clock, and no more.
+            refresh_per_second=2,
+        )
+        self._task = self._progress.add_task("", total=num_steps, completed=start)
+        self._progress.start()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        # A log with no val/loss, say, leaves the last one standing.
+        self._shown.update(metrics)
+        description = _numbers(SHOWN, self._shown)
+        self._progress.update(self._task, completed=step, description=description)
+
+    def log_sample(self, step: int, prompt: str, text: str) -> None:
+        self._print(*sample_lines(step, prompt, text))
+
+    def note(self, message: str) -> None:
+        self._print(inert(message))
+
+    def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
+        self._progress.stop()
+        self._print(_ending(summary))
+
+    def _print(self, *lines: str) -> None:
+        for line in lines:
+            self._progress.console.print(line, markup=False, highlight=False, emoji=False)
