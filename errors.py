@@ -4,7 +4,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 
 # 0 is success; 128 + a signal's number is a run that the signal stopped.
 USER_ERROR = 2
@@ -51,6 +51,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _fail(f"{_experiment_line(error)}{_message(error)}", USER_ERROR)
     if len(rest) > 1:
         _fail(f"unexpected argument {rest[1]!r}: every option is a flag, --name=value", USER_ERROR)
+    # Libraries log each of their steps at level INFO; --verbosity=0 still shows it.
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = logging.WARNING
     return rest
 
 

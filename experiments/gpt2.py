@@ -1,0 +1,56 @@
+"""Stage 5: GPT-2, by default at a size that a CPU trains in a minute; `:small` is the real one."""
+
+from experiments import default
+from models import gpt2
+
+
+def get_config(preset: str = ""):
+    config = default.get_config()
+    config.tracking.stage = 5
+    config.tracking.notes = "GPT-2's choices: GELU, its initialisation, tied embeddings, dropout"
+    config.model.name = "gpt2"
+    config.model.context_length = 128
+    config.model.embed_dim = 128
+    config.model.num_heads = 4
+    config.model.num_layers = 4
+    config.optimizer.learning_rate = 3e-3
+    config.train.batch_size = 12
+    config.train.num_steps = 2000
+    return default.with_preset(config, preset, PRESETS)
+
+
+PRESETS = {
+    "smoke": {
+        **default.SMOKE,
+        "model.context_length": 16,
+        "model.embed_dim": 16,
+        "model.num_heads": 2,
+        "model.num_layers": 2,
+        "model.dropout_rate": 0.1,
+    },
+    # nanoGPT's config for this text on a GPU: 10.65 million parameters.
+    "baby": {
+        "model.context_length": 256,
+        "model.embed_dim": 384,
+        "model.num_heads": 6,
+        "model.num_layers": 6,
+        "model.dropout_rate": 0.2,
+        "optimizer.learning_rate": 1e-3,
+        "optimizer.final_learning_rate": 1e-4,
+        "train.batch_size": 64,
+        "train.num_steps": 5000,
+    },
+    # The published sizes, with the vocabulary they were published with.
+    **{
+        size: {
+            **{f"model.{key}": value for key, value in shape.items()},
+            "model.context_length": gpt2.CONTEXT_LENGTH,
+            "model.dropout_rate": 0.1,
+            "data.tokenizer": "gpt2",
+            "optimizer.learning_rate": 6e-4,
+            "optimizer.b2": 0.95,
+            "train.batch_size": 8,
+        }
+        for size, shape in gpt2.SIZES.items()
+    },
+}

@@ -1,0 +1,41 @@
+"""One run: `python main.py --config=experiments/gpt2.py --config.train.num_steps=500`."""
+
+import time
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+import errors
+import runtime
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Experiment file, with a preset after a colon: experiments/gpt2.py:smoke. "
+    "Its keys are flags: --config.optimizer.learning_rate=1e-3.",
+    lock_config=True,
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Run folder to write. Default: runs/<experiment>-<time>."
+)
+flags.mark_flag_as_required("config")
+
+
+def default_workdir() -> str:
+    """`runs/<experiment>-<time>`, by the experiment file's name."""
+    experiment = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    return f"runs/{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def main() -> None:
+    # Imported when the flags are known to be good: JAX takes a second to load.
+    import train
+
+    runtime.keep_compiled_programs()
+    train.train_and_evaluate(CONFIG.value, Path(WORKDIR.value or default_workdir()))
+
+
+if __name__ == "__main__":
+    runtime.use_huge_pages()
+    errors.run_command(main)

@@ -1,0 +1,123 @@
+"""Stage 2, scaled self-attention: a position looks back at the ones before it.
+
+New here: positions; queries, keys and values; the causal mask; the 1/sqrt(K) scale; and the
+keys and values kept between calls, so that generating a token does not read the text again.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from models.dense import Dense, product
+
+Initializer = Callable[..., jax.Array]
+
+
+class TokenPositionEmbed(nn.Module):
+    """What a token is plus where it stands."""
+
+    vocab_size: int
+    context_length: int
+    embed_dim: int
+    embedding_init: Initializer = nn.linear.default_embed_init
+
+    def setup(self):
+        embed = dict(features=self.embed_dim, embedding_init=self.embedding_init)
+        self.token = nn.Embed(self.vocab_size, **embed)
+        self.position = nn.Embed(self.context_length, **embed)
+
+    def __call__(self, tokens_BT: jax.Array, start: int | jax.Array) -> jax.Array:
+        T = tokens_BT.shape[1]
+        if self.context_length < T:
+            raise ValueError(f"{T} tokens do not fit into a context of {self.context_length}")
+        positions_1T = start + jnp.arange(T)[None]
+        return self.token(tokens_BT) + self.position(positions_1T)
+
+    def unembed(self, x_BTD: jax.Array) -> jax.Array:
+        """Logits as products with the token embeddings: one matrix for both ways (stage 5)."""
+        return product(x_BTD, self.token.embedding.T)
+
+
+class KeyValueCache(nn.Module):
+    """Remembers the keys and values of earlier calls while text is being generated.
+
+    Asleep unless the caller makes the collection "cache" mutable. Then what comes in is written
+    to positions start, start + 1, ... of `context_length`, and all of them come out; the causal
+    mask hides those that are not written yet.
+    """
+
+    context_length: int
+
+    @nn.compact
+    def __call__(
+        self, key: jax.Array, value: jax.Array, start: int | jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        if self.is_initializing() or not self.is_mutable_collection("cache"):
+            return key, value
+        return self._remember("key", key, start), self._remember("value", value, start)
+
+    def _remember(self, name: str, new: jax.Array, start: int | jax.Array) -> jax.Array:
+        B, _, *head = new.shape
+        kept = self.variable("cache", name, jnp.zeros, (B, self.context_length, *head), new.dtype)
+        kept.value = jax.lax.dynamic_update_slice_in_dim(kept.value, new, start, axis=1)
+        return kept.value
+
+
+def causal_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    start: int | jax.Array = 0,
+    drop: Callable[[jax.Array], jax.Array] = lambda weights: weights,
+) -> jax.Array:
+    """Mixes `value` rows by softmax(query . key / sqrt(K)), looking at the past only.
+
+    Vaswani et al. (2017), section 3.2.1. query [B, T, ..., K], key and value [B, S, ..., K] give
+    [B, T, ..., K]; the axes between are the caller's: none in stage 2, heads from stage 3 on.
+    Query t stands at position start + t and sees the keys at 0 .. start + t. `drop` is applied
+    to the weights (dropout in stage 5).
+    """
+    T, S, K = query.shape[1], key.shape[1], query.shape[-1]
+    # Scaled before the product: T x K numbers to divide, not T x S.
+    scores = jnp.einsum("BT...K,BS...K->B...TS", query / K**0.5, key)
+    visible_TS = jnp.arange(S)[None, :] <= start + jnp.arange(T)[:, None]
+    scores = jnp.where(jnp.broadcast_to(visible_TS, scores.shape), scores, -jnp.inf)
+    weights = drop(jax.nn.softmax(scores))
+    return jnp.einsum("B...TS,BS...K->BT...K", weights, value)
+
+
+class SelfAttention(nn.Module):
+    """One causal head."""
+
+    head_dim: int
+    context_length: int
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, *, start: int | jax.Array = 0) -> jax.Array:
+        q_BTK, k_BTK, v_BTK = (
+            Dense(self.head_dim, use_bias=False, name=name)(x_BTD)
+            for name in ("query", "key", "value")
+        )
+        k_BSK, v_BSK = KeyValueCache(self.context_length, name="past")(k_BTK, v_BTK, start)
+        return causal_attention(q_BTK, k_BSK, v_BSK, start=start)
+
+
+class SelfAttentionModel(nn.Module):
+    """Embeddings, one head as wide as they are, and a linear map to the logits."""
+
+    vocab_size: int
+    context_length: int
+    embed_dim: int
+
+    @nn.compact
+    def __call__(
+        self, tokens_BT: jax.Array, *, start: int | jax.Array = 0, train: bool = False
+    ) -> jax.Array:
+        del train
+        D, T = self.embed_dim, self.context_length
+        x_BTD = TokenPositionEmbed(self.vocab_size, T, D, name="embed")(tokens_BT, start)
+        y_BTK = SelfAttention(D, T, name="attention")(x_BTD, start=start)
+        return Dense(self.vocab_size, name="logits")(y_BTK)

@@ -1,0 +1,132 @@
+"""Generation: a fake model with known answers, cached against uncached, how tokens are drawn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from generate import CHUNK, Sampling, generate, limit_logits, sample_token
+from tests.stages import TINY, T, V, init
+
+GREEDY = Sampling(temperature=0)
+
+
+class CountUp(nn.Module):
+    """Knows that 6 follows 5."""
+
+    vocab_size: int
+
+    @nn.compact
+    def __call__(self, tokens_BT, *, start=0, train=False):
+        return 9 * jax.nn.one_hot((tokens_BT + 1) % self.vocab_size, self.vocab_size)
+
+
+def write(model, params, prompt, num_tokens, sampling=GREEDY, seed=0, num_samples=1):
+    made = generate(
+        model,
+        params,
+        np.asarray(prompt),
+        num_tokens=num_tokens,
+        context_length=T,
+        sampling=sampling,
+        seed=seed,
+        num_samples=num_samples,
+    )
+    return np.concatenate(list(made), axis=1)
+
+
+@pytest.mark.parametrize("prompt", [[3], [1, 2, 3], [*range(10), 3]])
+@pytest.mark.parametrize("num_tokens", [1, CHUNK, 2 * CHUNK + 3])
+def test_a_known_model_is_followed(prompt, num_tokens):
+    expected = (4 + np.arange(num_tokens)) % V
+    np.testing.assert_array_equal(write(CountUp(V), {}, prompt, num_tokens), [expected])
+
+
+@pytest.mark.parametrize("prompt", [[3], [1, 2, 3], [1, 2, 3, 4, 5], [9, 8, 7, 6, 5, 4, 3, 2]])
+@pytest.mark.parametrize("name", TINY)
+def test_cached_equals_a_full_pass_at_every_token(name, prompt):
+    """Up to the context length, at it and past it, where the window moves on."""
+    model, params = TINY[name], init(name, scale=3.0)
+    sampling = Sampling(temperature=1.0)
+    text = list(prompt)
+    tokens = write(model, params, prompt, 2 * T, sampling)[0]
+    rng = jax.random.fold_in(jax.random.key(0), 0)
+    for n, token in enumerate(tokens):
+        logits = model.apply({"params": params}, np.asarray([text[-T:]]))[0, -1]
+        assert token == sample_token(sampling, logits, jax.random.fold_in(rng, n))
+        text.append(int(token))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_cached_logits_equal_those_of_a_full_pass(name):
+    """The logits themselves, token by token through the cache."""
+    model, params = TINY[name], init(name, scale=3.0)
+    tokens_BT = np.random.default_rng(0).integers(0, V, (2, T))
+    whole = model.apply({"params": params}, tokens_BT)
+    cache = {}
+    for t in range(T):
+        logits, variables = model.apply(
+            {"params": params, "cache": cache}, tokens_BT[:, t : t + 1], start=t, mutable=["cache"]
+        )
+        cache = variables.get("cache", {})
+        np.testing.assert_allclose(logits[:, 0], whole[:, t], atol=1e-5)
+
+
+def test_samples_differ_from_each_other_and_repeat_with_the_seed():
+    uniform = (TINY["bigram"], {"next_token": {"embedding": jnp.zeros((V, V))}})
+    first = write(*uniform, [0], 40, Sampling(), seed=1, num_samples=3)
+    assert len({tuple(row) for row in first}) == 3
+    np.testing.assert_array_equal(write(*uniform, [0], 40, Sampling(), 1, 3), first)
+    assert (write(*uniform, [0], 40, Sampling(), 2, 3) != first).any()
+
+
+def test_a_sample_does_not_depend_on_how_many_there_are():
+    model, params = TINY["gpt2"], init("gpt2", scale=3.0)
+    three = write(model, params, [1], 12, Sampling(), num_samples=3)
+    np.testing.assert_array_equal(write(model, params, [1], 12, Sampling()), three[:1])
+
+
+def test_one_program_serves_every_prompt_and_length():
+    from generate import _write_chunk
+
+    model, params = TINY["gpt2"], init("gpt2")
+    write(model, params, [1], 3)
+    before = _write_chunk._cache_size()
+    write(model, params, [1, 2, 3], 30)
+    write(model, params, list(range(9)), 3)
+    assert _write_chunk._cache_size() == before
+
+
+LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.3]))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "kept"),
+    [
+        (Sampling(), [0, 1, 2, 3]),
+        (Sampling(top_k=2), [1, 3]),
+        (Sampling(top_k=9), [0, 1, 2, 3]),
+        (Sampling(top_p=0.35), [1]),
+        (Sampling(top_p=0.65), [1, 3]),
+        (Sampling(top_p=0.0001), [1]),
+        (Sampling(top_k=3, top_p=0.75), [1, 3]),  # 0.4, 0.3 and 0.2 of 0.9: 0.78 suffice.
+        (Sampling(temperature=0.1, top_p=0.9), [1]),  # Sharpened before it is cut.
+    ],
+)
+def test_limits_keep_the_likeliest(sampling, kept):
+    limited = limit_logits(sampling, LOGITS)
+    np.testing.assert_array_equal(np.flatnonzero(np.isfinite(limited)), kept)
+
+
+def test_draws_follow_the_probabilities_at_a_temperature():
+    sampling = Sampling(temperature=2.0)
+    rngs = jax.random.split(jax.random.key(0), 20_000)
+    drawn = jax.vmap(lambda rng: sample_token(sampling, LOGITS, rng))(rngs)
+    frequencies = np.bincount(drawn, minlength=4) / len(rngs)
+    np.testing.assert_allclose(frequencies, jax.nn.softmax(LOGITS / 2), atol=0.015)
+
+
+def test_temperature_zero_takes_the_likeliest():
+    for seed in range(20):
+        assert sample_token(GREEDY, LOGITS, jax.random.key(seed)) == 1

@@ -1,0 +1,233 @@
+"""The five stages: the contract, causality, attention against a library, trees and counts."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import models
+from errors import UserError
+from experiments import default
+from models.dense import product
+from models.self_attention import causal_attention
+from tests.stages import ATTENTIVE, TINY, T, V, init
+
+B = 2
+TOKENS_BT = np.random.default_rng(0).integers(0, V, (B, T))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_logits_are_float32_of_shape_btv_in_both_modes(name):
+    params = init(name)
+    for train in (False, True):
+        rngs = {"dropout": jax.random.key(1)}
+        logits = TINY[name].apply({"params": params}, TOKENS_BT, train=train, rngs=rngs)
+        assert logits.shape == (B, T, V)
+        assert logits.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ATTENTIVE)
+def test_no_logit_depends_on_a_later_token(name):
+    """The gradient of the loss at t with respect to what stands at s > t is exactly zero."""
+    model, params = TINY[name], init(name, scale=3.0)
+    onehot_BTV = jax.nn.one_hot(TOKENS_BT, V)
+
+    def logit_at(onehot_BTV, t):
+        # Embeddings as a product with one-hot rows, so that there is a gradient to take.
+        table = params["embed"]["token"]["embedding"]
+        captured = {}
+
+        def embed(next_fun, args, kwargs, context):
+            if context.module.name == "embed" and context.method_name == "__call__":
+                position = params["embed"]["position"]["embedding"]
+                captured["seen"] = True
+                return onehot_BTV @ table + position[None]
+            return next_fun(*args, **kwargs)
+
+        with models.nn.intercept_methods(embed):
+            logits = model.apply({"params": params}, TOKENS_BT)
+        assert captured["seen"]
+        return jax.nn.log_softmax(logits)[:, t].max(axis=-1).sum()
+
+    for t in range(T):
+        grad_T = jnp.abs(jax.grad(logit_at)(onehot_BTV, t)).sum(axis=(0, 2))
+        assert (grad_T[t + 1 :] == 0).all()
+        assert (grad_T[: t + 1] > 0).all()
+
+
+def test_a_bigram_sees_one_token():
+    params = init("bigram")
+    logits = TINY["bigram"].apply({"params": params}, TOKENS_BT)
+    np.testing.assert_array_equal(logits, params["next_token"]["embedding"][TOKENS_BT])
+
+
+@pytest.mark.parametrize("heads", [(), (3,)], ids=["one head", "three heads"])
+def test_attention_equals_the_library(heads):
+    rngs = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (jax.random.normal(rng, (B, T, *heads, 4)) for rng in rngs)
+    ours = causal_attention(q, k, v)
+    shape = (B, T, *(heads or (1,)), 4)
+    theirs = jax.nn.dot_product_attention(
+        *(x.reshape(shape) for x in (q, k, v)), is_causal=True, implementation="xla"
+    )
+    np.testing.assert_allclose(ours, theirs.reshape(ours.shape), atol=1e-6)
+
+
+def test_attention_from_a_start_equals_the_rows_of_the_whole():
+    rngs = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (jax.random.normal(rng, (B, T, 3, 4)) for rng in rngs)
+    whole = causal_attention(q, k, v)
+    np.testing.assert_allclose(causal_attention(q[:, 3:], k, v, start=3), whole[:, 3:], atol=1e-6)
+
+
+def test_product_and_its_gradients_equal_the_plain_definition():
+    rngs = jax.random.split(jax.random.key(0), 2)
+    x_BTD = jax.random.normal(rngs[0], (B, T, 4))
+    kernel_DF = jax.random.normal(rngs[1], (4, 6))
+    plain = partial(jnp.einsum, "BTD,DF->BTF")
+
+    def of(f):
+        return jax.value_and_grad(lambda x, k: jnp.sin(f(x, k)).sum(), argnums=(0, 1))
+
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        of(product)(x_BTD, kernel_DF),
+        of(plain)(x_BTD, kernel_DF),
+    )
+
+
+def test_dropout_drops_in_training_only():
+    model, params = TINY["gpt2"], init("gpt2")
+
+    def logits(seed, train):
+        rngs = {"dropout": jax.random.key(seed)}
+        return model.apply({"params": params}, TOKENS_BT, train=train, rngs=rngs)
+
+    assert (logits(0, train=True) != logits(1, train=True)).any()
+    np.testing.assert_array_equal(logits(0, train=True), logits(0, train=True))
+    np.testing.assert_array_equal(logits(0, train=False), logits(1, train=False))
+
+
+def test_every_dropout_of_gpt2_drops():
+    """The embedding, the attention weights and both sub-layers, each on its own."""
+    model, params = TINY["gpt2"], init("gpt2")
+    rates = []
+
+    def only(nth):
+        seen = -1
+
+        def intercept(next_fun, args, kwargs, context):
+            nonlocal seen
+            if type(context.module).__name__ != "Dropout" or context.method_name != "__call__":
+                return next_fun(*args, **kwargs)
+            seen += 1
+            return next_fun(*args, **kwargs) if seen == nth else args[0]
+
+        with models.nn.intercept_methods(intercept):
+            logits = model.apply(
+                {"params": params}, TOKENS_BT, train=True, rngs={"dropout": jax.random.key(0)}
+            )
+        return logits, seen + 1
+
+    plain = model.apply({"params": params}, TOKENS_BT)
+    count = only(-1)[1]
+    assert count == 1 + 3 * 2  # The embedding, and three in each of two blocks.
+    for nth in range(count):
+        rates.append(float(jnp.abs(only(nth)[0] - plain).max()))
+    assert min(rates) > 0
+
+
+def shapes(params):
+    return {"/".join(path): leaf.shape for path, leaf in flatten_dict(params).items()}
+
+
+EMBED = {"embed/token/embedding": (V, 12), "embed/position/embedding": (T, 12)}
+LOGITS = {"logits/kernel": (12, V), "logits/bias": (V,)}
+HEADS = {f"attention/{name}/kernel": (12, 12) for name in ("query", "key", "value")}
+
+
+def block_tree(attention_bias):
+    tree = {f"attention/{name}/kernel": (12, 12) for name in ("query", "key", "value", "out")}
+    if attention_bias:
+        tree |= {f"attention/{name}/bias": (12,) for name in ("query", "key", "value", "out")}
+    for norm in ("attention_norm", "mlp_norm"):
+        tree |= {f"{norm}/scale": (12,), f"{norm}/bias": (12,)}
+    tree |= {"mlp/up/kernel": (12, 48), "mlp/up/bias": (48,)}
+    tree |= {"mlp/down/kernel": (48, 12), "mlp/down/bias": (12,)}
+    tree = {f"block_{n}/{path}": shape for n in range(2) for path, shape in tree.items()}
+    return tree | {"final_norm/scale": (12,), "final_norm/bias": (12,)}
+
+
+@pytest.mark.parametrize(
+    ("name", "tree"),
+    [
+        ("bigram", {"next_token/embedding": (V, V)}),
+        ("self_attention", EMBED | HEADS | LOGITS),
+        ("multi_head_attention", EMBED | HEADS | {"attention/out/kernel": (12, 12)} | LOGITS),
+        ("transformer_decoder", EMBED | block_tree(attention_bias=False) | LOGITS),
+        ("gpt2", EMBED | block_tree(attention_bias=True)),
+    ],
+)
+def test_parameter_tree(name, tree):
+    """The tree is a public interface: checkpoints, the decay mask, pretrained weights."""
+    assert shapes(init(name)) == tree
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [
+        ("small", 124_439_808),
+        ("medium", 354_823_168),
+        ("large", 774_030_080),
+        ("xl", 1_557_611_200),
+    ],
+)
+def test_published_sizes_count_exactly(size, count):
+    from experiments import gpt2
+
+    model = models.build(gpt2.get_config(size).model, vocab_size=50257)
+    tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    assert sum(leaf.size for leaf in jax.tree.leaves(tree)) == count
+
+
+def test_gpt2_initial_scales():
+    """N(0, 0.02) everywhere, the projections into the residual stream over sqrt(2 L) besides."""
+    model = models.GPT2(65, 64, embed_dim=128, num_heads=4, num_layers=8)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    for path, leaf in flatten_dict(params).items():
+        if path[-1] == "bias":
+            assert (leaf == 0).all()
+        elif path[-1] == "scale":
+            assert (leaf == 1).all()
+        else:
+            scaled = path[-2] in ("out", "down")
+            np.testing.assert_allclose(leaf.std(), 0.02 / 4 if scaled else 0.02, rtol=0.05)
+
+
+def test_more_tokens_than_the_context_is_an_error():
+    with pytest.raises(ValueError, match=f"{T + 1} tokens do not fit into a context of {T}"):
+        TINY["gpt2"].apply({"params": init("gpt2")}, np.zeros((1, T + 1), np.int32))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "gpt3"}, "config.model.name='gpt3' is none of bigram, self_attention"),
+        ({"name": "gpt2", "num_heads": 3}, "embed_dim=16 is not divisible by config.model.num_h"),
+        ({"name": "gpt2", "num_layers": 0}, "config.model.num_layers=0: gpt2 needs at least 1"),
+        ({"num_heads": 4}, "config.model.num_heads=4: bigram has none; leave it at 0"),
+        ({"context_length": 0}, "config.model.context_length=0: bigram needs at least 1"),
+        ({"name": "gpt2", "dropout_rate": 1.0}, "config.model.dropout_rate=1.0 is not in [0, 1)"),
+    ],
+)
+def test_build_names_what_does_not_fit(changes, message):
+    config = default.get_config().model
+    if "name" in changes:
+        config.update(embed_dim=16, num_heads=4, num_layers=2)
+    config.update(changes)
+    with pytest.raises(UserError) as error:
+        models.build(config, vocab_size=V)
+    assert message in str(error.value)
