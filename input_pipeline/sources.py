@@ -75,7 +75,8 @@ def _read_tiny_shakespeare(copy: Path | None) -> tuple[str, str]:
         if copy:
             Path(folder, "input.txt").symlink_to(copy.resolve())
         else:
-            print("downloading Tiny Shakespeare (no network shows in a minute)", file=sys.stderr)
+            # With no network TFDS tries again for minutes.
+            print(f"downloading Tiny Shakespeare; instead you can run {_INSTALL}", file=sys.stderr)
         builder = Builder(data_dir=folder)
         config = tfds.download.DownloadConfig(manual_dir=folder)
         try:
@@ -83,8 +84,8 @@ def _read_tiny_shakespeare(copy: Path | None) -> tuple[str, str]:
         # What fails in a download has no common class: requests, checksums, the operating system.
         except Exception as error:
             raise UserError(
-                f"Tiny Shakespeare can't be downloaded ({' '.join(str(error).split())[:200]}): "
-                f"run {_INSTALL}, or pass a copy with --config.data.path=FILE"
+                f"Tiny Shakespeare can't be downloaded: run {_INSTALL}, or pass a copy with "
+                f"--config.data.path=FILE ({' '.join(str(error).split())})"
             ) from error
         return _split_text(builder, "train", "text"), _split_text(builder, "val", "text")
 
@@ -115,10 +116,11 @@ def _read_prepared(folder: Path) -> tuple[str, str]:
         kinds = info.features.items()
         texts = [name for name, kind in kinds if isinstance(kind, tfds.features.Text)]
         if not texts or "train" not in info.splits or info.file_format.value != "array_record":
+            features, splits = (", ".join(sorted(names)) for names in (info.features, info.splits))
             raise UserError(
-                f"{folder} has the features {', '.join(info.features)}, the splits "
-                f"{', '.join(info.splits)} and the format {info.file_format.value}: needed are a "
-                "text feature, a split train and the format array_record"
+                f"{folder} has the features {features}, the splits {splits} and the format "
+                f"{info.file_format.value}: needed are a text feature, a split train and the "
+                "format array_record"
             )
         train = _split_text(builder, "train", texts[0])
         for val in ("validation", "val", "test"):
