@@ -1,13 +1,19 @@
 """Train states on the disk, by Orbax: the newest few, and the best by validation loss."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from flax import linen as nn
 from flax.training.train_state import TrainState
+from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+import models
 from errors import UserError
+from input_pipeline import tokenizers
 from tracking import run_folder
 
 BEST_BY = "val/loss"
@@ -70,6 +76,10 @@ class Checkpoints:
             metrics=None if val_loss is None else {BEST_BY: val_loss},
         )
 
+    def wait(self) -> None:
+        """Returns when what was saved is on the disk."""
+        self._manager.wait_until_finished()
+
     def restore(self, step: int, state: TrainState) -> tuple[TrainState, dict]:
         """The state and progress of `step`; arrays are laid out over the devices as `state`'s."""
         restored = self._manager.restore(
@@ -91,6 +101,36 @@ class Checkpoints:
         args = ocp.args.Composite(params=ocp.args.StandardRestore(params))
         return self._manager.restore(step, args=args).params
 
-    def close(self) -> None:
-        """Waits until everything is written."""
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
         self._manager.close()
+
+
+class Trained(NamedTuple):
+    """A model out of a run folder, ready to be used."""
+
+    config: ConfigDict
+    tokenizer: tokenizers.Tokenizer
+    model: nn.Module
+    params: Any
+    step: int
+
+
+def load(workdir: Path, which: str) -> Trained:
+    """The model of a finished or running run; `which` checkpoint as for `Checkpoints.find`.
+
+    Raises UserError for a folder that holds no run, or no such checkpoint.
+    """
+    config = ConfigDict(run_folder.read_json(workdir / run_folder.CONFIG))
+    tokenizer = tokenizers.load(workdir / run_folder.TOKENIZER)
+    model = models.build(config.model, tokenizer.vocab_size)
+    with Checkpoints(workdir) as checkpoints:
+        step = checkpoints.find(which)
+        tokens_11 = jnp.zeros((1, 1), jnp.int32)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_11)["params"]
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shapes = jax.tree.map(lambda x: x.update(sharding=sharding), shapes)
+        params = checkpoints.restore_params(step, shapes)
+    return Trained(config, tokenizer, model, params, step)

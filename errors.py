@@ -1,14 +1,19 @@
 """How a command fails: one clear line for a person, and the exit code that scripts rely on."""
 
+import re
+import signal
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
+from functools import partial
 
 from absl import app, flags, logging
 
 # 0 is success; 128 + a signal's number is a run that the signal stopped.
 USER_ERROR = 2
 DIVERGED = 3
+INTERRUPTED = 128 + signal.SIGINT
 
 
 class UserError(Exception):
@@ -22,26 +27,33 @@ class Diverged(Exception):
     """The loss stopped being a finite number. The message is one line that names the step."""
 
 
-def run_command(main: Callable[[], None]) -> None:
+def run_command(main: Callable[..., None], *, positional: bool = False) -> None:
     """Parses the absl flags of this process, runs `main`, and exits.
+
+    With `positional`, `main` is given what stands between the flags, an argument each.
 
     Raises SystemExit: 0 when done, `USER_ERROR` after printing one line for a wrong flag or a
     `UserError`, `DIVERGED` after a `Diverged`. Any other exception is a defect of ours and keeps
     its traceback.
     """
-    app.run(lambda _: _exit_with(main), flags_parser=_parse_flags)
+    app.run(
+        lambda argv: _exit_with(partial(main, *argv[1:])),
+        flags_parser=partial(_parse_flags, positional=positional),
+    )
 
 
 def _exit_with(main: Callable[[], None]) -> None:
     try:
         main()
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
     except UserError as error:
         _fail(error, USER_ERROR)
     except Diverged as error:
         _fail(error, DIVERGED)
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
     """Flags as absl parses them; whatever is wrong with one is one line and exit code 2."""
     try:
         rest = flags.FLAGS(argv)
@@ -49,7 +61,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     # as whatever was raised there: KeyError for an unknown key, TypeError for a value's type, ...
     except Exception as error:
         _fail(f"{_experiment_line(error)}{_message(error)}", USER_ERROR)
-    if len(rest) > 1:
+    if len(rest) > 1 and not positional:
         _fail(f"unexpected argument {rest[1]!r}: every option is a flag, --name=value", USER_ERROR)
     # Libraries log each of their steps at level INFO; --verbosity=0 still shows it.
     if flags.FLAGS["verbosity"].using_default_value:
@@ -58,23 +70,34 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def _experiment_line(error: Exception) -> str:
-    """`FILE, line N: ` where the error came out of an experiment's own code, else nothing."""
-    if isinstance(error, UserError):
-        return ""
+    """`FILE, line N: ` where the error came out of an experiment file, else nothing.
+
+    That is the last frame that belongs neither to us nor to a library.
+    """
+    libraries = (*sysconfig.get_paths().values(), "<")
     frames = traceback.extract_tb(error.__traceback__)
-    return next(
-        (
-            f"{frame.filename}, line {frame.lineno}: "
-            for frame in frames
-            if frame.name == "get_config"
-        ),
-        "",
-    )
+    theirs = [
+        frame
+        for frame in frames
+        if frame.filename != __file__ and not frame.filename.startswith(libraries)
+    ]
+    if isinstance(error, UserError) or not theirs:
+        return ""
+    return f"{theirs[-1].filename}, line {theirs[-1].lineno}: {type(error).__name__}: "
 
 
 def _message(error: Exception) -> str:
-    # str() of a KeyError is the repr of its argument, quotes and escaped line ends included.
-    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    """What is wrong, out of the several ways in which ml_collections says it."""
+    text = str(error)
+    if isinstance(error, AttributeError | KeyError) and error.args:
+        text = str(error.args[0].args[0] if isinstance(error.args[0], KeyError) else error.args[0])
+        if unknown := re.fullmatch(r"'(\w+)'(?:\s+Did you mean \"(\w+)\".*)?", text, re.DOTALL):
+            key, nearest = unknown.groups()
+            hint = f"did you mean {nearest!r}?" if nearest else "see experiments/default.py"
+            return f"no config key {key!r}: {hint}"
+    if isinstance(error, OSError):
+        return text.splitlines()[-1].strip()  # The lines before it tell where a file was sought.
+    return text.split(" Other fields present")[0]  # A locked config shows all of itself there.
 
 
 def _fail(error: Exception | str, code: int) -> None:

@@ -5,18 +5,24 @@ other; the last one is filled up and masked. nanoGPT and the lecture estimate th
 200 random batches.
 """
 
+import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from flax import linen as nn
 from jax.sharding import Mesh
 
+import checkpoint
 import devices
+import errors
 import metrics
-from input_pipeline import batches
+import runtime
+from input_pipeline import batches, corpus
 
 # Windows go to the device by this many batches; bounds the memory that a large split needs.
 BATCHES_PER_CHUNK = 64
@@ -69,3 +75,36 @@ def evaluate(
     # Bytes per token id first: no array as long as the split.
     counts_V = np.bincount(tokens[1:], minlength=len(token_bytes))
     return metrics.score(float(nats), len(tokens) - 1, int(counts_V @ token_bytes))
+
+
+def main() -> None:
+    """Prints the scores as one JSON object."""
+    flag = flags.FLAGS
+    trained = checkpoint.load(Path(flag.workdir), flag.checkpoint)
+    data = corpus.load(trained.config.data)
+    if data.tokenizer.vocab_size != trained.tokenizer.vocab_size:
+        raise errors.UserError(
+            f"the text that {flag.workdir} was trained on has changed: it has "
+            f"{data.tokenizer.vocab_size} tokens now, the model knows "
+            f"{trained.tokenizer.vocab_size}"
+        )
+    batch_size = trained.config.eval.batch_size
+    score = evaluate(
+        trained.model,
+        trained.params,
+        getattr(data, flag.split),
+        data.tokenizer.token_bytes,
+        batch_size=batch_size,
+        context_length=trained.config.model.context_length,
+        mesh=devices.data_mesh(batch_size),
+    )
+    scores = {f"{flag.split}/{name}": value for name, value in score.items()}
+    print(json.dumps({"step": trained.step, **scores}))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Run folder.", required=True)
+    flags.DEFINE_enum("split", "val", ["train", "val"], "Which split to measure on.")
+    flags.DEFINE_string("checkpoint", "latest", "best (by validation loss), latest, or a step.")
+    runtime.keep_compiled_programs()
+    errors.run_command(main)

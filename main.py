@@ -22,18 +22,18 @@ WORKDIR = flags.DEFINE_string(
 flags.mark_flag_as_required("config")
 
 
-def default_workdir() -> str:
-    """`runs/<experiment>-<time>`, by the experiment file's name."""
-    experiment = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    return f"runs/{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
 def main() -> None:
+    experiment = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
+    if not experiment.is_file():
+        known = ", ".join(sorted(str(path) for path in Path("experiments").glob("*.py")))
+        raise errors.UserError(f"--config={experiment} is not a file; here there are: {known}")
+    default = f"runs/{experiment.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
     # Imported when the flags are known to be good: JAX takes a second to load.
     import train
 
     runtime.keep_compiled_programs()
-    train.train_and_evaluate(CONFIG.value, Path(WORKDIR.value or default_workdir()))
+    train.train_and_evaluate(CONFIG.value, Path(WORKDIR.value or default))
 
 
 if __name__ == "__main__":

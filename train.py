@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from datetime import UTC, datetime
 from functools import partial
@@ -35,6 +36,7 @@ from evaluate import evaluate
 from generate import Sampling, generate
 from input_pipeline import batches, corpus
 from tracking import Tracker, open_tracker, run_folder
+from tracking.wandb_run import choose_mode
 
 # What may differ between a run and its resumption; anything else would make it another run.
 MAY_CHANGE = (
@@ -143,6 +145,7 @@ class Parts(NamedTuple):
 
     data: corpus.Corpus
     prompt: np.ndarray
+    sampling: Sampling
     model: nn.Module
     tx: optax.GradientTransformation
     schedule: optax.Schedule
@@ -152,14 +155,18 @@ class Parts(NamedTuple):
 def build_parts(config: ConfigDict) -> Parts:
     """Everything a run needs but its folder. Raises UserError for what a user can mend."""
     check_positive(config)
+    choose_mode(config.tracking.wandb_mode)
     data = corpus.load(config.data)
+    batches.check_lengths(data.train, data.val, config.model.context_length)
     prompt = data.tokenizer.encode(config.sample.prompt)
     if not len(prompt):
         raise UserError("config.sample.prompt is empty: a model continues at least one token")
     model = models.build(config.model, data.tokenizer.vocab_size)
     tx, schedule = optimizer.build(config.optimizer, config.train.num_steps)
     mesh = devices.data_mesh(config.train.batch_size, config.eval.batch_size)
-    return Parts(data, prompt, model, tx, schedule, mesh)
+    sampling = Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
+    sampling.check("config.sample.")
+    return Parts(data, prompt, sampling, model, tx, schedule, mesh)
 
 
 def check_positive(config: ConfigDict) -> None:
@@ -218,15 +225,21 @@ def flatten(config: dict) -> dict:
     return flax.traverse_util.flatten_dict(config, sep=".")
 
 
-def write_run_files(config: ConfigDict, workdir: Path, parts: Parts) -> None:
-    """config.json, environment.json and tokenizer.json. Raises UserError if they can't be."""
+def make_workdir(workdir: Path) -> None:
+    """Creates the run folder. Raises UserError if it can't be written to."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        run_folder.write_json(workdir / run_folder.CONFIG, config_as_json(config))
-        run_folder.write_json(workdir / run_folder.ENVIRONMENT, environment(parts.mesh))
-        parts.data.tokenizer.save(workdir / run_folder.TOKENIZER)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
     except OSError as error:
         raise UserError(f"--workdir={workdir} can't be written: {error}") from None
+
+
+def write_run_files(config: ConfigDict, workdir: Path, parts: Parts) -> None:
+    """config.json, environment.json and tokenizer.json."""
+    run_folder.write_json(workdir / run_folder.CONFIG, config_as_json(config))
+    run_folder.write_json(workdir / run_folder.ENVIRONMENT, environment(parts.mesh))
+    parts.data.tokenizer.save(workdir / run_folder.TOKENIZER)
 
 
 def environment(mesh: Mesh) -> dict:
@@ -394,7 +407,7 @@ class Run:
             self.parts.prompt,
             num_tokens=config.num_tokens,
             context_length=self.config.model.context_length,
-            sampling=Sampling(config.temperature, config.top_k, config.top_p),
+            sampling=self.parts.sampling,
             seed=self.config.seed,
         )
         return self.parts.data.tokenizer.decode(np.concatenate(list(made), axis=1)[0])
@@ -411,29 +424,40 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
     Raises UserError for a config, data set or folder that can't be used, before the folder is
     touched; Diverged if the loss stops being finite.
     """
+    started = time.perf_counter()
     check_workdir(config, workdir)
     parts = build_parts(config)
-    write_run_files(config, workdir, parts)
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    resumed_from = checkpoints.latest_step()
-    if resumed_from == config.train.num_steps:
-        print(f"{workdir}: finished at step {resumed_from} already")
-        return
-    state = create_state(parts.model, parts.tx, config.seed, parts.mesh)
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    progress = {"seconds": 0.0, "best/val/loss": math.inf, "best/step": 0}
-    if resumed_from is not None:
-        state, progress = checkpoints.restore(resumed_from, state)
-    tracker = open_tracker(config, workdir, num_params=num_params, resumed_from=resumed_from)
-    run = Run(config, parts, checkpoints, tracker, progress)
-    status = "failed"
-    try:
-        run.train(state, resumed_from or 0)
-        status = "done"
-    except Diverged:
-        status = "diverged"
-        raise
-    finally:
-        checkpoints.close()
-        summary = {**run.summary(), "num_params": num_params, "status": status}
-        tracker.finish(summary, exit_code=int(status != "done"))
+    make_workdir(workdir)
+    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+        resumed_from = checkpoints.latest_step()
+        if resumed_from is not None and resumed_from >= config.train.num_steps:
+            print(f"{workdir}: finished at step {resumed_from} already")
+            return
+        write_run_files(config, workdir, parts)
+        state = create_state(parts.model, parts.tx, config.seed, parts.mesh)
+        num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        progress = {"seconds": 0.0, "best/val/loss": math.inf, "best/step": 0}
+        if resumed_from is not None:
+            state, progress = checkpoints.restore(resumed_from, state)
+        else:
+            # Lines of a run that was stopped before its first checkpoint: it starts anew.
+            for name in (run_folder.METRICS, run_folder.SAMPLES):
+                run_folder.set_aside_after(workdir / name, -1)
+        tracker = open_tracker(config, workdir, num_params=num_params, resumed_from=resumed_from)
+        run = Run(config, parts, checkpoints, tracker, progress)
+        status = "failed"
+        try:
+            run.train(state, resumed_from or 0)
+            checkpoints.wait()
+            status = "done"
+        except Diverged:
+            status = "diverged"
+            raise
+        finally:
+            summary = {
+                **run.summary(),
+                "num_params": num_params,
+                "wall_seconds": time.perf_counter() - started,
+                "status": status,
+            }
+            tracker.finish(summary, exit_code=int(status != "done"))

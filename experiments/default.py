@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
     config.tracking.tags = ()
     config.tracking.stage = 0  # Where comparisons list the run: its rung of the ladder.
     config.tracking.notes = ""  # What this experiment adds to the one before it.
-    return config
+    return config.lock()
 
 
 def with_preset(config: ConfigDict, preset: str, presets: dict[str, dict]) -> ConfigDict:

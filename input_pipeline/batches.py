@@ -14,6 +14,21 @@ from numpy.lib.stride_tricks import sliding_window_view
 from errors import UserError
 
 
+def check_lengths(train: np.ndarray, val: np.ndarray, context_length: int) -> None:
+    """Raises UserError where a training window, or a target to evaluate on, finds no room."""
+    if len(train) <= context_length:
+        raise UserError(
+            f"the training split has {len(train)} tokens, but a window takes {context_length + 1} "
+            f"(context_length {context_length} and the one after): lower "
+            "--config.model.context_length or give more text"
+        )
+    if len(val) < 2:
+        raise UserError(
+            f"the validation split has {len(val)} tokens, but at least 2 are needed (one to "
+            "predict from, one to predict): give more text"
+        )
+
+
 def train_batches(
     tokens: np.ndarray,
     *,
@@ -27,15 +42,9 @@ def train_batches(
     """Yields (first_step, int32 windows [K, B, T+1]), one dispatch of K steps at a time.
 
     The first dispatch holds `start_step`, the last one step `num_steps - 1`. Windows start at any
-    of the `len(tokens) - T` places, each as likely as the others. Raises UserError where `tokens`
-    (1-d) is shorter than one window.
+    of the `len(tokens) - T` places, each as likely as the others. `tokens` (1-d) hold at least one
+    window: see `check_lengths`.
     """
-    if len(tokens) <= context_length:
-        raise UserError(
-            f"the training split has {len(tokens)} tokens, but a window takes {context_length + 1} "
-            f"(context_length {context_length} and the one after): lower "
-            "--config.model.context_length or give more text"
-        )
     # A plain view of a memory map: indexing an np.memmap costs more than the gather.
     windows = sliding_window_view(np.asarray(tokens), context_length + 1)
     counters = -(-batch_size // 4)
@@ -63,14 +72,9 @@ def eval_windows(
 
     Every token of `tokens` (1-d) after the first is a target exactly once, in order; what fills up
     the last window, batch and chunk is masked. All chunks have one shape, C <= batches_per_chunk.
-    Raises UserError for fewer than 2 tokens.
+    `tokens` are at least 2: see `check_lengths`.
     """
     num_targets = len(tokens) - 1
-    if num_targets < 1:
-        raise UserError(
-            f"the split to evaluate on has {len(tokens)} tokens, but at least 2 are needed (one to "
-            "predict from, one to predict): give more text"
-        )
     num_batches = -(-num_targets // (batch_size * context_length))
     num_chunks = -(-num_batches // batches_per_chunk)
     # Spread evenly, so that the last chunk is not mostly padding.

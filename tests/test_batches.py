@@ -94,10 +94,9 @@ def test_one_window_is_enough():
 
 
 def test_too_short_to_train_on():
-    with pytest.raises(
-        UserError, match=r"has 5 tokens.* takes 6 .*--config\.model\.context_length"
-    ):
-        draw(TOKENS[:5])
+    message = r"has 5 tokens.* takes 6 .*--config\.model\.context_length"
+    with pytest.raises(UserError, match=message):
+        batches.check_lengths(TOKENS[:5], TOKENS[:2], context_length=5)
 
 
 @settings(deadline=None)
@@ -126,7 +125,8 @@ def test_evaluation_wastes_less_than_a_batch_a_chunk():
 
 def test_too_short_to_evaluate_on():
     with pytest.raises(UserError, match=r"has 1 tokens.*at least 2"):
-        evaluate(TOKENS[:1], 2, 3, 1)
+        batches.check_lengths(TOKENS[:6], TOKENS[:1], context_length=5)
+    batches.check_lengths(TOKENS[:6], TOKENS[:2], context_length=5)
 
 
 def test_splits_larger_than_memory(tmp_path):

@@ -1,0 +1,333 @@
+"""Training: resumed equals uninterrupted, dispatches do not matter, what a run leaves behind."""
+
+import importlib
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import models
+import optimizer
+import train
+from checkpoint import Checkpoints
+from devices import data_mesh
+from errors import Diverged, UserError
+from evaluate import evaluate
+from input_pipeline import corpus
+from tests.stages import ATTENTIVE, TINY, V
+from tracking import run_folder
+
+STAGES = list(TINY)
+# What a clock measures differs between two runs; nothing else may.
+CLOCK = ("seconds", "train/tokens_per_second")
+
+
+def smoke(stage, **changes):
+    config = importlib.import_module(f"experiments.{stage}").get_config("smoke")
+    config.tracking.wandb_mode = "disabled"
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def lines(workdir, name=run_folder.METRICS):
+    return [
+        {key: value for key, value in line.items() if key not in CLOCK}
+        for line in run_folder.read_lines(workdir / name)
+    ]
+
+
+def arrays(workdir, step):
+    """Every array of a checkpoint, as saved."""
+    with Checkpoints(workdir) as checkpoints:
+        restored = checkpoints._manager.restore(step)
+    return jax.tree.map(np.asarray, (restored.params, restored.opt_state))
+
+
+def resume_from(step, finished, workdir, config):
+    """What is on the disk if `finished` is killed before it saved anything past `step`."""
+    shutil.copytree(finished, workdir)
+    for folder in (workdir / "checkpoints").iterdir():
+        if int(folder.name) > step:
+            shutil.rmtree(folder)
+    config.checkpoint.resume = True
+    train.train_and_evaluate(config, workdir)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_resumed_equals_uninterrupted(stage, tmp_path):
+    """Bit for bit: parameters, optimizer state, metrics and samples, dropout included."""
+    changes = {"eval.every_steps": 7, "train.log_every_steps": 3, "checkpoint.keep": 9}
+    config = smoke(stage, **changes)
+    train.train_and_evaluate(config, tmp_path / "whole")
+    resume_from(7, tmp_path / "whole", tmp_path / "resumed", config)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        arrays(tmp_path / "whole", 20),
+        arrays(tmp_path / "resumed", 20),
+    )
+    assert lines(tmp_path / "whole") == lines(tmp_path / "resumed")
+    samples = run_folder.SAMPLES
+    assert lines(tmp_path / "whole", samples) == lines(tmp_path / "resumed", samples)
+    assert len(lines(tmp_path / "whole")) == 1 + 6 + 2 + 1  # Step 0, by 3, 7 and 14, the last.
+
+
+def test_the_number_of_steps_a_dispatch_changes_nothing(tmp_path):
+    for count in (1, 4, 50):
+        config = smoke("gpt2", **{"train.steps_per_dispatch": count})
+        train.train_and_evaluate(config, tmp_path / str(count))
+    for count in (4, 50):
+        assert lines(tmp_path / "1") == lines(tmp_path / str(count))
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            arrays(tmp_path / "1", 20),
+            arrays(tmp_path / str(count), 20),
+        )
+
+
+def test_what_a_run_leaves_behind(tmp_path):
+    config = smoke("transformer_decoder")
+    train.train_and_evaluate(config, tmp_path / "run")
+    by_step = {line["step"]: line for line in run_folder.read_lines(tmp_path / "run/metrics.jsonl")}
+    assert sorted(by_step) == [0, 5, 10, 15, 20]
+    # The untrained model is measured, and near a uniform guess.
+    assert abs(by_step[0]["val/loss"] - math.log(65)) < 0.5
+    assert not any(name.startswith("train/") for name in by_step[0])
+    for step, line in by_step.items():
+        assert line["tokens_seen"] == step * 4 * 16
+        assert ("val/loss" in line) == (step % 10 == 0)
+        if step:
+            assert line["train_flops"] / step == by_step[5]["train_flops"] / 5 > 0
+            assert line["train/grad_norm"] > 0
+    summary = run_folder.read_json(tmp_path / "run/summary.json")
+    assert summary["status"] == "done"
+    assert summary["step"] == 20
+    assert summary["val/loss"] == by_step[20]["val/loss"]
+    best = min((line["val/loss"], step) for step, line in by_step.items() if "val/loss" in line)
+    assert (summary["best/val/loss"], summary["best/step"]) == best
+    model = models.build(config.model, 65)
+    tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    assert summary["num_params"] == sum(leaf.size for leaf in jax.tree.leaves(tree))
+    samples = list(run_folder.read_lines(tmp_path / "run/samples.jsonl"))
+    assert [sample["step"] for sample in samples] == [0, 10, 20]
+    assert all(len(sample["text"]) == 40 for sample in samples)
+    assert json.loads((tmp_path / "run/config.json").read_text())["train"]["num_steps"] == 20
+    environment = run_folder.read_json(tmp_path / "run/environment.json")
+    assert environment["jax"] == jax.__version__
+    # An allow-list: nothing of the process's environment gets in.
+    assert set(environment) == {
+        *("started", "git_commit", "git_dirty", "python", "jax", "flax"),
+        *("device", "platform", "num_devices", "num_cpus"),
+    }
+
+
+def test_the_best_checkpoint_outlives_newer_ones_and_a_resumption(tmp_path):
+    """A learning rate that ruins the model: the first evaluation stays the best."""
+    changes = {
+        "eval.every_steps": 4,
+        "checkpoint.keep": 1,
+        "optimizer.learning_rate": 30.0,
+        "optimizer.warmup_steps": 10,
+    }
+    config = smoke("gpt2", **changes)
+    train.train_and_evaluate(config, tmp_path / "run")
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert (checkpoints.find("best"), checkpoints.find("latest")) == (4, 20)
+        with pytest.raises(UserError, match="checkpoint '8' is none of: best, latest, 4, 20"):
+            checkpoints.find("8")
+    shutil.rmtree(tmp_path / "run/checkpoints/20")
+    config.checkpoint.resume = True
+    train.train_and_evaluate(config, tmp_path / "run")
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert (checkpoints.find("best"), checkpoints.find("latest")) == (4, 20)
+
+
+def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path):
+    changes = {
+        "optimizer.learning_rate": 1e30,
+        "optimizer.warmup_steps": 10,
+        "eval.every_steps": 1,
+        "optimizer.grad_clip_norm": 0.0,
+    }
+    config = smoke("gpt2", **changes)
+    with pytest.raises(
+        Diverged, match=r"loss is \S+ at step \d+: training diverged; try a smaller"
+    ):
+        train.train_and_evaluate(config, tmp_path / "run")
+    summary = run_folder.read_json(tmp_path / "run/summary.json")
+    assert summary["status"] == "diverged"
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        last = checkpoints.find("latest")
+    assert 0 < last < summary["step"]
+    for leaf in jax.tree.leaves(arrays(tmp_path / "run", last)[0]):
+        assert np.isfinite(leaf).all()
+
+
+def test_a_bigram_trained_long_is_the_table_of_counts(tmp_path):
+    """The closed form: log-probabilities of a bigram are log(count / row total)."""
+    text = "the bigram model counts what follows what, and nothing else. " * 40
+    (tmp_path / "text.txt").write_text(text)
+    changes = {
+        "data.name": "text",
+        "data.path": str(tmp_path / "text.txt"),
+        "optimizer.learning_rate": 0.3,
+        "train.num_steps": 1500,
+        "train.batch_size": 256,
+        "train.steps_per_dispatch": 100,
+        "train.log_every_steps": 500,
+        "eval.every_steps": 0,
+        "sample.every_steps": 0,
+        "sample.prompt": "the",
+    }
+    config = smoke("bigram", **changes)
+    train.train_and_evaluate(config, tmp_path / "run")
+    data = corpus.load(config.data)
+    size = data.tokenizer.vocab_size
+    counts_VV = np.zeros((size, size))
+    np.add.at(counts_VV, (data.train[:-1], data.train[1:]), 1)
+    probs_VV = counts_VV / counts_VV.sum(axis=1, keepdims=True)
+    table = arrays(tmp_path / "run", 1500)[0]["next_token"]["embedding"]
+    np.testing.assert_allclose(jax.nn.softmax(table), probs_VV, atol=0.02)
+    # And so is its loss: the conditional entropy of the counts.
+    present = counts_VV > 0
+    entropy = -(counts_VV[present] * np.log(probs_VV[present])).sum() / counts_VV.sum()
+    params = {"next_token": {"embedding": table}}
+    score = evaluate(
+        models.Bigram(size),
+        params,
+        data.train,
+        data.tokenizer.token_bytes,
+        batch_size=64,
+        context_length=8,
+        mesh=data_mesh(64),
+    )
+    assert score["loss"] == pytest.approx(entropy, abs=0.005)
+
+
+def test_due_is_each_so_many_steps_and_the_last():
+    assert [step for step in range(1, 11) if train.is_due(step, 4, 10)] == [4, 8, 10]
+    assert [step for step in range(1, 11) if train.is_due(step, 0, 10)] == [10]
+    for step in range(10):
+        expected = min(
+            n for n in range(step + 1, 11) if any(train.is_due(n, e, 10) for e in (3, 4))
+        )
+        assert train.next_due(step, 10, 3, 4, 0) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.batch_size": 0}, "config.train.batch_size=0: expected 1 or more"),
+        ({"checkpoint.keep": 0}, "config.checkpoint.keep=0: expected 1 or more"),
+        ({"eval.every_steps": -1}, "config.eval.every_steps=-1: expected 0 (only at the end) or"),
+        ({"sample.prompt": ""}, "config.sample.prompt is empty"),
+        ({"sample.prompt": "é"}, "character 'é' at position 0"),
+        ({"sample.top_p": 0.0}, "config.sample.top_p=0.0: expected above 0 and at most 1"),
+        ({"sample.top_k": -2}, "config.sample.top_k=-2: expected 0 (no limit) or more"),
+        ({"sample.temperature": -1.0}, "config.sample.temperature=-1.0: expected 0 or more"),
+        ({"model.context_length": 2_000_000}, "lower --config.model.context_length"),
+        ({"tracking.wandb_mode": "on"}, "config.tracking.wandb_mode"),
+    ],
+)
+def test_a_bad_config_is_refused_before_the_folder_is_touched(changes, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        train.train_and_evaluate(smoke("bigram", **changes), tmp_path / "run")
+    assert message in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_can_not_be_used_is_refused(tmp_path):
+    config = smoke("bigram")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file; a run needs a folder"):
+        train.train_and_evaluate(config, tmp_path / "file")
+    with pytest.raises(UserError, match="can't be written"):
+        train.train_and_evaluate(config, tmp_path / "file/below")
+    train.train_and_evaluate(config, tmp_path / "run")
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="already holds a run"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    changed = smoke("bigram", **{"checkpoint.resume": True, "optimizer.learning_rate": 0.5})
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate was \S+ and is 0\.5"):
+        train.train_and_evaluate(changed, tmp_path / "run")
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+
+
+def test_a_finished_run_resumes_to_nothing(tmp_path, capsys):
+    config = smoke("bigram")
+    train.train_and_evaluate(config, tmp_path / "run")
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    config.checkpoint.resume = True
+    train.train_and_evaluate(config, tmp_path / "run")
+    assert "finished at step 20 already" in capsys.readouterr().out
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_flops_are_those_of_the_products(stage):
+    """6 FLOPs per weight and token, 12 T D a layer for attention (PaLM paper, app. B)."""
+    B, T, D, L = 8, 32, 64, 3
+    sizes = dict(context_length=T, embed_dim=D, num_heads=4, num_layers=L)
+    model = models.STAGES[stage]
+    model = model(V, **{key: sizes[key] for key in sizes if key in model.__dataclass_fields__})
+    tx, _ = optimizer.build(smoke("bigram").optimizer, 10)
+    state = train.create_state(model, tx, 0, data_mesh(B))
+    flops = train.flops_per_step(state, (B, T + 1))
+    assert flops > 0
+    if stage in ATTENTIVE:
+        layers = L if "num_layers" in model.__dataclass_fields__ else 1
+        weights = sum(
+            leaf.size
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+            if path[-1].key == "kernel"
+        )
+        weights += V * D if stage == "gpt2" else 0  # The tied head.
+        products = 6 * weights * B * T + 12 * layers * B * T * T * D
+        # XLA counts the rest as well: softmax, norms, activations, the loss.
+        assert 1 <= flops / products < 1.25
+
+
+PARALLEL = """
+import sys, json, jax
+from pathlib import Path
+from tests.test_train import smoke, lines
+import train
+assert jax.device_count() == int(sys.argv[2])
+train.train_and_evaluate(smoke("gpt2", **{"model.dropout_rate": 0.0}), Path(sys.argv[1]))
+"""
+
+
+def test_two_devices_train_as_one(tmp_path):
+    """Two virtual devices split each batch and end where one device does."""
+    for count in (1, 2):
+        subprocess.run(
+            [sys.executable, "-c", PARALLEL, str(tmp_path / str(count)), str(count)],
+            env={
+                "PATH": "",
+                "HOME": str(tmp_path),
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+            },
+            check=True,
+        )
+    environment = run_folder.read_json(tmp_path / "2/environment.json")
+    assert environment["num_devices"] == 2
+    for one, two in zip(lines(tmp_path / "1"), lines(tmp_path / "2"), strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_lowers_for_cuda(stage):
+    """No GPU is needed to compile for one as far as StableHLO; it says so if a path can't."""
+    tx, _ = optimizer.build(smoke("bigram").optimizer, 10)
+    state = train.create_state(TINY[stage], tx, 0, data_mesh(2))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    batches_KBT = jax.ShapeDtypeStruct((3, 2, 6), jnp.int32)
+    exported = jax.export.export(train.train_steps, platforms=["cuda"])(
+        shapes, batches_KBT, 0, 3, seed=0
+    )
+    assert exported.platforms == ("cuda",)
