@@ -68,9 +68,10 @@ def read_lines(path: Path) -> Iterator[dict]:
     """The objects of a JSON-lines file, oldest first; none if it does not exist."""
     if not path.exists():
         return
-    with open(path, encoding="utf-8") as file:
+    # As bytes: the last line may end in the middle of a character.
+    with open(path, "rb") as file:
         for line in file:
-            if line.endswith("\n"):
+            if line.endswith(b"\n"):
                 yield json.loads(line)
 
 

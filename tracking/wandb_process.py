@@ -10,11 +10,14 @@ It answers on standard output: {"id": ...} of the run it started, {"note": ...} 
 the pipe closes, and the run is finished as failed with every row that was sent.
 """
 
+import contextlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 
 # How long W&B may take to start and, at the end, to upload what is left.
 INIT_SECONDS = 10
@@ -22,93 +25,109 @@ FINISH_SECONDS = 10
 # Each sample is logged with the ones before it. Bounded, because the files would otherwise grow
 # with the square of their number; samples.jsonl has all of them.
 TABLE_ROWS = 100
+# Online, the client asks the server about every table before it logs it, and gives up after this.
+# Then tables are left out for a while, lest the rows that come after them queue up.
+ASK_SECONDS = 3
+PAUSE_SECONDS = 60
 STEPS = ("step", "tokens_seen", "train_flops", "seconds")
+TRAINING_PROCESS = os.getppid()
 
 
 def main() -> None:
     # Training comes first: on a full machine this process takes what is left.
     os.nice(10)
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    answers = os.fdopen(os.dup(1), "w")
     # Whatever W&B prints is not to mix with the answers.
     os.dup2(2, 1)
+    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(ASK_SECONDS))
 
     def answer(**message: str) -> None:
-        answers.write(json.dumps(message) + "\n")
+        # If nobody listens any more, what was sent so far is still to be kept.
+        with contextlib.suppress(BrokenPipeError):
+            answers.write(json.dumps(message) + "\n")
+            answers.flush()
 
-    try:
-        events = map(json.loads, sys.stdin.buffer)
-        mirror = Mirror(next(events)["open"], answer)
-        for event in events:
-            mirror.handle(event)
-        mirror.parent_died()
-    except BrokenPipeError:
-        pass  # Nobody is left to answer to.
-    except Exception as error:
-        answer(lost=_one_line(error))
-        # Not through W&B's exit hooks: they wait for its service, which may be what failed.
-        os._exit(0)
+    with tempfile.TemporaryDirectory(prefix="wandb-") as scratch:
+        tempfile.tempdir = scratch
+        try:
+            mirror_events(map(json.loads, sys.stdin.buffer), answer)
+        # SystemExit too, which W&B raises when its service process ends badly.
+        except BaseException as error:
+            answer(lost=_one_line(error))
+    # Past W&B's exit hooks, which wait for its service without a limit.
+    os._exit(0)
+
+
+def mirror_events(events: Iterator[dict], answer: Callable[..., None]) -> None:
+    """Starts the W&B run that the first event describes, repeats the others in it, finishes it.
+
+    Raises whatever W&B raises if it can neither start the run nor log to it.
+    """
+    opening = next(events)["open"]
+    run = _start_or_fall_back(opening, answer)
+    answer(id=run.id)
+    mirror = Mirror(run, opening["kept"])
+    for event in events:
+        match event:
+            case {"row": row}:
+                mirror.log(row)
+            case {"sample": sample}:
+                mirror.log_sample(sample)
+            case {"finish": {"summary": summary, "exit_code": exit_code}}:
+                run.summary.update(summary)
+                _finish(run, exit_code, answer)
+                return
+    # The default action of SIGALRM ends this process, whatever W&B waits for.
+    signal.alarm(FINISH_SECONDS + 2)
+    _finish(run, 1, answer)
 
 
 class Mirror:
-    """A W&B run that repeats the record row by row."""
+    """Writes the lines of the record to a W&B run that has the first `kept` of them already."""
 
-    def __init__(self, opening: dict, answer: Callable[..., None]) -> None:
-        self._answer = answer
-        self._skip = opening["kept"]
+    def __init__(self, run, kept: int) -> None:
+        self._run = run
+        self._kept = kept
         self._samples: list[list] = []
         self._best = float("inf")
-        self._run = _start_or_fall_back(opening, answer)
-        answer(id=self._run.id)
+        self._paused_until = 0.0
         # Without these W&B draws everything against its own row number, which counts samples too.
         # A panel's x-axis can then be switched to any of STEPS, because each row has them all.
         for name in STEPS:
-            self._run.define_metric(name, hidden=True)
-        self._run.define_metric("train/*", step_metric="step")
-        self._run.define_metric("val/*", step_metric="step")
+            run.define_metric(name, hidden=True)
+        run.define_metric("train/*", step_metric="step")
+        run.define_metric("val/*", step_metric="step")
 
-    def handle(self, event: dict) -> None:
-        match event:
-            case {"row": row}:
-                self._log(row)
-                loss = row.get("val/loss")
-                if loss is not None and loss < self._best:
-                    self._best = loss
-                    self._run.summary["best/val/loss"] = loss
-            case {"sample": sample}:
-                self._samples.append([sample["step"], sample["prompt"], sample["text"]])
-                self._log({"step": sample["step"], "samples": None})
-            case {"finish": {"summary": summary, "exit_code": exit_code}}:
-                self._run.summary.update(summary)
-                self._finish(exit_code)
-                sys.exit()
+    def log(self, row: dict) -> None:
+        # The record has null for what is not a finite number.
+        self._add({key: float("nan") if value is None else value for key, value in row.items()})
+        loss = row.get("val/loss")
+        if loss is not None and loss < self._best:
+            self._best = loss
+            # Flat, as in summary.json. define_metric's summary="min" would make val/loss itself a
+            # group of columns until the run ends, and then a number.
+            self._run.summary["best/val/loss"] = loss
 
-    def parent_died(self) -> None:
-        # The default action of SIGALRM ends the process, whatever W&B waits for.
-        signal.alarm(INIT_SECONDS + FINISH_SECONDS)
-        self._finish(exit_code=1)
-
-    def _log(self, row: dict) -> None:
+    def log_sample(self, sample: dict) -> None:
         import wandb
 
-        if self._skip > 0:  # The run that this one goes on in has the row already.
-            self._skip -= 1
-            return
-        if "samples" in row:
-            columns = ["step", "prompt", "text"]
-            row["samples"] = wandb.Table(columns=columns, data=self._samples[-TABLE_ROWS:])
-        # The record has null for what is not a finite number.
-        self._run.log({key: float("nan") if value is None else value for key, value in row.items()})
+        self._samples.append([sample["step"], sample["prompt"], sample["text"]])
+        table = wandb.Table(["step", "prompt", "text"], self._samples[-TABLE_ROWS:])
+        if time.monotonic() >= self._paused_until:
+            try:
+                self._add({"step": sample["step"], "samples": table})
+                return
+            except Exception:
+                # The next table will hold this sample too, if the server is back by then.
+                self._paused_until = time.monotonic() + PAUSE_SECONDS
+        # One row for each line of the record, always: rows are counted when a run is resumed.
+        self._add({"step": sample["step"]})
 
-    def _finish(self, exit_code: int) -> None:
-        try:
-            self._run.finish(exit_code=exit_code)
-        except TimeoutError:
-            self._answer(
-                note=f"W&B did not take everything within {FINISH_SECONDS} s; upload the rest "
-                f"with: wandb sync {self._run.settings.sync_dir}"
-            )
-            # W&B's exit hooks would now wait for the upload without a limit.
-            os._exit(0)
+    def _add(self, row: dict) -> None:
+        if self._kept > 0:
+            self._kept -= 1
+        else:
+            self._run.log(row)
 
 
 def _start_or_fall_back(opening: dict, answer: Callable[..., None]):
@@ -122,8 +141,8 @@ def _start_or_fall_back(opening: dict, answer: Callable[..., None]):
         wandb.teardown()
         run = _start({**opening, "mode": "offline"})
         answer(
-            note=f"W&B is not reachable, so this run is logged offline ({_one_line(error)}); "
-            f"upload it later with: wandb sync {run.settings.sync_dir}"
+            note=f"W&B could not start online, so this run is logged offline; upload it later "
+            f"with: wandb sync {run.settings.sync_dir} ({_one_line(error)})"
         )
         return run
 
@@ -142,20 +161,47 @@ def _start(opening: dict):
         disable_code=True,
         disable_git=True,
         x_disable_meta=True,
-        x_disable_machine_info=True,
         x_save_requirements=False,
-        # What a kill of the whole machine may cost; the default is 15 s.
+        # The use of GPU, memory and disk by the training process is kept: four samples a minute,
+        # whose cost can't be measured, and the first thing to look at when a GPU seems slow.
+        x_stats_pid=TRAINING_PROCESS,
+        # What a kill of this process may cost; the default is 15 s.
         x_transaction_log_flush_interval=1,
+        # For everything but the questions that WANDB_HTTP_TIMEOUT is set for: W&B's default.
+        x_graphql_timeout_seconds=30,
+        stop_fn=_stop_training,
     )
     arguments = {key: value for key, value in opening.items() if key not in ("id", "kept")}
     if opening["kept"]:
+        # Drops the rows past the checkpoint and goes on with the next number, which `resume=` or
+        # the same id alone do not.
         arguments["resume_from"] = f"{opening['id']}?_step={opening['kept'] - 1}"
     elif "WANDB_SWEEP_ID" not in os.environ:  # There W&B takes the id from its own environment.
         arguments["id"] = opening["id"]
     return wandb.init(settings=settings, **arguments)
 
 
-def _one_line(error: Exception) -> str:
+def _stop_training() -> None:
+    """The stop button of the W&B page does what Ctrl-C does."""
+    if os.getppid() == TRAINING_PROCESS:
+        os.kill(TRAINING_PROCESS, signal.SIGINT)
+
+
+def _finish(run, exit_code: int, answer: Callable[..., None]) -> None:
+    import wandb
+
+    try:
+        run.finish(exit_code=exit_code)
+    except TimeoutError:
+        answer(
+            note=f"W&B did not take everything within {FINISH_SECONDS} s; upload the rest with: "
+            f"wandb sync {run.settings.sync_dir}"
+        )
+    else:
+        wandb.teardown()
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

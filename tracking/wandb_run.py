@@ -85,8 +85,9 @@ class WandbRun:
             if self._process.returncode:
                 self._lose(f"its process ended with {self._process.returncode}")
         except subprocess.TimeoutExpired:
-            self._kill()
-            self._note(f"W&B did not finish within {FINISH_SECONDS} s and was ended")
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._lose(f"it did not finish within {FINISH_SECONDS} s")
 
     def _which_run(self, earlier: list[dict]) -> tuple[str, int]:
         """The id of the W&B run, and how many of its rows stay."""
@@ -137,11 +138,7 @@ class WandbRun:
             self._unsent.clear()
             # The W&B run lacks rows from here on: a resumed run is to send them all again.
             self._id_file.unlink(missing_ok=True)
-            self._note(f"W&B is left out from here on, the run goes on: {reason}")
-
-    def _kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            self._note(f"W&B is left out from here on, its run is not complete: {reason}")
 
 
 def _start_process(workdir: Path) -> subprocess.Popen:

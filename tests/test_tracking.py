@@ -1,0 +1,675 @@
+"""The tracker: the record, the console, and the real W&B client, read back with W&B's own tool."""
+
+import contextlib
+import io
+import json
+import os
+import pty
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from errors import UserError
+from experiments.default import get_config
+from tests.tracking_server import Server
+from tracking import console, open_tracker, run_folder, wandb_run
+
+ROOT = Path(__file__).parents[1]
+RUN = Path(__file__).with_name("tracking_run.py")
+KEY = "a" * 40
+
+
+@pytest.fixture(autouse=True)
+def private_environment(tmp_path_factory, monkeypatch):
+    """No W&B account, settings or cache of whoever runs the tests, and nothing leaves the host."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
+
+
+@pytest.fixture(autouse=True)
+def no_process_stays_behind():
+    yield
+    deadline = time.monotonic() + 10
+    while left := [p for p in psutil.Process().children(True) if p.status() != "zombie"]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def make_config(**changes):
+    config = get_config()
+    config.update_from_flattened_dict(changes)
+    return config.lock()
+
+
+def metrics_at(step, **more):
+    """What the training loop logs after `step` updates."""
+    position = {"tokens_seen": 256 * step, "train_flops": 1e6 * step, "seconds": 0.5 * step}
+    return {"train/loss": 4.0 / (1 + step), **position, **more}
+
+
+def log_steps(tracker, steps):
+    """Metrics at each step, with validation and then a sample at each multiple of 10.
+
+    The validation loss is best at step 10, where it is 1, and not a number at step 0.
+    """
+    for step in steps:
+        loss = 1 + abs(step - 10) if step else float("nan")
+        validation = {"val/loss": loss} if step % 10 == 0 else {}
+        tracker.log(step, metrics_at(step, **validation))
+        if step % 10 == 0:
+            tracker.log_sample(step, "KING:", f"text of {step}")
+
+
+def wait_for_wandb(tracker, workdir, first_step=0):
+    """Logs until W&B has started; returns the next step."""
+    for step in range(first_step, first_step + 400):
+        tracker.log(step, metrics_at(step))
+        if (workdir / run_folder.WANDB).exists():
+            return step + 1
+        time.sleep(0.05)
+    raise AssertionError("W&B did not start")
+
+
+def wandb_folders(workdir):
+    """The folders of W&B's runs, oldest first: their names begin with the time."""
+    return sorted(workdir.glob("wandb/*run-*-*"), key=lambda path: path.stat().st_ctime)
+
+
+def leet(folder, *options):
+    command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", *options, "--json"]
+    return subprocess.run([*command, folder], capture_output=True, text=True, check=True).stdout
+
+
+def read_wandb(folder):
+    """The records in a W&B run's file, by type."""
+    records = {}
+    for line in leet(folder).splitlines():
+        record = json.loads(line)
+        records.setdefault(record["type"], []).append(record[record["type"]])
+    return records
+
+
+def as_record(logged):
+    """A row that W&B has, as the line of the record that it repeats, and whether it has a table."""
+    row = {
+        key: None if value == "NaN" else value
+        for key, value in logged.items()
+        if not key.startswith(("_", "samples"))
+    }
+    return row, any(key.startswith("samples") for key in logged)
+
+
+def rows_of(folder):
+    """The rows of a W&B run as (its own row number, what was logged, whether with a table)."""
+    history = read_wandb(folder).get("history", [])
+    return [(row["step"].get("num", 0), *as_record(row["item"])) for row in history]
+
+
+def record_of(workdir):
+    """The lines of the record as the W&B rows they are to be."""
+    metrics = [(m, False) for m in run_folder.read_lines(workdir / run_folder.METRICS)]
+    samples = [
+        ({"step": s["step"]}, True) for s in run_folder.read_lines(workdir / run_folder.SAMPLES)
+    ]
+    ordered = sorted(metrics + samples, key=lambda line: line[0]["step"])
+    return [(number, *line) for number, line in enumerate(ordered)]
+
+
+def tables_of(folder):
+    """The sample tables of a W&B run, in the order they were logged."""
+    paths = folder.glob("files/media/table/samples_*.json")
+    numbered = sorted(paths, key=lambda path: int(path.name.split("_")[1]))
+    return [json.loads(path.read_text()) for path in numbered]
+
+
+# --- The record ----------------------------------------------------------------------------------
+
+
+def test_importing_the_package_is_cheap():
+    check = (
+        "import sys, tracking; from tracking import run_folder, wandb_run, json_lines, console\n"
+        "print({'wandb', 'rich', 'jax', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
+def test_the_record_is_exactly_what_was_logged(tmp_path):
+    tracker = open_tracker(
+        make_config(**{"tracking.wandb_mode": "disabled"}), tmp_path, num_params=1
+    )
+    tracker.log(0, {"val/loss": 4.17})
+    tracker.log(50, {"train/loss": float("nan"), "tokens_seen": 3})
+    tracker.log_sample(50, "\n", "a\tb\x1b[31m\n\u2028é")
+    # Read before `finish`: a run that dies now has lost nothing.
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"step": 0, "val/loss": 4.17},
+        {"step": 50, "train/loss": None, "tokens_seen": 3},
+    ]
+    samples = list(run_folder.read_lines(tmp_path / "samples.jsonl"))
+    assert samples == [{"step": 50, "prompt": "\n", "text": "a\tb\x1b[31m\n\u2028é"}]
+    tracker.finish({"val/loss": 4.0, "status": "done"})
+    assert run_folder.read_json(tmp_path / "summary.json") == {"val/loss": 4.0, "status": "done"}
+
+
+def test_disabled_starts_nothing(tmp_path):
+    tracker = open_tracker(
+        make_config(**{"tracking.wandb_mode": "disabled"}), tmp_path, num_params=1
+    )
+    tracker.log(0, {"train/loss": 1.0})
+    assert psutil.Process().children() == []
+    tracker.finish({})
+    assert sorted(os.listdir(tmp_path)) == ["metrics.jsonl", "summary.json"]
+
+
+def test_only_the_record_may_stop_a_run(tmp_path, capsys):
+    class Broken:
+        def log(self, step, metrics):
+            raise ValueError("no more paper")
+
+    tracker = open_tracker(
+        make_config(**{"tracking.wandb_mode": "disabled"}), tmp_path, num_params=1
+    )
+    tracker.add(Broken())
+    tracker.log(0, {"train/loss": 1.0})
+    tracker.log(1, {"train/loss": 0.5})
+    assert capsys.readouterr().out.count("no more paper") == 1
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(OSError):
+        tracker.log(2, {"train/loss": 0.1})
+
+
+def test_finish_never_raises(tmp_path, capsys):
+    tracker = open_tracker(
+        make_config(**{"tracking.wandb_mode": "disabled"}), tmp_path, num_params=1
+    )
+    (tmp_path / "summary.json").mkdir()
+    tracker.finish({"status": "done"})
+    assert "The summary was not written" in capsys.readouterr().out
+
+
+# --- W&B, offline --------------------------------------------------------------------------------
+
+
+def test_wandb_mirrors_the_record(tmp_path):
+    workdir = tmp_path / "my run"
+    workdir.mkdir()
+    config = make_config(
+        **{"tracking.tags": ("a", "b"), "tracking.notes": "why", "model.name": "gpt2"}
+    )
+    tracker = open_tracker(config, workdir, num_params=4225)
+    log_steps(tracker, range(0, 30, 5))
+    tracker.finish({"val/loss": 0.3, "best/val/loss": 0.2, "status": "done"}, exit_code=0)
+
+    (folder,) = wandb_folders(workdir)
+    records = read_wandb(folder)
+    assert rows_of(folder) == record_of(workdir)
+    # Which metric a curve is drawn against, and that the others are there to switch to.
+    defined = {m.get("name") or m["glob_name"]: m for m in records["metric"]}
+    assert defined["train/*"]["step_metric"] == defined["val/*"]["step_metric"] == "step"
+    assert all(defined[name]["options"]["hidden"] for name in ("step", "tokens_seen", "seconds"))
+
+    (run,) = records["run"]
+    assert (run["display_name"], run["run_group"], run["job_type"]) == ("my run", "gpt2", "train")
+    assert (run["project"], run["tags"], run["notes"]) == (
+        "transformers-from-scratch",
+        ["a", "b"],
+        "why",
+    )
+    summary = json.loads(leet(folder, "--summary"))
+    assert summary["state"] == "finished" and summary["exit_code"] == 0
+    assert (
+        summary["summary"].items()
+        >= {
+            "val/loss": 0.3,
+            "best/val/loss": 0.2,
+            "status": "done",
+            "train/loss": 4.0 / 26,
+        }.items()
+    )
+    # Every key of the config by the name that its flag has, and no other way.
+    flat = {f"config.{key}": value for key, value in flatten(config.to_dict()).items()}
+    logged = {k: v for k, v in summary["config"].items() if k != "_wandb"}
+    assert logged == json.loads(json.dumps({**flat, "num_params": 4225}))
+
+
+def flatten(nested):
+    flat = {}
+    for key, value in nested.items():
+        inner = flatten(value) if isinstance(value, dict) else {"": value}
+        flat |= {f"{key}.{k}".rstrip("."): v for k, v in inner.items()}
+    return flat
+
+
+def test_the_table_of_samples_grows(tmp_path):
+    tracker = open_tracker(make_config(), tmp_path, num_params=1)
+    for step in range(3):
+        tracker.log_sample(step, "\n", f"\x1b[31m<script>{step}")
+    tracker.finish({})
+    tables = tables_of(*wandb_folders(tmp_path))
+    assert [table["columns"] for table in tables] == [["step", "prompt", "text"]] * 3
+    rows = [[step, "\n", f"\x1b[31m<script>{step}"] for step in range(3)]
+    assert [table["data"] for table in tables] == [rows[:1], rows[:2], rows]
+
+
+def test_nothing_about_machine_or_code_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("SOME_SECRET", "hunter2hunter2")
+    tracker = open_tracker(make_config(), tmp_path, num_params=1)
+    wait_for_wandb(tracker, tmp_path)
+    tracker.finish({})
+    (folder,) = wandb_folders(tmp_path)
+    assert sorted(os.listdir(folder / "files")) == []
+    content = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    assert b"k" * 40 not in content and b"hunter2" not in content
+
+
+@pytest.mark.parametrize("wandb_knows_the_run", [True, False])
+def test_a_resumed_run_is_whole(tmp_path, wandb_knows_the_run):
+    tracker = open_tracker(make_config(), tmp_path, num_params=1)
+    log_steps(tracker, range(0, 40, 5))
+    tracker.finish({"status": "stopped"}, exit_code=1)
+    first_id = run_folder.read_json(tmp_path / "wandb.json")["id"]
+    if not wandb_knows_the_run:
+        (tmp_path / "wandb.json").unlink()
+
+    tracker = open_tracker(make_config(), tmp_path, num_params=1, resumed_from=20)
+    assert not (tmp_path / "summary.json").exists()
+    log_steps(tracker, range(25, 45, 5))
+    tracker.finish({"status": "done"})
+
+    steps = [line["step"] for line in run_folder.read_lines(tmp_path / "metrics.jsonl")]
+    assert steps == list(range(0, 45, 5))
+    first, second = wandb_folders(tmp_path)
+    (run,) = read_wandb(second)["run"]
+    # Rows of the first part that the second does not take back, then the second's.
+    if wandb_knows_the_run:
+        last = run["branch_point"]["value"]
+        assert run["branch_point"] == {"metric": "_step", "run": first_id, "value": last}
+        assert run["run_id"] == first_id
+        kept = [row for row in rows_of(first) if row[0] <= last]
+    else:
+        assert run["run_id"] != first_id
+        kept = []
+    assert kept + rows_of(second) == record_of(tmp_path)
+    assert [row[0] for row in tables_of(second)[-1]["data"]] == [0, 10, 20, 30, 40]
+    summary = json.loads(leet(second, "--summary"))["summary"]
+    assert summary["best/val/loss"] == 1
+
+
+def test_a_run_of_a_sweep_keeps_the_sweeps_values_and_id(tmp_path, monkeypatch):
+    swept = tmp_path / "swept.yaml"
+    swept.write_text("config.optimizer.learning_rate:\n  value: 0.25\n")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "chosen1")
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(swept))
+    tracker = open_tracker(make_config(), tmp_path, num_params=1)
+    tracker.log(0, {"train/loss": 1.0})
+    tracker.finish({})
+    (folder,) = wandb_folders(tmp_path)
+    (run,) = read_wandb(folder)["run"]
+    assert (run["run_id"], run["sweep_id"]) == ("chosen1", "sweep1")
+    assert run["config"]["update"]["config.optimizer.learning_rate"] == 0.25
+    assert run_folder.read_json(tmp_path / "wandb.json") == {"id": "chosen1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "configured", "mode"),
+    [
+        (None, "offline", "offline"),
+        ("", "online", "online"),
+        ("disabled", "online", "disabled"),
+        ("online", "nonsense", "online"),
+        ("dryrun", "online", "offline"),
+        ("run", "offline", "online"),
+        ("shared", "offline", "online"),
+    ],
+)
+def test_the_environment_wins_over_the_configured_mode(monkeypatch, environment, configured, mode):
+    if environment is not None:
+        monkeypatch.setenv("WANDB_MODE", environment)
+    assert wandb_run.choose_mode(configured) == mode
+
+
+def test_a_wrong_mode_is_the_users_to_mend(tmp_path, monkeypatch):
+    config = make_config(**{"tracking.wandb_mode": "onlin"})
+    with pytest.raises(UserError, match=r"tracking\.wandb_mode is 'onlin'.*offline, online"):
+        open_tracker(config, tmp_path, num_params=1)
+    monkeypatch.setenv("WANDB_MODE", "maybe")
+    with pytest.raises(UserError, match="WANDB_MODE is 'maybe'"):
+        open_tracker(config, tmp_path, num_params=1)
+    assert os.listdir(tmp_path) == []
+
+
+# --- W&B failing ---------------------------------------------------------------------------------
+
+
+def kill_service(workdir):
+    (service,) = [p for p in psutil.Process().children(True) if p.name() == "wandb-core"]
+    service.kill()
+
+
+def kill_our_process(workdir):
+    (process,) = psutil.Process().children()
+    process.kill()
+
+
+@pytest.mark.parametrize("fault", [kill_service, kill_our_process])
+def test_wandb_killed_in_mid_run_costs_nothing_but_wandb(tmp_path, capsys, fault):
+    tracker = open_tracker(make_config(), tmp_path, num_params=1)
+    first = wait_for_wandb(tracker, tmp_path)
+    fault(tmp_path)
+    slowest = 0.0
+    for step in range(first, first + 20):
+        started = time.monotonic()
+        tracker.log(step, metrics_at(step))
+        slowest = max(slowest, time.monotonic() - started)
+        time.sleep(0.05)
+    started = time.monotonic()
+    tracker.finish({"status": "done"})
+    assert time.monotonic() - started < 2 and slowest < 1
+    notes = [line for line in capsys.readouterr().out.splitlines() if "W&B" in line]
+    assert len(notes) == 1 and "left out from here on" in notes[0]
+    assert len(list(run_folder.read_lines(tmp_path / "metrics.jsonl"))) == first + 20
+    assert run_folder.read_json(tmp_path / "summary.json") == {"status": "done"}
+    # The W&B run is not whole, so a resumed run starts another and sends it everything.
+    assert not (tmp_path / "wandb.json").exists()
+
+
+def test_a_process_that_hangs_delays_no_log_and_is_ended(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 0.5)
+    tracker = open_tracker(make_config(), tmp_path, num_params=1)
+    wait_for_wandb(tracker, tmp_path)
+    (process,) = psutil.Process().children()
+    process.suspend()
+    started = time.monotonic()
+    # More than a pipe holds.
+    for step in range(1000, 3000):
+        tracker.log(step, metrics_at(step))
+    logged = time.monotonic()
+    tracker.finish({})
+    assert logged - started < 2000 * 2e-3
+    assert time.monotonic() - logged < 2
+    assert "did not finish within 0.5 s" in capsys.readouterr().out
+
+
+def test_what_waited_for_a_slow_process_arrives_whole(tmp_path):
+    tracker = open_tracker(make_config(), tmp_path, num_params=1)
+    step = wait_for_wandb(tracker, tmp_path)
+    (process,) = psutil.Process().children()
+    process.suspend()
+    log_steps(tracker, range(step, 1000))
+    process.resume()
+    tracker.finish({})
+    assert rows_of(*wandb_folders(tmp_path)) == record_of(tmp_path)
+
+
+def test_a_client_that_can_not_be_imported_is_one_note(tmp_path, capsys, monkeypatch):
+    (tmp_path / "wandb.py").write_text("raise ImportError('broken install')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    check_run_without_wandb(tmp_path / "run", capsys, "broken install")
+
+
+def test_a_folder_that_can_not_be_written_is_one_note(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "wandb").write_text("not a folder")
+    check_run_without_wandb(tmp_path / "run", capsys, "Not a directory")
+
+
+def test_a_process_that_can_not_be_started_is_one_note(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    check_run_without_wandb(tmp_path / "run", capsys, "/nonexistent/python")
+
+
+def check_run_without_wandb(workdir, capsys, reason):
+    workdir.mkdir(exist_ok=True)
+    tracker = open_tracker(make_config(), workdir, num_params=1)
+    log_steps(tracker, range(3))
+    tracker.finish({"status": "done"})
+    notes = [line for line in capsys.readouterr().out.splitlines() if "W&B" in line]
+    assert len(notes) == 1 and reason in notes[0]
+    assert len(list(run_folder.read_lines(workdir / "metrics.jsonl"))) == 3
+    assert not (workdir / "wandb.json").exists()
+
+
+def test_a_full_disk_for_wandb_leaves_the_record_whole(tmp_path):
+    # The same limit for every file: W&B's is several times as large as the record, and hits it.
+    environment = {**os.environ, "FILE_BYTES": "8192"}
+    done = subprocess.run([sys.executable, RUN, tmp_path, "60"], env=environment, timeout=30)
+    assert done.returncode == 0
+    assert len(list(run_folder.read_lines(tmp_path / "metrics.jsonl"))) == 60
+    assert run_folder.read_json(tmp_path / "summary.json")["status"] == "done"
+    (folder,) = wandb_folders(tmp_path)
+    (file,) = folder.glob("*.wandb")
+    assert file.stat().st_size == 8192
+
+
+def test_a_killed_run_keeps_its_record_and_its_wandb_rows(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, RUN, tmp_path, "10000", "0.02"], stdout=subprocess.PIPE, text=True
+    )
+    while process.stdout.readline() != "started\n":
+        pass
+    time.sleep(0.3)
+    mirror = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    psutil.wait_procs(mirror, timeout=5)
+    # W&B's process outlives the run by as long as it takes to keep what was sent.
+    (folder,) = wandb_folders(tmp_path)
+    assert rows_of(folder) == record_of(tmp_path)
+    assert json.loads(leet(folder, "--summary"))["state"] == "failed"
+
+
+def test_a_machine_that_dies_keeps_all_but_the_last_second_or_so(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, RUN, tmp_path, "10000", "0.02"], stdout=subprocess.PIPE, text=True
+    )
+    while process.stdout.readline() != "started\n":
+        pass
+    known = len(list(run_folder.read_lines(tmp_path / "metrics.jsonl")))
+    time.sleep(2.5)
+    for victim in [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]:
+        victim.kill()
+    process.wait()
+    (folder,) = wandb_folders(tmp_path)
+    rows = rows_of(folder)
+    assert rows == record_of(tmp_path)[: len(rows)]
+    assert len(rows) >= known
+
+
+# --- W&B, online ---------------------------------------------------------------------------------
+
+
+def test_no_key_falls_back_to_offline(tmp_path, capsys):
+    tracker = open_tracker(make_config(**{"tracking.wandb_mode": "online"}), tmp_path, num_params=1)
+    log_steps(tracker, range(0, 20, 5))
+    tracker.finish({})
+    output = capsys.readouterr().out
+    assert output.count("logged offline") == 1 and "wandb sync" in output
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    assert rows_of(folder) == record_of(tmp_path)
+
+
+def test_a_server_gets_each_row_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    config = make_config(**{"tracking.wandb_mode": "online", "tracking.wandb_entity": "entity"})
+    with Server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        tracker = open_tracker(config, tmp_path, num_params=7)
+        log_steps(tracker, range(0, 50, 5))
+        tracker.finish({"status": "done"})
+    sent = [(number, *as_record(row)) for number, row in server.history.items()]
+    assert sent == record_of(tmp_path)
+    first = next(variables for name, variables in server.operations if name == "UpsertBucket")
+    assert (first["entity"], first["groupName"]) == ("entity", "bigram")
+    assert json.loads(first["config"])["num_params"] == {"value": 7}
+
+
+@pytest.mark.slow
+def test_the_stop_button_does_what_ctrl_c_does(tmp_path, monkeypatch):
+    """Slow because the client asks every 15 seconds."""
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    config = make_config(**{"tracking.wandb_mode": "online"})
+    with Server(stopped=True) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        tracker = open_tracker(config, tmp_path, num_params=1)
+        with pytest.raises(KeyboardInterrupt):
+            wait_for_wandb(tracker, tmp_path)
+            time.sleep(25)
+        tracker.log(1000, metrics_at(1000))
+        tracker.finish({"status": "stopped"}, exit_code=130)
+    assert server.history[len(server.history) - 1]["step"] == 1000
+
+
+@pytest.mark.slow
+def test_bad_servers_cost_seconds(tmp_path, capsys, monkeypatch):
+    """All at once, so that the client's limits run side by side."""
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    config = make_config(**{"tracking.wandb_mode": "online"})
+    trackers = {}
+    with silent_server() as silent, Server(falls_silent=True) as falls_silent:
+        urls = {"falls_silent": falls_silent.url, "no": "http://127.0.0.1:1", "silent": silent}
+        for name, url in urls.items():
+            monkeypatch.setenv("WANDB_BASE_URL", url)
+            (tmp_path / name).mkdir()
+            trackers[name] = open_tracker(config, tmp_path / name, num_params=1)
+        first = wait_for_wandb(trackers["falls_silent"], tmp_path / "falls_silent")
+        started = time.monotonic()
+        for tracker in trackers.values():
+            log_steps(tracker, range(first, first + 30))
+        assert time.monotonic() - started < 1
+        for tracker in trackers.values():
+            tracker.finish({"status": "done"})
+        assert time.monotonic() - started < wandb_run.FINISH_SECONDS
+    output = capsys.readouterr().out
+    assert output.count("logged offline") == 2
+    assert output.count("did not take everything") == 1
+    for name in trackers:
+        assert run_folder.read_json(tmp_path / name / "summary.json") == {"status": "done"}
+        # Nothing is lost: it is on the disk for `wandb sync`.
+        rows = [row for _, row, _ in rows_of(wandb_folders(tmp_path / name)[-1])]
+        assert rows == [row for _, row, _ in record_of(tmp_path / name)]
+
+
+@contextlib.contextmanager
+def silent_server():
+    """Accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+# --- The console ---------------------------------------------------------------------------------
+
+
+def test_plain_lines_are_readable(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    lines = console.open_console(1000, 0, stream)
+    lines.log(0, {"val/loss": 4.17439, "val/perplexity": 65.0})
+    lines.log(50, {"train/loss": 2.5, "train/tokens_per_second": 1234567.8})
+    clock[0] += 10
+    lines.log(100, {"train/loss": float("nan"), "val/loss": 2.0})
+    lines.log(1000, {"train/loss": 1.0})
+    lines.note("one thing")
+    lines.finish({"val/loss": 2.0, "best/val/loss": 1.5, "seconds": 3.21, "status": "done"}, 0)
+    assert stream.getvalue().splitlines() == [
+        "step 0/1000  val loss 4.1744",
+        "step 50/1000  train loss 2.5000  1,234,568 tokens/s  0:00:00 left",
+        "step 100/1000  train loss nan  val loss 2.0000  0:01:30 left",
+        "step 1000/1000  train loss 1.0000",
+        "one thing",
+        "done: val loss 2.0000  best 1.5000  3.2 s of training",
+    ]
+
+
+def test_plain_lines_leave_at_once(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, RUN, tmp_path, "2", "60"],
+        env={**os.environ, "WANDB_MODE": "disabled"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "step 0/2  train loss 4.0000\n"
+    process.kill()
+    process.wait()
+
+
+def test_a_closed_pipe_does_not_stop_a_run(tmp_path):
+    command = f"{sys.executable} {RUN} {tmp_path} 50 | head -n 1"
+    environment = {**os.environ, "WANDB_MODE": "disabled"}
+    subprocess.run(["bash", "-c", command], env=environment, capture_output=True, timeout=30)
+    assert len(list(run_folder.read_lines(tmp_path / "metrics.jsonl"))) == 50
+
+
+def test_a_stream_that_knows_few_characters_gets_the_others_spelled_out():
+    raw = io.BytesIO()
+    lines = console.open_console(10, 0, io.TextIOWrapper(raw, encoding="ascii"))
+    lines.log_sample(5, "", "caf\xe9")
+    assert raw.getvalue() == b"sample at step 5:\n  | caf\\xe9\n"
+
+
+def test_samples_are_shown_compactly():
+    shown = console.sample_lines(7, "\n", "x" * 500 + "\nb" * 50)
+    assert shown[0] == "sample at step 7:"
+    assert len(shown) == 2 + console.SAMPLE_LINES
+    assert max(map(len, shown)) <= console.SAMPLE_WIDTH + 4
+    assert shown[-1] == "  | ... 45 more lines"
+
+
+@given(st.text() | st.text(alphabet="\x1b[]\x07\x9b0m\r\n\u202e"))
+def test_no_text_steers_the_terminal(text):
+    for line in console.sample_lines(1, text, text):
+        assert line.isprintable()
+
+
+def test_the_progress_bar_on_a_terminal(tmp_path):
+    environment = {**os.environ, "WANDB_MODE": "disabled", "TERM": "xterm", "COLUMNS": "100"}
+    main, side = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, RUN, tmp_path, "21", "0.05"], stdout=side, stderr=side, env=environment
+    )
+    os.close(side)
+    output = b""
+    while True:
+        try:
+            output += os.read(main, 65536)
+        except OSError:  # The other side is closed.
+            break
+    os.close(main)
+    assert process.wait() == 0
+    raw = output.decode()
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", raw))
+    assert any(re.search(r"━+ +\d+/21 train loss \d\.\d{4} ", line) for line in lines)
+    assert re.search(r"━ 20/21 .*\d:\d\d:\d\d", "\n".join(lines))
+    # Samples stay above the bar, once each; the cursor that the bar hides is shown again.
+    assert [line for line in lines if "sample 1" in line] == ["  | KING: sample 10"]
+    assert lines[-2] == "done: " or lines[-2].startswith("done")
+    assert raw.rindex("\x1b[?25h") > raw.rindex("\x1b[?25l")
+
+
+def test_a_terminal_that_can_not_move_its_cursor_gets_plain_lines(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(console.open_console(10, 0, Terminal()), console.PlainLines)
+    monkeypatch.setenv("TERM", "xterm")
+    bar = console.open_console(10, 4, Terminal())
+    assert isinstance(bar, console.ProgressBar)
+    bar.finish({}, 0)

@@ -1,0 +1,41 @@
+"""A run without a model, as a process of its own that tests may kill or starve.
+
+`python tests/tracking_run.py WORKDIR NUM_STEPS [PAUSE]` logs NUM_STEPS steps, PAUSE seconds apart,
+and says `started` as soon as W&B has. `FILE_BYTES=n` in its environment bounds every file's size.
+"""
+
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from experiments.default import get_config
+from tracking import open_tracker, run_folder
+
+
+def main() -> None:
+    workdir, num_steps = Path(sys.argv[1]), int(sys.argv[2])
+    pause = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
+    config = get_config()
+    config.train.num_steps = num_steps
+    if "FILE_BYTES" in os.environ:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["FILE_BYTES"]),) * 2)
+    workdir.mkdir(exist_ok=True)
+    tracker = open_tracker(config, workdir, num_params=10)
+    told = False
+    for step in range(num_steps):
+        tracker.log(step, {"train/loss": 4.0 - step / num_steps, "tokens_seen": 32 * step})
+        if step % 10 == 0:
+            tracker.log_sample(step, "KING:", f" sample {step}")
+        if not told and (workdir / run_folder.WANDB).exists():
+            told = True
+            print("started", flush=True)
+        time.sleep(pause)
+    tracker.finish({"train/loss": 3.0, "status": "done"})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A W&B server on the loopback, as small as the real client lets one be, for test_tracking.py.
+
+It records what arrives. With `falls_silent` it stops answering once a run has started; `stopped`
+is what it says about the stop button of the run's page.
+"""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+PROJECT = {"id": "1", "name": "project", "entity": {"name": "entity"}}
+
+
+class Server:
+    """Serves on a free port of 127.0.0.1 for as long as a `with` block lasts."""
+
+    def __init__(self, falls_silent: bool = False, stopped: bool = False) -> None:
+        self.operations: list[tuple[str, dict]] = []
+        self.history: dict[int, dict] = {}  # By the offset that the client gives a row.
+        self.falls_silent = falls_silent
+        self.stopped = stopped
+        self._silent = False
+        self.closing = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "Server":
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, path: str, body: dict) -> dict:
+        uploads = path.endswith("/file_stream")
+        self._silent |= self.falls_silent and uploads
+        if self._silent:
+            self.closing.wait()
+        if uploads:
+            rows = body.get("files", {}).get("wandb-history.jsonl", {"offset": 0, "content": []})
+            for number, line in enumerate(rows["content"], start=rows["offset"]):
+                self.history.setdefault(number, json.loads(line, parse_constant=str))
+            return {"exitcode": None, "limits": {}, "stopped": self.stopped}
+        operation, variables = body.get("operationName"), body.get("variables") or {}
+        self.operations.append((operation, variables))
+        return {"data": self._data(operation, variables)}
+
+    def _data(self, operation: str, variables: dict) -> dict:
+        bucket = {"id": "2", "name": variables.get("name"), "config": "{}", "project": PROJECT}
+        viewer = {"id": "3", "entity": "entity", "username": "user", "flags": "{}", "teams": None}
+        artifact = {"id": "4", "state": "COMMITTED", "artifactSequence": {"id": "5"}}
+        return {
+            "": {"project": None},  # Whether a table's artifact exists already.
+            "CreateArtifact": {"createArtifact": {"artifact": artifact}},
+            "Viewer": {"viewer": viewer},
+            "UpsertBucket": {"upsertBucket": {"bucket": bucket, "inserted": True}},
+            "CreateRunFiles": {"createRunFiles": {"runID": "2", "uploadHeaders": [], "files": []}},
+            "RunStoppedStatus": {"project": {"run": {"stopped": self.stopped}}},
+        }.get(operation, {})
+
+
+def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            answer = json.dumps(server.answer(self.path, body)).encode()
+            if server.closing.is_set():
+                return  # The client has given up long ago.
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+    return Handler
