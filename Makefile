@@ -24,7 +24,13 @@ setup: .venv/setup.stamp  ## Install what a run needs into .venv.
 
 .venv/dev.stamp: .venv/setup.stamp requirements-dev.txt
 	.venv/bin/pip install $(PIP_FLAGS) -r requirements-dev.txt
+	@.venv/bin/python tests/browser.py >/dev/null 2>&1 || { $(INSTALL_CHROMIUM); } >/dev/null 2>&1 \
+	  || echo "No Chrome or Chromium, and none could be installed: tests of pages need one."
 	touch $@
+
+# Where root may: Debian's, for the tests that open pages.
+INSTALL_CHROMIUM := [ "$$(id -u)" = 0 ] && apt-get -qq update \
+  && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium
 
 # A finished stage is left alone and an interrupted one goes on, so a second call is safe.
 ladder: .venv/setup.stamp  ## Train the five stages and compare them: runs/ladder/report.html.

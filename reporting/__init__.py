@@ -1,0 +1,9 @@
+"""What report.py is made of: runs read from disk, the rows that compare them, charts, the page.
+
+    runs.py     a run folder as a `Run`
+    rows.py     runs side by side: the cells of the table, what differs between them
+    charts.py   Vega-Lite specs, made with Altair
+    page.py     one HTML file out of all of it, with page.html, page.css and page.js
+
+Nothing here writes to a run folder, and nothing that trains reads from here.
+"""

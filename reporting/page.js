@@ -1,0 +1,80 @@
+"use strict";
+
+const data = JSON.parse(document.getElementById("data").textContent);
+
+const options = {
+  actions: false,
+  // Interprets expressions: the page's policy forbids to compile them.
+  ast: true,
+  renderer: "svg",
+  tooltip: { theme: "page" },
+  // currentColor is the page's ink, light or dark.
+  config: {
+    background: "transparent",
+    // Vega measures texts, so it has to know the font's real name.
+    font: getComputedStyle(document.body).fontFamily,
+    view: { stroke: null },
+    axis: {
+      labelColor: "currentColor",
+      titleColor: "currentColor",
+      tickColor: "currentColor",
+      domainColor: "currentColor",
+      gridColor: "currentColor",
+      gridOpacity: 0.12,
+      labelFontSize: 12,
+      titleFontSize: 13,
+      titleFontWeight: "normal",
+      labelOverlap: "greedy",
+    },
+    axisYDiscrete: { labelLimit: Math.min(300, innerWidth / 3) },
+    text: { fontSize: 12 },
+  },
+};
+
+const switches = document.getElementById("switches");
+
+function drawCurves() {
+  const chosen = new FormData(switches);
+  const shown = new Set(chosen.getAll("shown"));
+  const scale = chosen.has("log") ? "log" : "linear";
+  const spec = data.curves[`${chosen.get("loss")} ${chosen.get("position")} ${scale}`];
+  const points = data.points.filter((point) => shown.has(point.series));
+  vegaEmbed("#curves", { ...spec, datasets: { ...spec.datasets, points } }, options);
+}
+
+function chooseScale() {
+  switches.elements.log.checked = data.log[new FormData(switches).get("position")];
+}
+
+switches.addEventListener("change", (event) => {
+  if (event.target.name === "position") chooseScale();
+  drawCurves();
+});
+
+const slider = document.getElementById("checkpoint");
+const steps = [...new Set(data.samples.flat().map((sample) => sample.step))].sort((a, b) => a - b);
+
+function showSamples() {
+  const step = steps[slider.value];
+  const when = `${step.toLocaleString("en")} updates`;
+  document.getElementById("when").textContent = when;
+  slider.setAttribute("aria-valuetext", when);
+  document.querySelectorAll(".samples article").forEach((article, run) => {
+    // A run that ended before keeps showing the last it wrote.
+    const sample = data.samples[run].findLast((candidate) => candidate.step <= step);
+    for (const name of ["when", "prompt", "text"]) {
+      article.querySelector(`.${name}`).textContent = (sample ?? data.no_sample)[name];
+    }
+  });
+}
+
+if (steps.length) {
+  slider.max = steps.length - 1;
+  slider.value = slider.max;
+  slider.addEventListener("input", showSamples);
+  showSamples();
+}
+
+chooseScale();
+drawCurves();
+vegaEmbed("#bits", data.bits, options);

@@ -1,0 +1,115 @@
+"""The comparison as one HTML file that needs nothing else: no network, no file beside it.
+
+Run names, notes and samples may hold anything. Jinja escapes what becomes markup and `tojson`
+what becomes data, the script sets texts only as texts, and a Content-Security-Policy lets no
+script run but the page's own, known by its hash, and nothing be loaded.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import altair
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from reporting import charts
+from reporting.rows import COLUMNS, NUMBERS, differences, group_seeds, table
+from reporting.runs import Run, number, plain
+
+HERE = Path(__file__).parent
+NO_SAMPLE = {"when": "no sample yet", "prompt": "", "text": ""}
+
+
+def render(runs: Sequence[Run], unread: Sequence[str]) -> str:
+    """The page that compares `runs` and says which could not be read."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    scripts = [vega_library(), (HERE / "page.js").read_text(encoding="utf-8")]
+    colors = charts.palette(runs)
+    rows = dict(zip([run.name for run in runs], table(runs), strict=True))
+    differ, same = differences(runs)
+    return environment.get_template("page.html").render(
+        policy=" ".join(f"'sha256-{sha256(script)}'" for script in scripts),
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        heading=heading(runs),
+        best=best(runs),
+        unread=unread,
+        columns={column: COLUMNS[column] for column in rows[runs[0].name]},
+        numbers=NUMBERS,
+        rows=rows,
+        samples={run.name: samples(run) or [NO_SAMPLE] for run in runs},
+        run_names=[run.name for run in runs],
+        groups=[(label, colors[label], len(group)) for label, group in group_seeds(runs).items()],
+        color_of={
+            run.name: colors[label] for label, group in group_seeds(runs).items() for run in group
+        },
+        positions={name: title for name, (_, title) in charts.POSITIONS.items()},
+        differ=differ,
+        same=same,
+        mixed_tokens=len({run.config.get("data.tokenizer") for run in runs}) > 1,
+        mixed_devices="device" in differ,
+        data=data(runs),
+    )
+
+
+def data(runs: Sequence[Run]) -> dict:
+    """What the page's script draws from."""
+    points = charts.points(runs)
+    return {
+        "points": points,
+        "curves": charts.curves(runs, points),
+        "bits": charts.bits_chart(runs),
+        "log": charts.log_by_default(runs),
+        "samples": [samples(run) for run in runs],
+        "no_sample": NO_SAMPLE,
+    }
+
+
+def samples(run: Run) -> list[dict]:
+    """The texts a run has written, oldest first, each with what is said about it."""
+    made = []
+    for sample in run.samples:
+        prompt = str(sample.get("prompt", ""))
+        made.append(
+            {
+                "step": sample["step"],
+                "when": f"after {sample['step']:,} updates, prompt {json.dumps(prompt)}",
+                # A line end is nothing to show before the text.
+                "prompt": prompt if prompt.strip() else "",
+                "text": str(sample.get("text", "")),
+            }
+        )
+    return made
+
+
+def heading(runs: Sequence[Run]) -> str:
+    """What is compared: `5 runs on tiny_shakespeare`."""
+    names = {plain(run.config.get("data.name", "")) for run in runs}
+    text = next(iter(names)) if len(names) == 1 else f"{len(names)} data sets"
+    return f"{len(runs)} run{'s' if runs[1:] else ''} on {text}"
+
+
+def best(runs: Sequence[Run]) -> Run | None:
+    """The run that predicts a byte of text best, which holds across tokenizers."""
+    measured = [run for run in runs if number(run.last("val/bits_per_byte")) is not None]
+    return min(measured, key=lambda run: run.last("val/bits_per_byte"), default=None)
+
+
+def vega_library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, of the version that Altair writes for."""
+    version = ".".join(altair.SCHEMA_VERSION.split(".")[:2])
+    return vl_convert.javascript_bundle(vl_version=version)
+
+
+def sha256(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
