@@ -86,7 +86,8 @@ class Tracker:
                 self.note(f"{type(sink).__name__} failed and is left out from here on: {error}")
 
     def _drop(self, sink: Sink) -> None:
-        self._others.remove(sink)
+        if sink in self._others:
+            self._others.remove(sink)
         if sink is self._console:
             # Nowhere is left to say so: standard output is closed, or its terminal is gone.
             self._console = None

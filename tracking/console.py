@@ -52,7 +52,7 @@ def _numbers(shown: tuple, metrics: Mapping[str, Any]) -> str:
 
 
 def _ending(summary: Mapping[str, Any]) -> str:
-    return f"{summary.get('status', 'ended')}: {_numbers(SUMMED_UP, summary)}"
+    return f"{summary.get('status', 'ended')}: {_numbers(SUMMED_UP, summary)}".rstrip(": ")
 
 
 class PlainLines:
