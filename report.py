@@ -94,6 +94,7 @@ def width(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> int:
 
 
 def longest(rows: Sequence[dict[str, str]], column: str) -> int:
+    """Width in terminal cells of the longest text in a column."""
     return max(cell_len(row[column]) for row in rows)
 
 

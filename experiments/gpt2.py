@@ -1,7 +1,14 @@
 """Stage 5: GPT-2, by default at a size that a CPU trains in a minute; `:small` is the real one."""
 
 from experiments import default
-from models import gpt2
+
+# Table 2 of Radford et al. (2019); the head counts are those of the released weights.
+PUBLISHED_SIZES = {
+    "small": {"num_layers": 12, "num_heads": 12, "embed_dim": 768},
+    "medium": {"num_layers": 24, "num_heads": 16, "embed_dim": 1024},
+    "large": {"num_layers": 36, "num_heads": 20, "embed_dim": 1280},
+    "xl": {"num_layers": 48, "num_heads": 25, "embed_dim": 1600},
+}
 
 
 def get_config(preset: str = ""):
@@ -44,13 +51,13 @@ PRESETS = {
     **{
         size: {
             **{f"model.{key}": value for key, value in shape.items()},
-            "model.context_length": gpt2.CONTEXT_LENGTH,
+            "model.context_length": 1024,
             "model.dropout_rate": 0.1,
             "data.tokenizer": "gpt2",
             "optimizer.learning_rate": 6e-4,
             "optimizer.b2": 0.95,
             "train.batch_size": 8,
         }
-        for size, shape in gpt2.SIZES.items()
+        for size, shape in PUBLISHED_SIZES.items()
     },
 }

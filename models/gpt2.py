@@ -9,17 +9,8 @@ from functools import partial
 import jax
 from flax import linen as nn
 
-from models.self_attention import TokenPositionEmbed
+from models.self_attention import Position, TokenPositionEmbed
 from models.transformer_decoder import Block, LayerNorm
-
-# Table 2 of the paper; context 1024, 50,257 tokens. Head counts are those of the released weights.
-SIZES = {
-    "small": dict(num_layers=12, num_heads=12, embed_dim=768),
-    "medium": dict(num_layers=24, num_heads=16, embed_dim=1024),
-    "large": dict(num_layers=36, num_heads=20, embed_dim=1280),
-    "xl": dict(num_layers=48, num_heads=25, embed_dim=1600),
-}
-CONTEXT_LENGTH = 1024
 
 # The released code's GELU is the tanh form (Hendrycks and Gimpel, 2016), not the exact one.
 gelu = partial(nn.gelu, approximate=True)
@@ -58,7 +49,7 @@ class GPT2(nn.Module):
         self.final_norm = LayerNorm()
 
     def __call__(
-        self, tokens_BT: jax.Array, *, start: int | jax.Array = 0, train: bool = False
+        self, tokens_BT: jax.Array, *, start: Position = 0, train: bool = False
     ) -> jax.Array:
         x_BTD = self.dropout(self.embed(tokens_BT, start), deterministic=not train)
         for block in self.block:

@@ -11,6 +11,7 @@ from models.dense import Dense
 from models.self_attention import (
     Initializer,
     KeyValueCache,
+    Position,
     TokenPositionEmbed,
     causal_attention,
 )
@@ -31,9 +32,7 @@ class MultiHeadAttention(nn.Module):
     out_init: Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(
-        self, x_BTD: jax.Array, *, start: int | jax.Array = 0, train: bool = False
-    ) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, *, start: Position = 0, train: bool = False) -> jax.Array:
         B, T, D = x_BTD.shape
         H, K = self.num_heads, D // self.num_heads
 
@@ -59,7 +58,7 @@ class MultiHeadAttentionModel(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens_BT: jax.Array, *, start: int | jax.Array = 0, train: bool = False
+        self, tokens_BT: jax.Array, *, start: Position = 0, train: bool = False
     ) -> jax.Array:
         D, T = self.embed_dim, self.context_length
         x_BTD = TokenPositionEmbed(self.vocab_size, T, D, name="embed")(tokens_BT, start)

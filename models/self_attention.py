@@ -13,6 +13,7 @@ from flax import linen as nn
 from models.dense import Dense, product
 
 Initializer = Callable[..., jax.Array]
+Position = int | jax.Array  # Where in the context the first token stands.
 
 
 class TokenPositionEmbed(nn.Module):
@@ -28,7 +29,7 @@ class TokenPositionEmbed(nn.Module):
         self.token = nn.Embed(self.vocab_size, **embed)
         self.position = nn.Embed(self.context_length, **embed)
 
-    def __call__(self, tokens_BT: jax.Array, start: int | jax.Array) -> jax.Array:
+    def __call__(self, tokens_BT: jax.Array, start: Position) -> jax.Array:
         T = tokens_BT.shape[1]
         if self.context_length < T:
             raise ValueError(f"{T} tokens do not fit into a context of {self.context_length}")
@@ -52,13 +53,13 @@ class KeyValueCache(nn.Module):
 
     @nn.compact
     def __call__(
-        self, key: jax.Array, value: jax.Array, start: int | jax.Array
+        self, key: jax.Array, value: jax.Array, start: Position
     ) -> tuple[jax.Array, jax.Array]:
         if self.is_initializing() or not self.is_mutable_collection("cache"):
             return key, value
         return self._remember("key", key, start), self._remember("value", value, start)
 
-    def _remember(self, name: str, new: jax.Array, start: int | jax.Array) -> jax.Array:
+    def _remember(self, name: str, new: jax.Array, start: Position) -> jax.Array:
         B, _, *head = new.shape
         kept = self.variable("cache", name, jnp.zeros, (B, self.context_length, *head), new.dtype)
         kept.value = jax.lax.dynamic_update_slice_in_dim(kept.value, new, start, axis=1)
@@ -70,7 +71,7 @@ def causal_attention(
     key: jax.Array,
     value: jax.Array,
     *,
-    start: int | jax.Array = 0,
+    start: Position = 0,
     drop: Callable[[jax.Array], jax.Array] = lambda weights: weights,
 ) -> jax.Array:
     """Mixes `value` rows by softmax(query . key / sqrt(K)), looking at the past only.
@@ -96,7 +97,7 @@ class SelfAttention(nn.Module):
     context_length: int
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, *, start: int | jax.Array = 0) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, *, start: Position = 0) -> jax.Array:
         q_BTK, k_BTK, v_BTK = (
             Dense(self.head_dim, use_bias=False, name=name)(x_BTD)
             for name in ("query", "key", "value")
@@ -114,7 +115,7 @@ class SelfAttentionModel(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens_BT: jax.Array, *, start: int | jax.Array = 0, train: bool = False
+        self, tokens_BT: jax.Array, *, start: Position = 0, train: bool = False
     ) -> jax.Array:
         del train
         D, T = self.embed_dim, self.context_length

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from models.dense import Dense
 from models.multi_head_attention import MultiHeadAttention
-from models.self_attention import Initializer, TokenPositionEmbed
+from models.self_attention import Initializer, Position, TokenPositionEmbed
 
 # GPT-2's epsilon; Flax's own default is 1e-6.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)
@@ -59,9 +59,7 @@ class Block(nn.Module):
         self.mlp = Mlp(self.activation, **inits)
         self.dropout = nn.Dropout(self.dropout_rate)
 
-    def __call__(
-        self, x_BTD: jax.Array, *, start: int | jax.Array = 0, train: bool = False
-    ) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, *, start: Position = 0, train: bool = False) -> jax.Array:
         drop = partial(self.dropout, deterministic=not train)
         x_BTD += drop(self.attention(self.attention_norm(x_BTD), start=start, train=train))
         x_BTD += drop(self.mlp(self.mlp_norm(x_BTD)))
@@ -79,7 +77,7 @@ class TransformerDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens_BT: jax.Array, *, start: int | jax.Array = 0, train: bool = False
+        self, tokens_BT: jax.Array, *, start: Position = 0, train: bool = False
     ) -> jax.Array:
         D, T = self.embed_dim, self.context_length
         x_BTD = TokenPositionEmbed(self.vocab_size, T, D, name="embed")(tokens_BT, start)

@@ -141,6 +141,7 @@ def curve_chart(
 
 
 def loss_axis(field: str, domain: list[float], title: str) -> alt.Y:
+    """The vertical axis of a loss, in nats."""
     # The same in every layer: Vega-Lite would join what they leave open, zero among it.
     scale = alt.Scale(domain=domain, zero=False, nice=False)
     return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=7))

@@ -112,4 +112,5 @@ def vega_library() -> str:
 
 
 def sha256(script: str) -> str:
+    """A script's digest, as a Content-Security-Policy names it."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -153,6 +153,7 @@ def differences(runs: Sequence[Run]) -> tuple[dict[str, list[str]], dict[str, st
 
 
 def loss_text(loss: float | None) -> str:
+    """A loss in nats for a table cell."""
     return NONE if loss is None else f"{loss:.3f}"
 
 

@@ -1,0 +1,187 @@
+"""The rules of the house: what imports what, which keys are read, how long a function is."""
+
+import ast
+import importlib
+import itertools
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import models
+from experiments import default, gpt2
+from train import flatten
+
+ROOT = Path(__file__).parent.parent
+# Bottom to top: a file imports from what stands before it (and from its own folder).
+LAYERS = [
+    "errors",
+    "tracking/run_folder",
+    "experiments",
+    "input_pipeline",
+    "models",
+    "tracking",
+    "metrics",
+    "optimizer",
+    "devices",
+    "runtime",
+    "checkpoint",
+    "evaluate",
+    "generate",
+    "train",
+    "reporting",
+    "report",
+    "main",
+]
+EXPERIMENTS = ["bigram", "self_attention", "multi_head_attention", "transformer_decoder", "gpt2"]
+
+
+def sources(*folders):
+    paths = itertools.chain.from_iterable((ROOT / folder).rglob("*.py") for folder in folders)
+    return sorted(path for path in [*ROOT.glob("*.py"), *paths] if "__pycache__" not in path.parts)
+
+
+PRODUCT = sources("experiments", "input_pipeline", "models", "tracking", "reporting", "sweeps")
+ALL = [*PRODUCT, *sources("tests", "benchmarks")]
+
+
+def name(path):
+    return path.relative_to(ROOT).with_suffix("").as_posix()
+
+
+def imports(path):
+    """Dotted names of the modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            # `from tracking import run_folder` imports the module tracking.run_folder.
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(module):
+    """The layer that a dotted or slashed name belongs to; None for a library's."""
+    module = module.replace(".", "/")
+    found = [one for one in LAYERS if module == one or module.startswith(one + "/")]
+    return max(found, key=len, default=None)
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=name)
+def test_imports_point_one_way(path):
+    own = layer(name(path))
+    assert own is not None, f"{name(path)} has no place in LAYERS"
+    for module in imports(path):
+        other = layer(module)
+        if other is None or other == own:
+            continue
+        # The package of a submodule that stands lower is imported with it, and imports nothing.
+        if module == "tracking" and any(one.startswith("tracking.run_") for one in imports(path)):
+            continue
+        assert LAYERS.index(other) < LAYERS.index(own), f"{name(path)} imports {module}"
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("wandb", ("tracking/", "sweeps/", "tests/")),
+        ("torch", ("tests/interop/", "benchmarks/")),
+        ("transformers", ("tests/interop/", "benchmarks/")),
+        ("tensorflow_datasets", ("input_pipeline/", "tests/")),
+        ("tensorflow", ()),
+    ],
+)
+def test_libraries_stay_where_they_belong(library, homes):
+    for path in ALL:
+        if not name(path).startswith(homes):
+            roots = {module.split(".")[0] for module in imports(path)}
+            assert library not in roots, f"{name(path)} imports {library}"
+
+
+def test_stages_are_named_in_models_and_experiments_alone():
+    for path in PRODUCT:
+        if not name(path).startswith(("models/", "experiments/")):
+            for stage in EXPERIMENTS[1:-1]:  # "gpt2" is a tokenizer, too.
+                assert f'"{stage}"' not in path.read_text(), f"{name(path)} names {stage}"
+
+
+def test_each_stage_imports_from_the_ones_before_it():
+    for place, stage in enumerate(EXPERIMENTS):
+        modules = set(imports(ROOT / f"models/{stage}.py"))
+        later = {f"models.{other}" for other in EXPERIMENTS[place:]}
+        assert not modules & later
+        if place > 1:
+            assert modules & {f"models.{other}" for other in EXPERIMENTS[:place]}
+
+
+def test_every_config_key_is_read():
+    """Outside the experiments, by its name as an attribute or in quotes."""
+    code = "\n".join(path.read_text() for path in PRODUCT if "experiments/" not in name(path))
+    for key in flatten(default.get_config().to_dict()):
+        last = key.rpartition(".")[-1]
+        assert re.search(rf"""\.{last}\b|["']{last}["']|\b{last}: (int|float)""", code), key
+
+
+def test_no_default_hides_far_from_the_config():
+    """The report alone reads configs that it does not know: those of old runs, or of forks."""
+    for path in PRODUCT:
+        if not name(path).startswith("reporting/"):
+            assert not re.search(r"config(\.\w+)*\.get\(", path.read_text()), name(path)
+
+
+@pytest.mark.parametrize("path", ALL, ids=name)
+def test_functions_fit_on_a_screen(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        # An experiment's keys are a list, not a function to follow.
+        if isinstance(node, ast.FunctionDef) and node.name != "get_config":
+            lines = node.end_lineno - node.lineno + 1
+            assert lines <= 60, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=name)
+def test_modules_and_public_functions_say_what_they_do(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree) or not tree.body
+    for node in tree.body:
+        is_public = isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"
+        # A stage's get_config is said by the line that opens its file.
+        if is_public and node.name not in ("main", "get_config"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_no_six_lines_are_equal_in_two_stages():
+    """The contract's signature, which all five must have, does not count."""
+    seen = {}
+    for path in sorted((ROOT / "models").glob("*.py")):
+        code = re.sub(r"def __call__\(.*?\) -> .*?:\n", "", path.read_text(), flags=re.DOTALL)
+        lines = [line.strip() for line in code.splitlines()]
+        lines = [
+            line for line in lines if len(line) > 3 and not line.startswith(("import", "from"))
+        ]
+        for first in range(len(lines) - 5):
+            run = tuple(lines[first : first + 6])
+            assert seen.setdefault(run, path) == path, f"{path.name}, {seen[run].name}: {run[0]}"
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        *itertools.product(EXPERIMENTS, ["", "smoke"]),
+        *itertools.product(["gpt2"], [preset for preset in gpt2.PRESETS if preset != "smoke"]),
+    ],
+    ids=":".join,
+)
+def test_every_preset_builds(experiment):
+    stage, preset = experiment
+    config = importlib.import_module(f"experiments.{stage}").get_config(preset)
+    assert config.is_locked
+    assert config.tracking.stage == EXPERIMENTS.index(stage) + 1
+    assert config.data.name == "tiny_shakespeare"
+    vocab_size = {"char": 65, "gpt2": 50257}[config.data.tokenizer]
+    model = models.build(config.model, vocab_size)
+    tokens_BT = jax.ShapeDtypeStruct((2, config.model.context_length), jnp.int32)
+    logits = jax.eval_shape(lambda t: model.init_with_output(jax.random.key(0), t)[0], tokens_BT)
+    assert logits.shape == (*tokens_BT.shape, vocab_size)
+    assert logits.dtype == jnp.float32
