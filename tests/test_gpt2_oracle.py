@@ -1,0 +1,24 @@
+"""GPT-2 against `transformers` where PyTorch is not installed: a fixture with its answers.
+
+`make interop` checks that the fixture still is what `transformers` answers.
+"""
+
+import jax
+import numpy as np
+
+import models
+from tests.gpt2_weights import FIXTURE, D, H, L, T, V, to_params
+
+
+def test_logits_equal_those_of_transformers():
+    with np.load(FIXTURE, allow_pickle=False) as file:
+        fixture = dict(file)
+    tokens_BT, expected_BTV = fixture.pop("tokens"), fixture.pop("logits")
+    params = to_params(fixture)
+    model = models.GPT2(V, T, embed_dim=D, num_heads=H, num_layers=L, dropout_rate=0.0)
+    fresh = model.init(jax.random.key(0), tokens_BT)["params"]
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, fresh)
+    logits_BTV = model.apply({"params": params}, tokens_BT)
+    np.testing.assert_allclose(logits_BTV, expected_BTV, atol=1e-5)
+    # The weights are large enough for a wrong activation or scale to show.
+    assert expected_BTV.std() > 0.5
