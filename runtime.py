@@ -24,6 +24,19 @@ def use_huge_pages() -> None:
         os.execv(sys.executable, sys.orig_argv)
 
 
+def has_fast_bfloat16() -> bool:
+    """Whether JAX's device multiplies bfloat16 in hardware; a CPU without it takes far longer."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return True
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False  # Not Linux; Apple's processors have it, but XLA does not use it there.
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 def keep_compiled_programs() -> None:
     """Lets JAX find in the next process what this one has compiled."""
     import jax

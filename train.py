@@ -30,6 +30,7 @@ import devices
 import metrics
 import models
 import optimizer
+import runtime
 from checkpoint import Checkpoints
 from errors import Diverged, UserError
 from evaluate import evaluate
@@ -149,6 +150,7 @@ class Parts(NamedTuple):
     model: nn.Module
     tx: optax.GradientTransformation
     schedule: optax.Schedule
+    precision: str | None  # As jax.default_matmul_precision takes it.
     mesh: Mesh
 
 
@@ -166,7 +168,18 @@ def build_parts(config: ConfigDict) -> Parts:
     mesh = devices.data_mesh(config.train.batch_size, config.eval.batch_size)
     sampling = Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
     sampling.check("config.sample.")
-    return Parts(data, prompt, sampling, model, tx, schedule, mesh)
+    precision = choose_precision(config.train.precision)
+    return Parts(data, prompt, sampling, model, tx, schedule, precision, mesh)
+
+
+def choose_precision(wanted: str) -> str | None:
+    """What `jax.default_matmul_precision` is to be: None, its default, unless bfloat16 is fast.
+
+    Raises UserError for a word that is neither float32 nor bfloat16.
+    """
+    if wanted not in ("float32", "bfloat16"):
+        raise UserError(f"config.train.precision={wanted!r}: expected 'float32' or 'bfloat16'")
+    return wanted if wanted == "bfloat16" and runtime.has_fast_bfloat16() else None
 
 
 def check_positive(config: ConfigDict) -> None:
@@ -316,14 +329,12 @@ class Run:
             batches_KBT = devices.split_batches(batches_KBT, self.parts.mesh)
             if not self.stopwatch.running:
                 # No update yet, only the compilation, which is not training.
-                state, _ = train_steps(state, batches_KBT, 0, 0, config.seed)
+                state, _ = self.update(state, batches_KBT, 0, 0)
                 self.stopwatch.start()
             end = min(first + len(batches_KBT), last)
             while step < end:
                 stop = next_due(step, end, *everys)
-                state, update = train_steps(
-                    state, batches_KBT, step - first, stop - first, config.seed
-                )
+                state, update = self.update(state, batches_KBT, step - first, stop - first)
                 step = stop
                 if any(is_due(step, every, last) for every in everys):
                     # Waits for the device: the only place where the host does.
@@ -331,6 +342,13 @@ class Run:
                     self.stopwatch.stop()
                     self.look(state, step, update)
                     self.stopwatch.start()
+
+    def update(
+        self, state: TrainState, batches_KBT: jax.Array, first: int, stop: int
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """`train_steps` in this run's precision; everything else stays in float32."""
+        with jax.default_matmul_precision(self.parts.precision):
+            return train_steps(state, batches_KBT, first, stop, self.config.seed)
 
     def look(self, state: TrainState, step: int, update: dict[str, np.ndarray]) -> None:
         """Does what is due after `step` updates: metrics, evaluation, sample, checkpoint.
@@ -444,6 +462,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
             for name in (run_folder.METRICS, run_folder.SAMPLES):
                 run_folder.set_aside_after(workdir / name, -1)
         tracker = open_tracker(config, workdir, num_params=num_params, resumed_from=resumed_from)
+        if parts.precision != config.train.precision == "bfloat16":
+            tracker.note("This processor has no products of bfloat16: training in float32.")
         run = Run(config, parts, checkpoints, tracker, progress)
         status = "failed"
         try:

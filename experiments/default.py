@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     config.train.num_steps = 1000  # Updates.
     config.train.log_every_steps = 50  # Between two lines of train/ metrics.
     config.train.steps_per_dispatch = 20  # Updates the device does between two looks by the host.
+    config.train.precision = "float32"  # Or "bfloat16": of the factors of products, if it is fast.
 
     config.eval = ConfigDict()
     config.eval.every_steps = 250  # Between two passes over the whole validation split.

@@ -99,6 +99,24 @@ def test_product_and_its_gradients_equal_the_plain_definition():
     )
 
 
+def test_a_product_of_bfloat16_factors_is_near_the_exact_one_and_so_are_its_gradients():
+    """bfloat16 keeps 8 bits: each factor is off by 2 ** -9 of itself at most."""
+    rngs = jax.random.split(jax.random.key(0), 3)
+    x_BTD = jax.random.normal(rngs[0], (B, T, 64))
+    kernel_DF = jax.random.normal(rngs[1], (64, 6))
+    weight_BTF = jax.random.normal(rngs[2], (B, T, 6))
+
+    def of(f):
+        return jax.value_and_grad(lambda x, k: (f(x, k) * weight_BTF).sum(), argnums=(0, 1))
+
+    exact = of(product)(x_BTD, kernel_DF)
+    with jax.default_matmul_precision("bfloat16"):
+        rounded = of(product)(x_BTD, kernel_DF)
+    for one, other in zip(jax.tree.leaves(exact), jax.tree.leaves(rounded), strict=True):
+        assert other.dtype == jnp.float32
+        assert 0 < jnp.linalg.norm(one - other) < 0.01 * jnp.linalg.norm(one)
+
+
 def test_dropout_drops_in_training_only():
     model, params = TINY["gpt2"], init("gpt2")
 

@@ -231,6 +231,7 @@ def test_due_is_each_so_many_steps_and_the_last():
         ({"sample.top_k": -2}, "config.sample.top_k=-2: expected 0 (no limit) or more"),
         ({"sample.temperature": -1.0}, "config.sample.temperature=-1.0: expected 0 or more"),
         ({"model.context_length": 2_000_000}, "lower --config.model.context_length"),
+        ({"train.precision": "int8"}, "config.train.precision='int8': expected 'float32' or 'bf"),
         ({"tracking.wandb_mode": "on"}, "config.tracking.wandb_mode"),
     ],
 )
