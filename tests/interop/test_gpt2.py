@@ -1,9 +1,11 @@
 """GPT-2 against the `transformers` model with the same weights: forward, backward, step, text."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax.training.train_state import TrainState
 from flax.traverse_util import flatten_dict, unflatten_dict
 from transformers import (
     LogitsProcessorList,
@@ -15,7 +17,6 @@ from transformers import (
 import models
 import optimizer
 import train
-from devices import data_mesh
 from experiments import default
 from generate import Sampling, generate, limit_logits
 from tests.gpt2_weights import FIXTURE, D, H, L, T, V, to_params
@@ -49,15 +50,15 @@ def test_the_fixture_is_what_transformers_answers_today():
 def test_logits_are_equal(num_tokens):
     theirs = tiny_gpt2()
     tokens_BT = np.random.default_rng(1).integers(0, V, (2, num_tokens))
-    logits_BTV = OURS.apply({"params": ours_from(theirs)}, tokens_BT)
+    logits_BTV = jax.jit(OURS.apply)({"params": ours_from(theirs)}, tokens_BT)
     np.testing.assert_allclose(logits_BTV, logits_of(theirs, tokens_BT), atol=1e-5)
 
 
-def our_state(params, config, num_steps):
-    """A state as training creates it, but with these parameters."""
+def our_state(theirs, config, num_steps):
+    """A state as training has it, with the weights of `theirs`, and the schedule."""
     tx, schedule = optimizer.build(config.optimizer, num_steps)
-    fresh = train.create_state(OURS, tx, 0, data_mesh(len(TOKENS_BT)))
-    return fresh.replace(params=params, opt_state=tx.init(params)), schedule
+    state = TrainState.create(apply_fn=OURS.apply, params=ours_from(theirs), tx=tx)
+    return jax.tree.map(jnp.asarray, state), schedule
 
 
 def test_loss_and_every_gradient_are_equal():
@@ -67,10 +68,9 @@ def test_loss_and_every_gradient_are_equal():
     their_loss.backward()
     their_grads = to_params({name: w.grad.numpy() for name, w in theirs.named_parameters()})
 
-    state, _ = our_state(ours_from(theirs), default.get_config(), num_steps=1)
-    loss, grads = jax.value_and_grad(train.loss_of)(
-        state.params, state, TOKENS_BT, jax.random.key(0)
-    )
+    state, _ = our_state(theirs, default.get_config(), num_steps=1)
+    value_and_grad = jax.jit(jax.value_and_grad(train.loss_of))
+    loss, grads = value_and_grad(state.params, state, TOKENS_BT, jax.random.key(0))
     np.testing.assert_allclose(loss, their_loss.item(), rtol=1e-6)
     assert_leaves_close(grads, their_grads, rtol=1e-4, atol=1e-6)
 
@@ -100,7 +100,7 @@ def test_updates_are_those_of_torch_adamw():
     )
     theirs = tiny_gpt2()
     adamw = torch_adamw(theirs, config.optimizer)
-    state, schedule = our_state(ours_from(theirs), config, num_steps)
+    state, schedule = our_state(theirs, config, num_steps)
     tokens_BT = torch.from_numpy(TOKENS_BT)
     clipped = []
     for step in range(num_steps):

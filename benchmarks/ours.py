@@ -1,0 +1,34 @@
+"""A worker that trains our model as the harness does: `python -m benchmarks.ours FOLDER`."""
+
+import sys
+from pathlib import Path
+
+import jax
+
+import devices
+import runtime
+import train
+from benchmarks.rounds import Work, serve
+
+
+def main(folder: str) -> None:
+    """Serves passes over the work in `folder`: one dispatch of K updates each."""
+    runtime.keep_compiled_programs()
+    config, _, batches_KBT = Work.load(Path(folder))
+    parts = train.build_parts(config)
+    state = train.create_state(parts.model, parts.tx, config.seed, parts.mesh)
+    K = len(batches_KBT)
+    batches_KBT = devices.split_batches(batches_KBT, parts.mesh)
+
+    def run(passes: int) -> float:
+        nonlocal state
+        for _ in range(passes):
+            state, update = train.train_steps(state, batches_KBT, 0, K, config.seed)
+        return float(update["train/loss"])  # Waits for the device.
+
+    with jax.default_matmul_precision(parts.precision):
+        serve(run, precision=parts.precision or "float32")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
