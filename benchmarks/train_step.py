@@ -34,7 +34,7 @@ SECONDS = flags.DEFINE_float("seconds", 0.5, "How long a turn takes at least.")
 OUTPUT = flags.DEFINE_string("output", "benchmarks/results.json", "The file to write.")
 
 # Where there is no terminal: a pipe or a file.
-WIDTH = 130
+WIDTH = 150
 
 
 def main() -> None:
