@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every_steps = 250  # Between two passes over the whole validation split.
-    config.eval.batch_size = 64  # Windows at a time; changes memory, not the result.
+    config.eval.batch_size = 32  # Windows at a time; changes speed and memory, not the result.
 
     config.sample = ConfigDict()
     config.sample.every_steps = 250  # Between two generated texts.

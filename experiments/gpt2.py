@@ -28,10 +28,10 @@ def get_config(preset: str = ""):
     config.model.num_layers = 3
     config.optimizer.learning_rate = 4e-3
     config.train.batch_size = 12
-    config.train.num_steps = 6500
+    config.train.num_steps = 5500
     config.train.precision = "bfloat16"
-    config.eval.every_steps = 1000
-    config.sample.every_steps = 1000
+    config.eval.every_steps = 500
+    config.sample.every_steps = 500
     return default.with_preset(config, preset, PRESETS)
 
 

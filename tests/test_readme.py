@@ -9,7 +9,9 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
+import termios
 import time
 from pathlib import Path
 
@@ -84,24 +86,27 @@ def others(checkout, ladder):
 
 
 def in_terminal(command: str, folder: Path) -> subprocess.CompletedProcess:
-    """`shell` for a program that fills the screen: q is typed once it has drawn something."""
-    pid, terminal = pty.fork()
-    if not pid:
-        os.chdir(folder)
-        os.execvp("bash", ["bash", "-c", f"source .venv/bin/activate && {command}"])
-    screen, typed, until = b"", 0.0, time.monotonic() + 60
-    while time.monotonic() < until:
+    """`shell` for a program that fills the screen: q is typed once it shows a metric's name."""
+    terminal, inside = pty.openpty()
+    termios.tcsetwinsize(inside, (40, 140))
+    process = subprocess.Popen(
+        ["bash", "-c", f"source .venv/bin/activate && {command}"],
+        cwd=folder,
+        env={**os.environ, "TERM": "xterm-256color"},
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+    )
+    screen, until = b"", time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < until:
         if select.select([terminal], [], [], 1)[0]:
-            try:
-                screen += os.read(terminal, 65536)
-            except OSError:  # It has ended, and the terminal with it.
-                break
-        if b"val/loss" in screen and time.monotonic() - typed > 2:
+            screen += os.read(terminal, 65536)
+        if b"loss" in screen:
             os.write(terminal, b"q")
-            typed = time.monotonic()
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return subprocess.CompletedProcess(command, code, screen.decode(errors="replace"), "")
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, process.wait(), screen.decode(errors="replace"), "")
 
 
 def test_the_readme_has_commands():
