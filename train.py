@@ -214,8 +214,8 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
             f"--workdir={workdir} already holds a run: name another folder, or go on with that "
             "run by --config.checkpoint.resume=true"
         )
-    before = flatten(run_folder.read_json(workdir / run_folder.CONFIG))
-    now = flatten(config_as_json(config))
+    before = run_folder.flatten(run_folder.read_json(workdir / run_folder.CONFIG))
+    now = run_folder.flatten(config_as_json(config))
     changed = [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
@@ -231,11 +231,6 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
 def config_as_json(config: ConfigDict) -> dict:
     """The config as it comes back from config.json: lists for tuples."""
     return json.loads(config.to_json())
-
-
-def flatten(config: dict) -> dict:
-    """Dotted keys: {"train": {"num_steps": 1}} as {"train.num_steps": 1}."""
-    return flax.traverse_util.flatten_dict(config, sep=".")
 
 
 def make_workdir(workdir: Path) -> None:

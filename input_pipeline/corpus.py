@@ -5,7 +5,6 @@ named after the source text's sha256 and the tokenizer, so what it holds never g
 text is another folder. It can be deleted at any time.
 """
 
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+import runtime
 from errors import UserError
 from input_pipeline import sources, text_files, tokenizers
 from tracking import run_folder
@@ -38,7 +38,7 @@ def load(data: ConfigDict) -> Corpus:
     Raises UserError for a data set or a tokenizer that does not exist or can't be read.
     """
     source = sources.find(data)
-    folder = _cache() / f"{source.digest}-{data.tokenizer}"
+    folder = runtime.cache_dir() / f"{source.digest}-{data.tokenizer}"
     cached = _read(folder)
     if cached:
         return cached
@@ -57,11 +57,6 @@ def _encode(train: str, val: str, tokenizer_name: str) -> Corpus:
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
     train, val = (tokenizer.encode(text).astype(dtype) for text in (train, val))
     return Corpus(train, val, tokenizer)
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "transformers-from-scratch"
 
 
 def _read(folder: Path) -> Corpus | None:

@@ -98,7 +98,7 @@ def read_run(folder: Path, name: str) -> Run:
     return Run(
         name=name,
         folder=folder,
-        config=flatten(read_object(folder / run_folder.CONFIG)),
+        config=run_folder.flatten(read_object(folder / run_folder.CONFIG)),
         environment=read_object(folder / run_folder.ENVIRONMENT),
         summary=read_object(folder / run_folder.SUMMARY),
         metrics=metrics,
@@ -128,17 +128,6 @@ def read_lines(path: Path) -> list[dict]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}, line {len(lines) + 1} can't be read: {error}") from None
     return sorted(lines, key=lambda line: line["step"])
-
-
-def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys: {"train": {"num_steps": 1}} as {"train.num_steps": 1}."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def number(value: Any) -> float | None:

@@ -12,12 +12,13 @@ import pytest
 
 import models
 from experiments import default, gpt2
-from train import flatten
+from tracking.run_folder import flatten
 
 ROOT = Path(__file__).parent.parent
 # Bottom to top: a file imports from what stands before it (and from its own folder).
 LAYERS = [
     "errors",
+    "runtime",
     "tracking/run_folder",
     "experiments",
     "input_pipeline",
@@ -26,7 +27,6 @@ LAYERS = [
     "metrics",
     "optimizer",
     "devices",
-    "runtime",
     "checkpoint",
     "evaluate",
     "generate",

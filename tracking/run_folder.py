@@ -96,6 +96,17 @@ def set_aside_after(path: Path, step: int) -> None:
     os.replace(temporary, path)
 
 
+def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys: {"train": {"num_steps": 1}} as {"train.num_steps": 1}."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
 def _finite(content: Any) -> Any:
     """`content` with NaN and infinities as null: JSON has no other word for them."""
     if isinstance(content, dict):

@@ -16,7 +16,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -171,13 +171,5 @@ def _init_arguments(config: ConfigDict, workdir: Path, num_params: int, mode: st
         "tags": [tag for tags in tracking.tags for tag in tags.split(",")],
         "notes": tracking.notes or None,
         # The names that flags and sweeps use, so that a sweep adds no second column for a key.
-        "config": {**dict(_flatten("config", config.to_dict())), "num_params": num_params},
+        "config": {**run_folder.flatten(config.to_dict(), "config."), "num_params": num_params},
     }
-
-
-def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        yield prefix, value
-        return
-    for key, inner in value.items():
-        yield from _flatten(f"{prefix}.{key}", inner)
