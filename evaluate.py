@@ -23,6 +23,7 @@ import errors
 import metrics
 import runtime
 from input_pipeline import batches, corpus
+from tracking import run_folder
 
 # Windows go to the device by this many batches; bounds the memory that a large split needs.
 BATCHES_PER_CHUNK = 64
@@ -82,21 +83,22 @@ def main() -> None:
     flag = flags.FLAGS
     trained = checkpoint.load(Path(flag.workdir), flag.checkpoint)
     data = corpus.load(trained.config.data)
-    if data.tokenizer.vocab_size != trained.tokenizer.vocab_size:
+    environment = run_folder.read_json(Path(flag.workdir) / run_folder.ENVIRONMENT)
+    if data.digest != environment["text_sha256"]:
         raise errors.UserError(
-            f"the text that {flag.workdir} was trained on has changed: it has "
-            f"{data.tokenizer.vocab_size} tokens now, the model knows "
-            f"{trained.tokenizer.vocab_size}"
+            f"the text that {flag.workdir} was trained on has changed (sha256 {data.digest}): put "
+            "it back as it was"
         )
     batch_size = trained.config.eval.batch_size
+    mesh = devices.data_mesh(batch_size)
     score = evaluate(
         trained.model,
-        trained.params,
+        devices.replicate(trained.params, mesh),
         getattr(data, flag.split),
         data.tokenizer.token_bytes,
         batch_size=batch_size,
         context_length=trained.config.model.context_length,
-        mesh=devices.data_mesh(batch_size),
+        mesh=mesh,
     )
     scores = {f"{flag.split}/{name}": value for name, value in score.items()}
     print(json.dumps({"step": trained.step, **scores}))
@@ -106,5 +108,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Run folder.", required=True)
     flags.DEFINE_enum("split", "val", ["train", "val"], "Which split to measure on.")
     flags.DEFINE_string("checkpoint", "latest", "best (by validation loss), latest, or a step.")
-    runtime.keep_compiled_programs()
+    runtime.configure_jax()
     errors.run_command(main)

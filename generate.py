@@ -246,5 +246,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "Another seed is another text.")
     flags.DEFINE_integer("num_samples", 1, "Texts, made side by side.")
     flags.DEFINE_string("checkpoint", "best", "best (by validation loss), latest, or a step.")
-    runtime.keep_compiled_programs()
+    runtime.configure_jax()
     errors.run_command(main)

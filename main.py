@@ -32,7 +32,7 @@ def main() -> None:
     # Imported when the flags are known to be good: JAX takes a second to load.
     import train
 
-    runtime.keep_compiled_programs()
+    runtime.configure_jax()
     train.train_and_evaluate(CONFIG.value, Path(WORKDIR.value or default))
 
 

@@ -8,6 +8,7 @@ the runs wrote is read: no model is loaded.
 
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,6 +119,9 @@ def grid(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> Table:
 
 def print_wandb_commands(folders: Sequence[str]) -> None:
     """How to see the runs in `folders` in W&B's own tools, if W&B has written any there."""
+    # Beside this Python, for those who have not activated its environment.
+    beside = os.path.relpath(Path(sys.executable).with_name("wandb"))
+    wandb = "wandb" if shutil.which("wandb") else shlex.quote(beside)
     patterns = [
         (folder, f"{depth}wandb/offline-run-*")
         for folder in folders
@@ -128,17 +132,17 @@ def print_wandb_commands(folders: Sequence[str]) -> None:
         return
     folder, pattern = patterns[0]
     if pattern.startswith("wandb/") and len(patterns) == 1:
-        leet = f"wandb leet {shlex.quote(folder)}/wandb"
+        leet = f"{wandb} leet {shlex.quote(folder)}/wandb"
     else:
         # `wandb leet` lists the runs of one folder and looks no deeper, but it follows links.
         runs = " ".join(
             ("" if os.path.isabs(folder) else '"$PWD"/') + f"{shlex.quote(folder)}/{pattern}"
             for folder, pattern in patterns
         )
-        leet = f'all=$(mktemp -d) && ln -s {runs} "$all" && wandb leet "$all"'
+        leet = f'all=$(mktemp -d) && ln -s {runs} "$all" && {wandb} leet "$all"'
     print(f"look at them in the terminal: {leet}")
     runs = " ".join(f"{shlex.quote(folder)}/{pattern}" for folder, pattern in patterns)
-    print(f"upload them: wandb sync {runs}")
+    print(f"upload them: {wandb} sync {runs}")
 
 
 if __name__ == "__main__":

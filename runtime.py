@@ -7,7 +7,7 @@ from pathlib import Path
 
 def cache_dir() -> Path:
     """Where token ids and compiled programs outlive a run: $XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(home) / "transformers-from-scratch"
 
 
@@ -37,9 +37,11 @@ def has_fast_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def keep_compiled_programs() -> None:
-    """Lets JAX find in the next process what this one has compiled."""
+def configure_jax() -> None:
+    """Keeps compiled programs for the next process, and products exact unless a run says not to."""
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # A recent GPU would round the factors to TF32, in evaluations too.
+    jax.config.update("jax_default_matmul_precision", "float32")

@@ -11,6 +11,7 @@ import platform
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -65,11 +66,11 @@ def create_state(
     return devices.replicate(jax.jit(create)(), mesh)
 
 
-def loss_of(params: Any, state: TrainState, batch_BT: jax.Array, rng: jax.Array) -> jax.Array:
+def loss_of(
+    params: Any, apply: Callable[..., jax.Array], batch_BT: jax.Array, rng: jax.Array
+) -> jax.Array:
     """Mean nats per token on windows of T + 1 tokens: inputs, and shifted by one the targets."""
-    logits_BTV = state.apply_fn(
-        {"params": params}, batch_BT[:, :-1], train=True, rngs={"dropout": rng}
-    )
+    logits_BTV = apply({"params": params}, batch_BT[:, :-1], train=True, rngs={"dropout": rng})
     return metrics.next_token_nats(logits_BTV, batch_BT[:, 1:]).mean()
 
 
@@ -79,7 +80,7 @@ def train_step(
     """One update; the loss of its batch and the length of its gradient, before clipping."""
     _, dropout_rng = jax.random.split(jax.random.key(seed))
     rng = jax.random.fold_in(dropout_rng, state.step)
-    loss, grads = jax.value_and_grad(loss_of)(state.params, state, batch_BT, rng)
+    loss, grads = jax.value_and_grad(loss_of)(state.params, state.apply_fn, batch_BT, rng)
     return state.apply_gradients(grads=grads), {
         "train/loss": loss,
         "train/grad_norm": optax.global_norm(grads),
@@ -117,9 +118,13 @@ def next_due(step: int, last: int, *everys: int) -> int:
 
 def flops_per_step(state: TrainState, batch_shape: tuple[int, int]) -> float:
     """Floating-point operations of one forward and backward pass, as XLA counts them."""
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params)
     batch_BT = jax.ShapeDtypeStruct(batch_shape, jnp.int32)
-    grad = jax.jit(jax.grad(loss_of)).lower(state.params, state, batch_BT, jax.random.key(0))
-    return grad.cost_analysis()["flops"]
+    grad = jax.jit(jax.grad(loss_of), static_argnums=1)
+    # Counted for the CPU wherever the run is: the plugins of other devices do not count.
+    with jax.default_device(jax.devices("cpu")[0]):
+        lowered = grad.lower(params, state.apply_fn, batch_BT, jax.random.key(0))
+    return lowered.cost_analysis()["flops"]
 
 
 class Stopwatch:
@@ -150,7 +155,7 @@ class Parts(NamedTuple):
     model: nn.Module
     tx: optax.GradientTransformation
     schedule: optax.Schedule
-    precision: str | None  # As jax.default_matmul_precision takes it.
+    precision: str  # As jax.default_matmul_precision takes it.
     mesh: Mesh
 
 
@@ -172,14 +177,14 @@ def build_parts(config: ConfigDict) -> Parts:
     return Parts(data, prompt, sampling, model, tx, schedule, precision, mesh)
 
 
-def choose_precision(wanted: str) -> str | None:
-    """What `jax.default_matmul_precision` is to be: None, its default, unless bfloat16 is fast.
+def choose_precision(wanted: str) -> str:
+    """What `jax.default_matmul_precision` is to be: `wanted`, or float32 where bfloat16 is slow.
 
     Raises UserError for a word that is neither float32 nor bfloat16.
     """
     if wanted not in ("float32", "bfloat16"):
         raise UserError(f"config.train.precision={wanted!r}: expected 'float32' or 'bfloat16'")
-    return wanted if wanted == "bfloat16" and runtime.has_fast_bfloat16() else None
+    return wanted if runtime.has_fast_bfloat16() else "float32"
 
 
 def check_positive(config: ConfigDict) -> None:
@@ -195,11 +200,13 @@ def check_positive(config: ConfigDict) -> None:
     ):
         if config[section][key] < 1:
             raise UserError(f"config.{section}.{key}={config[section][key]}: expected 1 or more")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed={config.seed}: expected 0 or more, and less than 2 ** 32")
     for section in ("eval", "sample", "checkpoint"):
         if config[section].every_steps < 0:
             raise UserError(
-                f"config.{section}.every_steps={config[section].every_steps}: expected 0 (only at "
-                "the end) or more"
+                f"config.{section}.every_steps={config[section].every_steps}: expected 0 (not "
+                "between the ends) or more"
             )
 
 
@@ -208,6 +215,12 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; a run needs a folder")
     if not (workdir / run_folder.CONFIG).exists():
+        # A run that was killed before it wrote its config may have left an empty folder behind.
+        inside = list(workdir.iterdir()) if workdir.is_dir() else []
+        if any(path.name != run_folder.CHECKPOINTS or any(path.iterdir()) for path in inside):
+            raise UserError(
+                f"--workdir={workdir} holds files but no run: name a new or an empty folder"
+            )
         return
     if not config.checkpoint.resume:
         raise UserError(
@@ -233,6 +246,25 @@ def config_as_json(config: ConfigDict) -> dict:
     return json.loads(config.to_json())
 
 
+def check_text(data: corpus.Corpus, workdir: Path) -> None:
+    """Raises UserError if the run in `workdir`, if there is one, was trained on another text."""
+    if not (workdir / run_folder.ENVIRONMENT).exists():
+        return
+    before = run_folder.read_json(workdir / run_folder.ENVIRONMENT)["text_sha256"]
+    if before != data.digest:
+        raise UserError(
+            f"{workdir} was trained on a text with sha256 {before}, and now it is {data.digest}: "
+            "put that text back, or train on this one in another folder"
+        )
+
+
+def is_finished(workdir: Path, step: int, config: ConfigDict) -> bool:
+    """Whether the run has all its steps and has said so: it may have been killed in between."""
+    if step < config.train.num_steps or not (workdir / run_folder.SUMMARY).exists():
+        return False
+    return run_folder.read_json(workdir / run_folder.SUMMARY)["status"] == "done"
+
+
 def make_workdir(workdir: Path) -> None:
     """Creates the run folder. Raises UserError if it can't be written to."""
     try:
@@ -246,11 +278,11 @@ def make_workdir(workdir: Path) -> None:
 def write_run_files(config: ConfigDict, workdir: Path, parts: Parts) -> None:
     """config.json, environment.json and tokenizer.json."""
     run_folder.write_json(workdir / run_folder.CONFIG, config_as_json(config))
-    run_folder.write_json(workdir / run_folder.ENVIRONMENT, environment(parts.mesh))
+    run_folder.write_json(workdir / run_folder.ENVIRONMENT, environment(parts))
     parts.data.tokenizer.save(workdir / run_folder.TOKENIZER)
 
 
-def environment(mesh: Mesh) -> dict:
+def environment(parts: Parts) -> dict:
     """What the numbers of a run depend on besides its config; never the environment variables."""
 
     def git(*arguments: str) -> str | None:
@@ -270,10 +302,12 @@ def environment(mesh: Mesh) -> dict:
         "python": platform.python_version(),
         "jax": jax.__version__,
         "flax": flax.__version__,
-        "device": mesh.devices.flat[0].device_kind,
-        "platform": mesh.devices.flat[0].platform,
-        "num_devices": mesh.size,
+        "device": parts.mesh.devices.flat[0].device_kind,
+        "platform": parts.mesh.devices.flat[0].platform,
+        "num_devices": parts.mesh.size,
         "num_cpus": os.cpu_count(),
+        "precision": parts.precision,
+        "text_sha256": parts.data.digest,
     }
 
 
@@ -348,7 +382,7 @@ class Run:
     def look(self, state: TrainState, step: int, update: dict[str, np.ndarray]) -> None:
         """Does what is due after `step` updates: metrics, evaluation, sample, checkpoint.
 
-        Raises Diverged, before anything is saved, if a loss is not finite.
+        Raises Diverged, before anything is saved, if a loss or the gradient is not finite.
         """
         config, last = self.config, self.config.train.num_steps
         eval_is_due = step == 0 or is_due(step, config.eval.every_steps, last)
@@ -361,10 +395,10 @@ class Run:
             line |= self.position(step)
             self.last |= line | {"step": step}
             self.tracker.log(step, line)
-        for name, loss in {**update, **line}.items():
-            if name.endswith("loss") and not math.isfinite(loss):
+        for name, value in {**update, **line}.items():
+            if name.endswith(("loss", "grad_norm")) and not math.isfinite(value):
                 raise Diverged(
-                    f"{name} is {loss} at step {step}: training diverged; try a smaller "
+                    f"{name} is {value} at step {step}: training diverged; try a smaller "
                     f"--config.optimizer.learning_rate than {config.optimizer.learning_rate}"
                 )
         if step == 0 or is_due(step, config.sample.every_steps, last):
@@ -440,10 +474,11 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
     started = time.perf_counter()
     check_workdir(config, workdir)
     parts = build_parts(config)
+    check_text(parts.data, workdir)
     make_workdir(workdir)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         resumed_from = checkpoints.latest_step()
-        if resumed_from is not None and resumed_from >= config.train.num_steps:
+        if resumed_from is not None and is_finished(workdir, resumed_from, config):
             print(f"{workdir}: finished at step {resumed_from} already")
             return
         write_run_files(config, workdir, parts)
@@ -457,9 +492,12 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
             for name in (run_folder.METRICS, run_folder.SAMPLES):
                 run_folder.set_aside_after(workdir / name, -1)
         tracker = open_tracker(config, workdir, num_params=num_params, resumed_from=resumed_from)
-        if parts.precision != config.train.precision == "bfloat16":
+        if parts.precision != config.train.precision:
             tracker.note("This processor has no products of bfloat16: training in float32.")
+        tracker.note(f"run folder: {workdir}")
         run = Run(config, parts, checkpoints, tracker, progress)
+        for line in run_folder.read_lines(workdir / run_folder.METRICS):
+            run.last |= line
         status = "failed"
         try:
             run.train(state, resumed_from or 0)
@@ -467,6 +505,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
             status = "done"
         except Diverged:
             status = "diverged"
+            raise
+        except KeyboardInterrupt:
+            status = "interrupted"
             raise
         finally:
             summary = {

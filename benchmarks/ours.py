@@ -13,7 +13,7 @@ from benchmarks.rounds import Work, serve
 
 def main(folder: str) -> None:
     """Serves passes over the work in `folder`: one dispatch of K updates each."""
-    runtime.keep_compiled_programs()
+    runtime.configure_jax()
     config, _, batches_KBT = Work.load(Path(folder))
     parts = train.build_parts(config)
     state = train.create_state(parts.model, parts.tx, config.seed, parts.mesh)

@@ -30,6 +30,7 @@ class Corpus:
     train: np.ndarray
     val: np.ndarray
     tokenizer: tokenizers.Tokenizer
+    digest: str  # sha256 of the source text.
 
 
 def load(data: ConfigDict) -> Corpus:
@@ -39,34 +40,34 @@ def load(data: ConfigDict) -> Corpus:
     """
     source = sources.find(data)
     folder = runtime.cache_dir() / f"{source.digest}-{data.tokenizer}"
-    cached = _read(folder)
+    cached = _read(folder, source.digest)
     if cached:
         return cached
-    corpus = _encode(*source.read(), data.tokenizer)
+    corpus = _encode(*source.read(), data.tokenizer, source.digest)
     try:
         _write(folder, corpus)
     except OSError:
         # A full disk or a cache that is not ours to write costs the next start a second.
         return corpus
-    return _read(folder) or corpus
+    return _read(folder, source.digest) or corpus
 
 
-def _encode(train: str, val: str, tokenizer_name: str) -> Corpus:
+def _encode(train: str, val: str, tokenizer_name: str, digest: str) -> Corpus:
     # The vocabulary is that of the whole text, as in nanoGPT: 65 characters of Tiny Shakespeare.
     tokenizer = tokenizers.build(tokenizer_name, train + val)
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
     train, val = (tokenizer.encode(text).astype(dtype) for text in (train, val))
-    return Corpus(train, val, tokenizer)
+    return Corpus(train, val, tokenizer, digest)
 
 
-def _read(folder: Path) -> Corpus | None:
+def _read(folder: Path, digest: str) -> Corpus | None:
     """What `_write` put there; None if it is missing or damaged, to be encoded anew."""
     try:
         index = run_folder.read_json(folder / _INDEX)
         if any(text_files.digest([folder / name]) != index[name] for name in _FILES):
             return None
         train, val = (np.load(folder / name, mmap_mode="r") for name in _FILES[:2])
-        return Corpus(train, val, tokenizers.load(folder / _FILES[2]))
+        return Corpus(train, val, tokenizers.load(folder / _FILES[2]), digest)
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return None
 

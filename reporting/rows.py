@@ -29,6 +29,10 @@ NONE = "–"
 SAME_LOSS = 0.005
 
 
+# How a run is filed and kept is not what it does.
+FILING = ("tracking.", "checkpoint.")
+
+
 def table(runs: Sequence[Run]) -> list[dict[str, str]]:
     """A row of cells for each run, without prose that says the same of all of them."""
     rows = [cells(run, runs) for run in runs]
@@ -116,7 +120,7 @@ def group_seeds(runs: Sequence[Run]) -> dict[str, list[Run]]:
         rest = {
             key: value
             for key, value in run.config.items()
-            if key != "seed" and not key.startswith("tracking.")
+            if key != "seed" and not key.startswith(FILING)
         }
         groups.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
     return {
@@ -133,8 +137,8 @@ def facts(run: Run) -> dict[str, str]:
     about = {
         "device": environment.get("device"),
         "code": commit and commit + dirty,
-        # How a run is filed is not what it does.
-        **{key: value for key, value in config.items() if not key.startswith("tracking.")},
+        "precision": environment.get("precision"),
+        **{key: value for key, value in config.items() if not key.startswith(FILING)},
     }
     return {
         plain(key): value if value == plain(value) else json.dumps(value)

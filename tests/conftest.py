@@ -14,6 +14,6 @@ def pytest_configure():
 
     import runtime
 
-    runtime.keep_compiled_programs()
+    runtime.configure_jax()
     # A sum of shapes [T] and [B, T] is an error, not a broadcast: the commonest shape bug.
     jax.config.update("jax_numpy_rank_promotion", "raise")

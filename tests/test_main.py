@@ -2,10 +2,12 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
-from tests.command import assert_refused, run
+from tests.command import ROOT, assert_refused, run
 from tracking import run_folder
 
 BIGRAM = "--config=experiments/bigram.py:smoke"
@@ -138,6 +140,16 @@ def test_samples_follow_each_other_and_repeat_with_their_seed(finished):
     assert len(three.stdout) == 3 * (1 + 20 + 1)
     assert run("generate.py", *flags, "--num_samples=3").stdout == three.stdout
     assert run("generate.py", *flags, "--seed=1").stdout != one.stdout
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(finished):
+    command = [sys.executable, "generate.py", f"--workdir={finished[0]}", "--num_tokens=4000"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.read(10)
+    process.stdout.close()
+    errors = process.stderr.read().decode()
+    assert process.wait(timeout=60) == 128 + 13
+    assert errors.count("\n") == 1 and "step 20" in errors
 
 
 def test_greedy_text_does_not_depend_on_the_seed(finished):

@@ -113,6 +113,13 @@ def test_the_readme_has_commands():
     assert {"make ladder", "make test"} <= set(COMMANDS)
 
 
+def test_what_the_readme_links_to_is_there():
+    links = re.findall(r"\]\(([^)#]+)", README)
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [one for one in COMMANDS if one != "make ladder"])
 def test_a_command_of_the_readme_works(command, others):

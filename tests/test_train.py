@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from devices import data_mesh
 from errors import Diverged, UserError
 from evaluate import evaluate
 from input_pipeline import corpus
+from tests.command import run
 from tests.stages import ATTENTIVE, TINY, V
-from tracking import run_folder
+from tracking import open_tracker, run_folder
 
 STAGES = list(TINY)
 # What a clock measures differs between two runs; nothing else may.
@@ -122,7 +124,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     # An allow-list: nothing of the process's environment gets in.
     assert set(environment) == {
         *("started", "git_commit", "git_dirty", "python", "jax", "flax"),
-        *("device", "platform", "num_devices", "num_cpus"),
+        *("device", "platform", "num_devices", "num_cpus", "precision", "text_sha256"),
     }
 
 
@@ -222,9 +224,10 @@ def test_due_is_each_so_many_steps_and_the_last():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"seed": -1}, "config.seed=-1: expected 0 or more, and less than 2 ** 32"),
         ({"train.batch_size": 0}, "config.train.batch_size=0: expected 1 or more"),
         ({"checkpoint.keep": 0}, "config.checkpoint.keep=0: expected 1 or more"),
-        ({"eval.every_steps": -1}, "config.eval.every_steps=-1: expected 0 (only at the end) or"),
+        ({"eval.every_steps": -1}, "config.eval.every_steps=-1: expected 0 (not between the ends)"),
         ({"sample.prompt": ""}, "config.sample.prompt is empty"),
         ({"sample.prompt": "é"}, "character 'é' at position 0"),
         ({"sample.top_p": 0.0}, "config.sample.top_p=0.0: expected above 0 and at most 1"),
@@ -249,6 +252,10 @@ def test_a_folder_that_can_not_be_used_is_refused(tmp_path):
         train.train_and_evaluate(config, tmp_path / "file")
     with pytest.raises(UserError, match="can't be written"):
         train.train_and_evaluate(config, tmp_path / "file/below")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("")
+    with pytest.raises(UserError, match="holds files but no run: name a new or an empty folder"):
+        train.train_and_evaluate(config, tmp_path / "mine")
     train.train_and_evaluate(config, tmp_path / "run")
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
     with pytest.raises(UserError, match="already holds a run"):
@@ -293,13 +300,99 @@ def test_flops_are_those_of_the_products(stage):
         assert 1 <= flops / products < 1.25
 
 
+def test_a_run_goes_on_if_it_is_given_more_steps(tmp_path):
+    config = smoke("bigram")
+    train.train_and_evaluate(config, tmp_path / "run")
+    config.checkpoint.resume = True
+    config.train.num_steps = 31
+    train.train_and_evaluate(config, tmp_path / "run")
+    assert [line["step"] for line in lines(tmp_path / "run")] == [0, 5, 10, 15, 20, 25, 30, 31]
+    summary = run_folder.read_json(tmp_path / "run/summary.json")
+    assert (summary["step"], summary["status"]) == (31, "done")
+
+
+@pytest.mark.parametrize(("num_steps", "steps"), [(1, [0, 1]), (3, [0, 3]), (7, [0, 5, 7])])
+def test_runs_shorter_than_anything_is_due_are_measured_at_both_ends(num_steps, steps, tmp_path):
+    config = smoke("bigram", **{"train.num_steps": num_steps})
+    train.train_and_evaluate(config, tmp_path / "run")
+    assert [line["step"] for line in lines(tmp_path / "run")] == steps
+    assert {"train/loss", "val/loss"} <= set(lines(tmp_path / "run")[-1])
+
+
+def test_a_run_that_died_before_its_first_checkpoint_starts_anew(tmp_path):
+    config = smoke("bigram")
+    train.train_and_evaluate(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    config.checkpoint.resume = True
+    train.train_and_evaluate(config, tmp_path / "run")
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+
+
+def test_a_run_that_died_before_its_summary_gets_one(tmp_path):
+    config = smoke("bigram")
+    train.train_and_evaluate(config, tmp_path / "run")
+    before = run_folder.read_json(tmp_path / "run/summary.json")
+    (tmp_path / "run/summary.json").unlink()
+    config.checkpoint.resume = True
+    train.train_and_evaluate(config, tmp_path / "run")
+    after = run_folder.read_json(tmp_path / "run/summary.json")
+    assert after | {"wall_seconds": 0} == before | {"wall_seconds": 0}
+    assert [line["step"] for line in lines(tmp_path / "run")] == [0, 5, 10, 15, 20]
+
+
+def test_a_run_is_not_resumed_on_another_text(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("what follows what, and nothing else. " * 40)
+    changes = {"data.name": "text", "data.path": str(text), "sample.prompt": "w"}
+    config = smoke("bigram", **changes)
+    train.train_and_evaluate(config, tmp_path / "run")
+    before = (tmp_path / "run/tokenizer.json").read_bytes()
+    text.write_text("WHAT FOLLOWS WHAT, AND NOTHING ELSE. w" * 40)
+    config.checkpoint.resume = True
+    config.train.num_steps = 30
+    with pytest.raises(UserError, match=r"was trained on a text with sha256 \w+, and now it is"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert (tmp_path / "run/tokenizer.json").read_bytes() == before
+
+
+def test_a_gradient_that_is_not_finite_is_never_saved(tmp_path):
+    """The loss of a batch is from before its update: the gradient shows the ruin first."""
+    parts = train.build_parts(smoke("bigram"))
+    with Checkpoints(tmp_path) as checkpoints:
+        tracker = open_tracker(smoke("bigram"), tmp_path, num_params=1)
+        run = train.Run(smoke("bigram"), parts, checkpoints, tracker, {"seconds": 0.0})
+        state = train.create_state(parts.model, parts.tx, 0, parts.mesh)
+        update = {"train/loss": np.float32(4), "train/grad_norm": np.float32(np.nan)}
+        with pytest.raises(Diverged, match="train/grad_norm is nan at step 3"):
+            run.look(state, 3, update)
+        assert checkpoints.latest_step() is None
+        tracker.finish({})
+
+
+def test_flops_are_counted_where_the_device_s_plugin_does_not_count(monkeypatch):
+    from jax._src import xla_bridge
+
+    tx, _ = optimizer.build(smoke("bigram").optimizer, 10)
+    state = train.create_state(TINY["gpt2"], tx, 0, data_mesh(1))
+    counted = train.flops_per_step(state, (2, 6))
+    asked = []
+    monkeypatch.setattr(
+        xla_bridge, "using_pjrt_c_api", lambda backend: asked.append(backend.platform) or False
+    )
+    assert train.flops_per_step(state, (2, 6)) == counted
+    assert set(asked) == {"cpu"}
+
+
 PARALLEL = """
-import sys, json, jax
+import sys, jax
 from pathlib import Path
-from tests.test_train import smoke, lines
+from absl import flags
+from tests.test_train import smoke
 import train
-assert jax.device_count() == int(sys.argv[2])
-train.train_and_evaluate(smoke("gpt2", **{"model.dropout_rate": 0.0}), Path(sys.argv[1]))
+workdir, count = sys.argv[1:]
+assert jax.device_count() == int(count)
+train.train_and_evaluate(smoke("gpt2", **{"model.dropout_rate": 0.0}), Path(workdir))
 """
 
 
@@ -308,17 +401,17 @@ def test_two_devices_train_as_one(tmp_path):
     for count in (1, 2):
         subprocess.run(
             [sys.executable, "-c", PARALLEL, str(tmp_path / str(count)), str(count)],
-            env={
-                "PATH": "",
-                "HOME": str(tmp_path),
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-            },
+            env={**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"},
             check=True,
         )
     environment = run_folder.read_json(tmp_path / "2/environment.json")
     assert environment["num_devices"] == 2
     for one, two in zip(lines(tmp_path / "1"), lines(tmp_path / "2"), strict=True):
         assert one == pytest.approx(two, rel=1e-4)
+    flags = "--xla_force_host_platform_device_count=2"
+    result = run("evaluate.py", f"--workdir={tmp_path / '2'}", XLA_FLAGS=flags)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["val/loss"] == pytest.approx(two["val/loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("stage", STAGES)

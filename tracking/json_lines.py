@@ -17,8 +17,8 @@ class JsonLines:
         if resumed_from is not None:
             run_folder.set_aside_after(self._metrics, resumed_from)
             run_folder.set_aside_after(self._samples, resumed_from)
-            # It sums up where the run stopped; now the run goes on.
-            (workdir / run_folder.SUMMARY).unlink(missing_ok=True)
+        # If there is one, it sums up where the run stopped; now the run goes on.
+        (workdir / run_folder.SUMMARY).unlink(missing_ok=True)
 
     def earlier_lines(self) -> list[dict]:
         """The lines kept from before the run was resumed, in the order of their steps."""
