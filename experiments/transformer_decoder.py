@@ -21,8 +21,8 @@ def get_config(preset: str = ""):
     config.train.batch_size = 12
     config.train.num_steps = 3000
     config.train.precision = "bfloat16"
-    config.eval.every_steps = 500
-    config.sample.every_steps = 500
+    config.eval.every_steps = 1000
+    config.sample.every_steps = 1000
     smoke = {
         **default.SMOKE,
         "model.context_length": 16,
