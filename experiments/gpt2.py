@@ -1,9 +1,9 @@
 """Stage 5: GPT-2, by default at a size that a CPU trains in a minute; `:small` is the real one.
 
-The default has stage 4's depth and width and twice its steps: at a learning rate of 6e-3 a
-fourth block took a third more time a step and ended where three did (1.624 and 1.623 after 5,500
-steps). Dropout is there and off: a minute is four passes over the text,
-too few for a model this small to learn it by heart. The larger presets, which can, drop.
+The default has stage 4's depth and width and twice its steps: at a learning rate of 6e-3 a fourth
+block took a third more time a step and ended where three did (1.624 and 1.623 after 5,500 steps).
+Dropout is there and off: a minute is five passes over the text, too few for a model this small to
+learn it by heart. The larger presets, which can, drop.
 """
 
 from experiments import default
