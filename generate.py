@@ -93,7 +93,7 @@ def _start(
     window = np.zeros((num_samples, context_length), np.int32)
     window[:, : len(seen)] = seen
     cache = jax.eval_shape(partial(_read, model), params, {}, window, 0)[1]
-    return Text(
+    text = Text(
         window_BT=jnp.asarray(window),
         length=jnp.int32(len(seen)),
         cache=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cache),
@@ -101,6 +101,9 @@ def _start(
         num_made=jnp.int32(0),
         rngs_B=jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(num_samples)),
     )
+    # Laid out as the program will give it back, or its second call would compile it again.
+    leaves = jax.tree.leaves(params)
+    return jax.device_put(text, leaves[0].sharding) if leaves else text
 
 
 def _read(

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -132,18 +133,13 @@ class Stopwatch:
 
     def __init__(self, seconds: float):
         self.seconds = seconds
-        self._started: float | None = None
-
-    @property
-    def running(self) -> bool:
-        return self._started is not None
+        self._started = 0.0
 
     def start(self) -> None:
         self._started = time.perf_counter()
 
     def stop(self) -> None:
         self.seconds += time.perf_counter() - self._started
-        self._started = None
 
 
 class Parts(NamedTuple):
@@ -344,8 +340,14 @@ class Run:
             config.sample.every_steps,
             config.checkpoint.every_steps,
         ]
-        if step == 0:
-            self.look(state, 0, {})
+        lowered = self.lower(state)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            # The step compiles on one core while another measures the fresh model.
+            compiling = pool.submit(lowered.compile)
+            if step == 0:
+                self.look(state, 0, {})
+            update_state = compiling.result()
+        self.stopwatch.start()
         for first, batches_KBT in batches.train_batches(
             self.parts.data.train,
             seed=config.seed,
@@ -356,14 +358,10 @@ class Run:
             num_steps=last,
         ):
             batches_KBT = devices.split_batches(batches_KBT, self.parts.mesh)
-            if not self.stopwatch.running:
-                # No update yet, only the compilation, which is not training.
-                state, _ = self.update(state, batches_KBT, 0, 0)
-                self.stopwatch.start()
             end = min(first + len(batches_KBT), last)
             while step < end:
                 stop = next_due(step, end, *everys)
-                state, update = self.update(state, batches_KBT, step - first, stop - first)
+                state, update = update_state(state, batches_KBT, step - first, stop - first)
                 step = stop
                 if any(is_due(step, every, last) for every in everys):
                     # Waits for the device: the only place where the host does.
@@ -372,12 +370,13 @@ class Run:
                     self.look(state, step, update)
                     self.stopwatch.start()
 
-    def update(
-        self, state: TrainState, batches_KBT: jax.Array, first: int, stop: int
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """`train_steps` in this run's precision; everything else stays in float32."""
+    def lower(self, state: TrainState) -> jax.stages.Lowered:
+        """`train_steps` in this run's precision, to be compiled; all else stays in float32."""
+        train = self.config.train
+        shape = (train.steps_per_dispatch, train.batch_size, self.config.model.context_length + 1)
+        batches_KBT = devices.split_batches(np.zeros(shape, np.int32), self.parts.mesh)
         with jax.default_matmul_precision(self.parts.precision):
-            return train_steps(state, batches_KBT, first, stop, self.config.seed)
+            return train_steps.lower(state, batches_KBT, 0, 0, self.config.seed)
 
     def look(self, state: TrainState, step: int, update: dict[str, np.ndarray]) -> None:
         """Does what is due after `step` updates: metrics, evaluation, sample, checkpoint.
