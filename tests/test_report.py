@@ -8,6 +8,7 @@ import os
 import pty
 import random
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -165,10 +166,13 @@ def test_the_printed_commands_find_the_offline_runs(ladder):
     assert "report: report.html\n" in table
     names = {f"offline-run-20260101_000000-{name}" for name in ("bigram", "gpt2")}
     leet = re.search("look at them in the terminal: (.*)", table)[1]
-    listed = shell(leet.replace("wandb leet", "ls"), ladder)
+    # W&B's program is named so that this shell finds it, in an activated environment or not.
+    program = re.search(r"(\S*wandb) leet", leet)[1]
+    assert shutil.which(program, path=os.environ["PATH"]) or (ladder / program).is_file()
+    listed = shell(leet.replace(f"{program} leet", "ls"), ladder)
     assert set(listed.split()) == names
     sync = re.search("upload them: (.*)", table)[1]
-    listed = shell(sync.replace("wandb sync", "ls -d"), ladder)
+    listed = shell(sync.replace(f"{program} sync", "ls -d"), ladder)
     assert {Path(path).name for path in listed.split()} == names
 
     alone = report("ladder/gpt2/", "--output=alone.html", cwd=ladder).stdout
