@@ -102,8 +102,10 @@ def _start(
         rngs_B=jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(num_samples)),
     )
     # Laid out as the program will give it back, or its second call would compile it again.
-    leaves = jax.tree.leaves(params)
-    return jax.device_put(text, leaves[0].sharding) if leaves else text
+    for leaf in jax.tree.leaves(params):
+        if isinstance(leaf, jax.Array):
+            return jax.device_put(text, leaf.sharding)
+    return text  # NumPy's arrays, or none at all.
 
 
 def _read(

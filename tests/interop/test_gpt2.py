@@ -69,8 +69,8 @@ def test_loss_and_every_gradient_are_equal():
     their_grads = to_params({name: w.grad.numpy() for name, w in theirs.named_parameters()})
 
     state, _ = our_state(theirs, default.get_config(), num_steps=1)
-    value_and_grad = jax.jit(jax.value_and_grad(train.loss_of))
-    loss, grads = value_and_grad(state.params, state, TOKENS_BT, jax.random.key(0))
+    value_and_grad = jax.jit(jax.value_and_grad(train.loss_of), static_argnums=1)
+    loss, grads = value_and_grad(state.params, state.apply_fn, TOKENS_BT, jax.random.key(0))
     np.testing.assert_allclose(loss, their_loss.item(), rtol=1e-6)
     assert_leaves_close(grads, their_grads, rtol=1e-4, atol=1e-6)
 
