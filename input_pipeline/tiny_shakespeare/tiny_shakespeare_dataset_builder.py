@@ -3,6 +3,8 @@
 TFDS's own builder of this name needs TensorFlow to read the file, and splits 90/5/5.
 """
 
+from typing import ClassVar
+
 import tensorflow_datasets as tfds
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -12,7 +14,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Splits `train`, the first 90 % of the characters, and `val`, the rest; one example each."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "90/10 split."}  # noqa: RUF012
+    RELEASE_NOTES: ClassVar = {"1.0.0": "90/10 split."}
 
     def _info(self):
         return tfds.core.DatasetInfo(
