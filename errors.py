@@ -15,6 +15,7 @@ from absl import app, flags, logging
 USER_ERROR = 2
 DIVERGED = 3
 INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
 PIPE_CLOSED = 128 + 13
 
 
@@ -23,6 +24,10 @@ class UserError(Exception):
 
     The message is one line that names the value, what was expected and what to change.
     """
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what stops a run of a sweep, or everything on a machine that shuts down."""
 
 
 class Diverged(Exception):
@@ -38,15 +43,22 @@ def run_command(main: Callable[..., None], *, positional: bool = False) -> None:
     `UserError`, `DIVERGED` after a `Diverged`. Any other exception is a defect of ours and keeps
     its traceback.
     """
+    signal.signal(signal.SIGTERM, _terminate)
     app.run(
         lambda argv: _exit_with(partial(main, *argv[1:])),
         flags_parser=partial(_parse_flags, positional=positional),
     )
 
 
+def _terminate(*_) -> None:
+    raise Terminated
+
+
 def _exit_with(main: Callable[[], None]) -> None:
     try:
         main()
+    except Terminated:
+        _fail("terminated", TERMINATED)
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:

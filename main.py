@@ -8,6 +8,7 @@ from ml_collections import config_flags
 
 import errors
 import runtime
+from tracking import sweep
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -17,7 +18,9 @@ CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Run folder to write. Default: runs/<experiment>-<time>."
+    "workdir",
+    "",
+    "Run folder to write. Default: runs/<experiment>-<time>; in a W&B sweep runs/sweep-<id>/<run>.",
 )
 flags.mark_flag_as_required("config")
 
@@ -27,7 +30,9 @@ def main() -> None:
     if not experiment.is_file():
         known = ", ".join(sorted(str(path) for path in Path("experiments").glob("*.py")))
         raise errors.UserError(f"--config={experiment} is not a file; here there are: {known}")
-    default = f"runs/{experiment.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    swept = sweep.current()
+    now = time.strftime("%Y%m%d-%H%M%S")
+    default = swept.folder if swept else f"runs/{experiment.stem}-{now}"
 
     # Imported when the flags are known to be good: JAX takes a second to load.
     import train

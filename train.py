@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,7 +39,7 @@ from errors import Diverged, UserError
 from evaluate import evaluate
 from generate import Sampling, generate
 from input_pipeline import batches, corpus
-from tracking import Tracker, open_tracker, run_folder
+from tracking import Tracker, open_tracker, run_folder, sweep
 from tracking.wandb_run import choose_mode
 
 # What may differ between a run and its resumption; anything else would make it another run.
@@ -59,12 +60,13 @@ def create_state(
 ) -> TrainState:
     """A TrainState with fresh parameters, on every device of `mesh`."""
 
-    def create() -> TrainState:
+    # The seed is an argument, no constant of the program: another one compiles nothing.
+    def create(seed: jax.Array) -> TrainState:
         init_rng, _ = jax.random.split(jax.random.key(seed))
         params = model.init(init_rng, jnp.zeros((1, 1), jnp.int32))["params"]
         return TrainState.create(apply_fn=model.apply, params=params, tx=tx)
 
-    return devices.replicate(jax.jit(create)(), mesh)
+    return devices.replicate(jax.jit(create)(np.uint32(seed)), mesh)
 
 
 def loss_of(
@@ -76,7 +78,7 @@ def loss_of(
 
 
 def train_step(
-    state: TrainState, batch_BT: jax.Array, seed: int
+    state: TrainState, batch_BT: jax.Array, seed: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update; the loss of its batch and the length of its gradient, before clipping."""
     _, dropout_rng = jax.random.split(jax.random.key(seed))
@@ -88,9 +90,9 @@ def train_step(
     }
 
 
-@partial(jax.jit, static_argnames="seed", donate_argnames="state")
+@partial(jax.jit, donate_argnames="state")
 def train_steps(
-    state: TrainState, batches_KBT: jax.Array, first: int, stop: int, seed: int
+    state: TrainState, batches_KBT: jax.Array, first: int, stop: int, seed: jax.Array
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Updates with batches first .. stop - 1 of K in one dispatch; the metrics of the last.
 
@@ -272,10 +274,12 @@ def make_workdir(workdir: Path) -> None:
 
 
 def write_run_files(config: ConfigDict, workdir: Path, parts: Parts) -> None:
-    """config.json, environment.json and tokenizer.json."""
+    """config.json, environment.json, tokenizer.json, and sweep.json for the run of a sweep."""
     run_folder.write_json(workdir / run_folder.CONFIG, config_as_json(config))
     run_folder.write_json(workdir / run_folder.ENVIRONMENT, environment(parts))
     parts.data.tokenizer.save(workdir / run_folder.TOKENIZER)
+    if swept := sweep.current():
+        run_folder.write_json(workdir / run_folder.SWEEP, swept.as_json())
 
 
 def environment(parts: Parts) -> dict:
@@ -292,6 +296,7 @@ def environment(parts: Parts) -> dict:
 
     changes = git("status", "--porcelain")
     return {
+        "command": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git("rev-parse", "HEAD"),
         "git_dirty": None if changes is None else bool(changes),
@@ -341,6 +346,7 @@ class Run:
             config.checkpoint.every_steps,
         ]
         lowered = self.lower(state)
+        seed = np.uint32(config.seed)
         with ThreadPoolExecutor(max_workers=1) as pool:
             # The step compiles on one core while another measures the fresh model.
             compiling = pool.submit(lowered.compile)
@@ -361,7 +367,7 @@ class Run:
             end = min(first + len(batches_KBT), last)
             while step < end:
                 stop = next_due(step, end, *everys)
-                state, update = update_state(state, batches_KBT, step - first, stop - first)
+                state, update = update_state(state, batches_KBT, step - first, stop - first, seed)
                 step = stop
                 if any(is_due(step, every, last) for every in everys):
                     # Waits for the device: the only place where the host does.
@@ -376,7 +382,7 @@ class Run:
         shape = (train.steps_per_dispatch, train.batch_size, self.config.model.context_length + 1)
         batches_KBT = devices.split_batches(np.zeros(shape, np.int32), self.parts.mesh)
         with jax.default_matmul_precision(self.parts.precision):
-            return train_steps.lower(state, batches_KBT, 0, 0, self.config.seed)
+            return train_steps.lower(state, batches_KBT, 0, 0, np.uint32(self.config.seed))
 
     def look(self, state: TrainState, step: int, update: dict[str, np.ndarray]) -> None:
         """Does what is due after `step` updates: metrics, evaluation, sample, checkpoint.

@@ -20,6 +20,7 @@ LAYERS = [
     "errors",
     "runtime",
     "tracking/run_folder",
+    "tracking/sweep",
     "experiments",
     "input_pipeline",
     "models",

@@ -19,7 +19,7 @@ import pytest
 
 from tests import browser
 from tests.command import ROOT
-from tests.tracking_server import Server
+from tests.wandb_server import Server
 from tracking import run_folder
 
 STAGES = ["bigram", "self_attention", "multi_head_attention", "transformer_decoder", "gpt2"]

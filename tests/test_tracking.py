@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from errors import UserError
 from experiments.default import get_config
-from tests.tracking_server import Server
+from tests.wandb_server import Server
 from tracking import Tracker, console, open_tracker, run_folder, wandb_run
 from tracking.json_lines import JsonLines
 

@@ -123,7 +123,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert environment["jax"] == jax.__version__
     # An allow-list: nothing of the process's environment gets in.
     assert set(environment) == {
-        *("started", "git_commit", "git_dirty", "python", "jax", "flax"),
+        *("command", "started", "git_commit", "git_dirty", "python", "jax", "flax"),
         *("device", "platform", "num_devices", "num_cpus", "precision", "text_sha256"),
     }
 

@@ -8,6 +8,7 @@
     summary.json       the last and the best of the metrics, num_params, status
     checkpoints/       see checkpoint.py
     wandb/             W&B's own files
+    sweep.json         which sweep the run belongs to and what it was given, if it does
     wandb.json         the id of the W&B run that holds this record, for a resumed run to go on in
 
 Whole files are written under a temporary name, flushed to the disk and renamed, so that a reader
@@ -31,6 +32,7 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
+SWEEP = "sweep.json"
 WANDB = "wandb.json"
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from errors import UserError
-from tracking import run_folder
+from tracking import run_folder, sweep
 
 MODES = ("offline", "online", "disabled")
 # Other words that the environment variable may hold, and what they come to for a single process.
@@ -158,13 +158,13 @@ def _start_process(workdir: Path) -> subprocess.Popen:
 
 def _init_arguments(config: ConfigDict, workdir: Path, num_params: int, mode: str) -> dict:
     """The arguments of wandb.init that the config decides."""
-    tracking = config.tracking
+    tracking, swept = config.tracking, sweep.current()
     return {
         "mode": mode,
         "dir": str(workdir.resolve()),
         "project": tracking.wandb_project,
         "entity": tracking.wandb_entity or None,
-        "name": tracking.name or workdir.resolve().name,
+        "name": tracking.name or (swept.name if swept else workdir.resolve().name),
         "group": tracking.group or config.model.name,
         "job_type": tracking.job_type,
         # On the command line several come as one: --config.tracking.tags=a,b.

@@ -1,4 +1,4 @@
-"""A W&B server on the loopback, as small as the real client lets one be, for test_tracking.py.
+"""A W&B server on the loopback, as small as the real client lets one be.
 
 It records what arrives. With `falls_silent` it stops answering once a run has started; `stopped`
 is what it says about the stop button of the run's page.
