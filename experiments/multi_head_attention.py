@@ -21,10 +21,15 @@ def get_config(preset: str = ""):
     config.train.batch_size = 16
     config.train.num_steps = 1500
     config.train.precision = "bfloat16"
-    smoke = {
+    return default.with_preset(config, preset, PRESETS)
+
+
+PRESETS = {
+    "smoke": {
         **default.SMOKE,
         "model.context_length": 16,
         "model.embed_dim": 16,
         "model.num_heads": 4,
-    }
-    return default.with_preset(config, preset, {"smoke": smoke})
+    },
+    "equal_flops": default.equal_flops(518),
+}

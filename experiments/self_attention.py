@@ -20,5 +20,10 @@ def get_config(preset: str = ""):
     config.train.num_steps = 2500
     config.eval.every_steps = 500
     config.sample.every_steps = 500
-    smoke = {**default.SMOKE, "model.context_length": 16, "model.embed_dim": 16}
-    return default.with_preset(config, preset, {"smoke": smoke})
+    return default.with_preset(config, preset, PRESETS)
+
+
+PRESETS = {
+    "smoke": {**default.SMOKE, "model.context_length": 16, "model.embed_dim": 16},
+    "equal_flops": default.equal_flops(2_467),
+}

@@ -23,11 +23,16 @@ def get_config(preset: str = ""):
     config.train.precision = "bfloat16"
     config.eval.every_steps = 1000
     config.sample.every_steps = 1000
-    smoke = {
+    return default.with_preset(config, preset, PRESETS)
+
+
+PRESETS = {
+    "smoke": {
         **default.SMOKE,
         "model.context_length": 16,
         "model.embed_dim": 16,
         "model.num_heads": 2,
         "model.num_layers": 2,
-    }
-    return default.with_preset(config, preset, {"smoke": smoke})
+    },
+    "equal_flops": default.equal_flops(332),
+}

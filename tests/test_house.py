@@ -35,6 +35,7 @@ LAYERS = [
     "reporting",
     "report",
     "main",
+    "sweeps",
 ]
 EXPERIMENTS = ["bigram", "self_attention", "multi_head_attention", "transformer_decoder", "gpt2"]
 
