@@ -84,4 +84,5 @@ def _placeholders(sweep: SweepFile, parameters: Mapping, json_file: Path) -> dic
 def _with_this_python(argv: list[str]) -> list[str]:
     """`argv` with the Python that runs the sweep where it names just any."""
     rest = argv[1:] if argv[0] == ENV else argv
-    return [sys.executable, *rest[1:]] if rest[0] in ("python", "python3") else rest
+    is_python = rest[0] in ("python", "python3", sys.executable)
+    return [sys.executable, *rest[1:]] if is_python else argv

@@ -2,8 +2,8 @@
 
 A run then starts in milliseconds instead of two seconds, and still is a process of its own: it may
 crash, be killed or be stopped, and no other notices. No thread of ours and no device of JAX's
-exists here, which is what makes forking safe. workers.py starts it and speaks with it, one JSON
-object a line:
+exists here, which is what makes forking safe. workers.py starts it with the names of the modules to
+import, and speaks with it, one JSON object a line:
 
     -> {"start": name, "argv", "environment", "cores", "log", "lock"}
     -> {"signal": name, "number": 15}
@@ -14,6 +14,7 @@ When its standard input ends, whoever ran the sweep is gone: it kills the runs a
 
 import ctypes
 import fcntl
+import importlib
 import json
 import os
 import runpy
@@ -27,9 +28,8 @@ DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, linux/prctl.h
 
 
 def main() -> None:
-    # Nothing that defines flags, or asks JAX for its devices.
-    import train  # noqa: F401
-
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     answers = os.dup(1)
     os.dup2(2, 1)
     server = ForkServer(answers)

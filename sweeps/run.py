@@ -30,6 +30,9 @@ from tracking import run_folder
 
 # Where nothing else is named: what all stages are compared by.
 DEFAULT_METRIC = Metric("val/loss")
+# What a program imports before it knows its task; nothing that defines flags, or asks JAX for its
+# devices.
+MODULES = {"main.py": ("train",)}
 # Between two looks at the runs that are under way.
 LOOK_SECONDS = 0.25
 # What a run has to end in once it is asked to; then it is killed.
@@ -50,7 +53,7 @@ class Sweep:
         self.total = total
         self.seed, self.retries = flag.seed, flag.retries
         self.num_workers = flag.workers
-        self.workers = Workers(flag.workers)
+        self.workers = Workers(flag.workers, MODULES.get(sweep.program, ()))
         self.view = view.open_view()
         self.running: dict[str, view.Progress] = {}
         self.records: dict[str, Record] = {}

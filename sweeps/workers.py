@@ -17,7 +17,9 @@ KILLED = -signal.SIGKILL
 class Workers:
     """Up to `count` runs at a time, each with its share of the cores."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, modules: Sequence[str] = ()) -> None:
+        """`modules` are what the runs import: once for all of them."""
+        self._modules = modules
         self._cores = share_cores(count)
         self._places: dict[str, int] = {}  # Of the runs that are under way.
         self._unread = b""
@@ -85,7 +87,7 @@ class Workers:
 
     def _start_server(self) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
+            [sys.executable, str(Path(__file__).with_name("fork_server.py")), *self._modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

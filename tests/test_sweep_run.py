@@ -1,0 +1,623 @@
+"""sweeps/run.py as a user runs it: real files, real processes, real kills."""
+
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from errors import UserError
+from sweeps import command, search, sweep_file
+from sweeps.hyperband import Hyperband
+from sweeps.workers import share_cores
+from tests.command import ROOT, assert_refused, run
+from tracking import run_folder
+
+SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+OBJECTIVE = {
+    "program": "tests/objective.py",
+    "method": "grid",
+    "metric": {"name": "val/loss", "goal": "minimize"},
+    "parameters": {"level": {"values": [3, 1, 2]}},
+}
+
+
+def write(path, content):
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def sweep(tmp_path, content, *flags, **environment):
+    """A sweep of `content` in tmp_path/sweep."""
+    file = write(tmp_path / "file.yaml", content)
+    return run("sweeps/run.py", file, f"--workdir={tmp_path / 'sweep'}", *flags, **environment)
+
+
+def events(folder, kind=None):
+    lines = list(run_folder.read_lines(folder / "runs.jsonl"))
+    return [line for line in lines if kind in (None, line["event"])]
+
+
+def outcomes(folder):
+    return {line["run"]: line["outcome"] for line in events(folder, "ended")}
+
+
+def test_a_grid_is_run_whole_and_its_best_is_named(tmp_path):
+    result = sweep(tmp_path, OBJECTIVE, "--workers=2")
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "sweep"
+    assert outcomes(folder) == dict.fromkeys(
+        ("001-level=3", "002-level=1", "003-level=2"), "finished"
+    )
+    values = {line["run"]: line["value"] for line in events(folder, "ended")}
+    assert values["002-level=1"] == pytest.approx(1 + 1 / 3)
+    assert "best val/loss 1.3333: python tests/objective.py --level=1" in result.stdout
+    for line in result.stdout.splitlines():
+        assert not line.startswith("start") or "python tests/objective.py --level=" in line
+    assert yaml.safe_load((folder / "sweep.yaml").read_text()) == OBJECTIVE
+
+
+def test_a_finished_sweep_is_not_run_again(tmp_path):
+    sweep(tmp_path, OBJECTIVE)
+    before = events(tmp_path / "sweep")
+    again = sweep(tmp_path, OBJECTIVE)
+    assert again.returncode == 0
+    assert events(tmp_path / "sweep") == before
+    assert "best val/loss 1.3333" in again.stdout
+
+
+def test_a_sweep_grows_by_a_higher_count(tmp_path):
+    content = {**OBJECTIVE, "method": "random", "parameters": {"level": {"min": 0.0, "max": 1.0}}}
+    sweep(tmp_path, content, "--count=2")
+    sweep(tmp_path, content, "--count=5")
+    whole = events(tmp_path / "sweep", "proposed")
+    (tmp_path / "other").mkdir()
+    sweep(tmp_path / "other", content, "--count=5", "--workers=3")
+    other = events(tmp_path / "other" / "sweep", "proposed")
+    assert len(whole) == 5
+    assert [run["parameters"] for run in whole] == [run["parameters"] for run in other]
+
+
+def test_maximize_and_a_target_that_ends_the_sweep(tmp_path):
+    metric = {"name": "val/loss", "goal": "maximize", "target": 2.2}
+    result = sweep(tmp_path, {**OBJECTIVE, "metric": metric})
+    assert result.returncode == 0
+    # The first run, with level 3, is past the target.
+    assert outcomes(tmp_path / "sweep") == {"001-level=3": "finished"}
+    assert "best val/loss 3.3333" in result.stdout
+
+
+def test_run_cap_and_count_bound_a_grid(tmp_path):
+    sweep(tmp_path, {**OBJECTIVE, "run_cap": 2}, "--count=9")
+    assert len(outcomes(tmp_path / "sweep")) == 2
+
+
+def test_failures_are_tried_again_and_reported_at_the_end(tmp_path):
+    parameters = {"level": {"value": 1}, "fail": {"values": [0, 1, 9]}}
+    result = sweep(tmp_path, {**OBJECTIVE, "parameters": parameters}, "--retries=2")
+    folder = tmp_path / "sweep"
+    assert result.returncode == 1
+    assert outcomes(folder) == {
+        "001-fail=0,level=1": "finished",
+        "002-fail=1,level=1": "finished",
+        "003-fail=9,level=1": "failed",
+    }
+    starts = [line["run"] for line in events(folder, "started")]
+    assert starts.count("002-fail=1,level=1") == 2
+    assert starts.count("003-fail=9,level=1") == 3
+    last = result.stdout.splitlines()[-4]
+    assert last == "failed 003-fail=9,level=1: exit code 1: it failed on purpose, time 3"
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome", "starts", "exit_code"), [(2, "failed", 1, 1), (3, "diverged", 1, 0)]
+)
+def test_what_would_fail_again_is_not_tried_again(tmp_path, code, outcome, starts, exit_code):
+    parameters = {"fail": {"value": 9}, "code": {"value": code}}
+    result = sweep(tmp_path, {**OBJECTIVE, "parameters": parameters})
+    assert result.returncode == exit_code
+    assert list(outcomes(tmp_path / "sweep").values()) == [outcome]
+    assert len(events(tmp_path / "sweep", "started")) == starts
+    assert f"{outcome} 001-code={code},fail=9: " in result.stdout.splitlines()[-3]
+
+
+def test_a_sweep_that_only_fails_gives_up(tmp_path):
+    parameters = {"fail": {"value": 9}, "level": {"values": list(range(20))}}
+    result = sweep(tmp_path, {**OBJECTIVE, "parameters": parameters}, "--retries=0")
+    assert result.returncode == 1
+    assert list(outcomes(tmp_path / "sweep").values()) == ["failed"] * 3
+
+
+def test_a_run_without_the_metric_failed(tmp_path):
+    content = {**OBJECTIVE, "metric": {"name": "val/los"}, "run_cap": 1}
+    result = sweep(tmp_path, content, "--retries=0")
+    assert result.returncode == 1
+    assert "without a value of val/los" in result.stdout
+
+
+def test_any_program_can_be_swept(tmp_path):
+    """Not only Python's, and not only one that is told of its parameters by flags."""
+    script = (
+        'mkdir -p "${2#*=}" && echo "{\\"step\\": 1, \\"val/loss\\": $1, \\"a\\": \\"$A\\"}"'
+        ' > "${2#*=}/metrics.jsonl"'
+    )
+    content = {
+        **OBJECTIVE,
+        "command": ["${env}", "A=${envvar:OF_A}", "sh", "-c", script, "sh", "0.5"],
+        "run_cap": 1,
+    }
+    result = sweep(tmp_path, content, OF_A="b c")
+    assert result.returncode == 0, result.stdout + result.stderr
+    (line,) = run_folder.read_lines(tmp_path / "sweep/001-level=3/metrics.jsonl")
+    assert line == {"step": 1, "val/loss": 0.5, "a": "b c"}
+
+
+def test_the_cores_are_shared():
+    for count in (1, 2, 3, 5):
+        cores = share_cores(count)
+        assert len(cores) == count
+        assert all(cores)
+        assert set().union(*cores) == os.sched_getaffinity(0)
+
+
+def test_a_worker_has_its_share_of_the_cores(tmp_path):
+    sweep(tmp_path, OBJECTIVE, f"--workers={os.cpu_count()}")
+    for log in (tmp_path / "sweep/logs").iterdir():
+        assert json.loads(log.read_text().splitlines()[0])["cores"] == 1
+
+
+def test_hyperband_stops_real_processes(tmp_path):
+    """One worker: each run is judged by the whole of those before it, so the end is known."""
+    levels = [2.0, 3.0, 1.0, 1.5, 0.5, 4.0]
+    content = {
+        **OBJECTIVE,
+        "parameters": {
+            "level": {"values": levels},
+            "steps": {"value": 6},
+            "pause": {"value": 0.4},
+        },
+        "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2},
+    }
+    result = sweep(tmp_path, content)
+    assert result.returncode == 0, result.stdout
+    hyperband, histories, expected = Hyperband(min_iter=2, eta=2), {}, []
+    for level in levels:
+        history = []
+        for step in range(1, 7):
+            history.append(level + 1 / step)
+            if hyperband.to_stop({**histories, "now": history}, ["now"]):
+                break
+        expected.append("stopped" if len(history) < 6 else "finished")
+        histories[level] = history
+    assert list(outcomes(tmp_path / "sweep").values()) == expected
+    assert set(expected) == {"stopped", "finished"}
+    for run_name, outcome in outcomes(tmp_path / "sweep").items():
+        lines = list(run_folder.read_lines(tmp_path / "sweep" / run_name / "metrics.jsonl"))
+        assert (len(lines) < 6) == (outcome == "stopped")
+
+
+def test_a_bayesian_sweep_repeats_exactly_with_any_timing(tmp_path):
+    """Workers that end in another order change nothing."""
+    made = []
+    for name, pause in (("one", {"value": 0}), ("two", {"values": [0.0, 0.3]})):
+        content = {
+            **OBJECTIVE,
+            "method": "bayes",
+            "parameters": {
+                "level": {"min": 0.0, "max": 4.0},
+                "config.word": {"values": ["a", "b"]},
+            },
+            "command": [
+                "${interpreter}",
+                "${program}",
+                "${args}",
+                f"--pause={pause.get('value', 0.1)}",
+            ],
+        }
+        (tmp_path / name).mkdir()
+        result = sweep(tmp_path / name, content, "--count=14", "--workers=2", "--seed=5")
+        assert result.returncode == 0, result.stdout
+        proposed = events(tmp_path / name / "sweep", "proposed")
+        made.append([line["parameters"] for line in proposed])
+    assert made[0] == made[1]
+    assert len({json.dumps(parameters) for parameters in made[0]}) == 14
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_is_sound(path):
+    made, text = sweep_file.read(path)
+    assert text.startswith("# ")
+    assert "?\n" in text.split("\nprogram:")[0]
+    assert made.metric.name == "val/loss"
+    # Flat names of flags, so that W&B's agent can pass them on.
+    for parameter in made.parameters:
+        assert parameter.name == "config" or parameter.name.startswith("config.")
+    for word in ("${args}", command.RESUME, command.ONLINE):
+        assert word in made.command
+    # As many as a person would wait for.
+    assert (made.run_cap or search.num_points(made)) <= 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_runs(path, tmp_path):
+    result = run(
+        "sweeps/run.py",
+        path,
+        f"--workdir={tmp_path / 'sweep'}",
+        "--workers=2",
+        "--count=2",
+        "--preset=smoke",
+    )
+    assert result.returncode == 0, result.stdout
+    parameters = {
+        line["run"]: line["parameters"] for line in events(tmp_path / "sweep", "proposed")
+    }
+    assert len(parameters) == 2
+    for name, swept in parameters.items():
+        config = run_folder.flatten(
+            run_folder.read_json(tmp_path / "sweep" / name / "config.json"), "config."
+        )
+        for key, value in swept.items():
+            assert key == "config" or config[key] == value
+        assert config["config.train.num_steps"] == 20 or "config.train.num_steps" in swept
+        kept = run_folder.read_json(tmp_path / "sweep" / name / "sweep.json")
+        assert kept["parameters"] == swept
+
+
+@pytest.mark.slow
+def test_a_sweeps_runs_are_one_sweep_of_w_and_bs_and_can_be_rerun_by_hand(tmp_path):
+    content = {
+        "program": "main.py",
+        "method": "grid",
+        "metric": {"name": "val/loss"},
+        "parameters": {
+            "config": {"value": "experiments/bigram.py:smoke"},
+            "config.seed": {"values": [1, 2]},
+        },
+    }
+    result = sweep(tmp_path, content, "--sweep_id=abcd1234")
+    assert result.returncode == 0, result.stdout
+    ids = {line["run"]: line["run_id"] for line in events(tmp_path / "sweep", "proposed")}
+    for name, run_id in ids.items():
+        folder = tmp_path / "sweep" / name
+        (wandb,) = (folder / "wandb").glob("offline-run-*")
+        told = subprocess.run(
+            [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", wandb],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        records = [json.loads(line) for line in told.stdout.splitlines()]
+        (record,) = [line["run"] for line in records if "run" in line]
+        assert (record["sweep_id"], record["run_id"]) == ("abcd1234", run_id)
+        assert record["display_name"] == f"bigram:smoke seed={name[-1]}"
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("best")]
+    python, *words = shlex.split(line.partition(": ")[2])
+    assert python == "python"
+    again = run(*words, f"--workdir={tmp_path / 'again'}", WANDB_MODE="disabled")
+    assert again.returncode == 0
+    value = run_folder.read_json(tmp_path / "again/summary.json")["val/loss"]
+    assert f"best val/loss {value:.4f}" in line
+
+
+BAD_FILES = {
+    "method": ({"method": "gird"}, "method is 'gird'"),
+    "custom": ({"method": "custom"}, "method is 'custom'"),
+    "no program": ({"program": None}, "program is missing"),
+    "program": ({"program": "nowhere.py"}, "'nowhere.py' is not a file"),
+    "unknown key": ({"paramters": {}}, "did you mean 'parameters'?"),
+    "far key": ({"zzz": 1}, "it has program, method"),
+    "launch": ({"job": "x"}, "'job' can't be honoured without a server"),
+    "scheduler": ({"scheduler": {"engine": "ax"}}, "'scheduler' can't be honoured"),
+    "no parameters": ({"parameters": {}}, "parameters is empty"),
+    "not a mapping": ({"parameters": {"level": 3}}, "'level' is 3: expected a mapping"),
+    "nested": ({"parameters": {"m": {"parameters": {"k": {"value": 1}}}}}, "flat, m.k"),
+    "distribution": ({"parameters": {"x": {"distribution": "norml"}}}, "'norml': expected one of"),
+    "nothing given": ({"parameters": {"x": {}}}, "distribution '': expected one of"),
+    "surplus": ({"parameters": {"x": {"values": [1], "q": 1}}}, "has 'q', which distribution"),
+    "lacking": ({"parameters": {"x": {"distribution": "uniform"}}}, "lacks 'min'"),
+    "bounds": ({"parameters": {"x": {"min": 2, "max": 1}}}, "min must be less"),
+    "text": ({"parameters": {"x": {"min": "1e-3", "max": 1}}}, "write 1.0e-3"),
+    "log of 0": (
+        {"parameters": {"x": {"distribution": "log_uniform_values", "min": 0, "max": 1}}},
+        "needs more than 0",
+    ),
+    "sigma": ({"parameters": {"x": {"distribution": "normal", "sigma": -1}}}, "sigma -1"),
+    "whole": (
+        {"parameters": {"x": {"distribution": "int_uniform", "min": 0.5, "max": 2}}},
+        "whole numbers",
+    ),
+    "values": ({"parameters": {"x": {"values": 3}}}, "expected a list of at least one"),
+    "shares": (
+        {"parameters": {"x": {"values": [1, 2], "probabilities": [1]}}},
+        "expected as many probabilities",
+    ),
+    "sum": (
+        {"parameters": {"x": {"values": [1, 2], "probabilities": [0.5, 0.6]}}},
+        "expected a sum of 1",
+    ),
+    "endless grid": (
+        {"parameters": {"x": {"min": 0.0, "max": 1.0}}},
+        "no end of values for a grid",
+    ),
+    "endless search": ({"method": "random"}, "give --count, or run_cap"),
+    "bayes": ({"method": "bayes", "metric": None}, "bayes needs a metric"),
+    "metric": ({"metric": "loss"}, "expected name, such as val/loss"),
+    "goal": ({"metric": {"name": "a", "goal": "min"}}, "expected minimize or maximize"),
+    "target": ({"metric": {"name": "a", "target": "low"}}, "target 'low': expected a number"),
+    "impute": ({"metric": {"name": "a", "impute": "best"}}, "which only a server does"),
+    "early": ({"early_terminate": {"type": "median"}}, "expected type: hyperband"),
+    "bands": ({"early_terminate": {"type": "hyperband"}}, "needs min_iter, or max_iter and s"),
+    "no bands": (
+        {"early_terminate": {"type": "hyperband", "max_iter": 2, "s": 2}},
+        "judges no run",
+    ),
+    "eta": ({"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1}}, "more than 1"),
+    "min_iter": ({"early_terminate": {"type": "hyperband", "min_iter": 0}}, "at least 1"),
+    "strict": (
+        {"early_terminate": {"type": "hyperband", "min_iter": 1, "strict": "no"}},
+        "expected true or false",
+    ),
+    "early key": (
+        {"early_terminate": {"type": "hyperband", "min_itr": 1}},
+        "did you mean 'min_iter'?",
+    ),
+    "early metric": (
+        {"metric": None, "early_terminate": {"type": "hyperband", "min_iter": 1}},
+        "needs a metric to judge by",
+    ),
+    "run_cap": ({"run_cap": 0}, "run_cap is 0"),
+    "command": ({"command": "python x.py"}, "expected a list of words"),
+    "placeholder": ({"command": ["${python}", "${args}"]}, "${python}, which is none of"),
+    "variable": ({"command": ["x", "${envvar:NOT_SET_HERE}"]}, "NOT_SET_HERE is not set"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_cannot_be_honoured_is_refused(name, tmp_path):
+    """In one line, before anything is written; the first of them as a process of its own."""
+    change, message = BAD_FILES[name]
+    content = {key: value for key, value in {**OBJECTIVE, **change}.items() if value is not None}
+    path = write(tmp_path / "file.yaml", content)
+    if name in ("method", "endless search", "placeholder"):
+        result = sweep(tmp_path, content)
+        assert_refused(result, message)
+        assert not (tmp_path / "sweep").exists()
+        return
+    with pytest.raises(UserError) as refused:
+        made, _ = sweep_file.read(path)
+        command.build(made, {}, Path("x"))
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(b"a: [", "can't be read as a sweep file"), (b"\xff", "can't be read"), (b"- a", "mapping")],
+)
+def test_a_file_that_is_no_sweep_is_refused(text, message, tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_bytes(text)
+    with pytest.raises(UserError, match=message):
+        sweep_file.read(path)
+
+
+def test_wrong_flags_and_folders_are_refused(tmp_path):
+    file = write(tmp_path / "file.yaml", OBJECTIVE)
+    assert_refused(run("sweeps/run.py"), "expected one sweep file, not 0")
+    assert_refused(run("sweeps/run.py", tmp_path / "none.yaml"), "No such file")
+    assert_refused(run("sweeps/run.py", file, "--workers=0"), "--workers=0: expected 1 or more")
+    assert_refused(run("sweeps/run.py", file, "--retry=3"), "retry")
+    assert_refused(run("sweeps/run.py", file, f"--workdir={file}"), "can't be written")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine.txt").write_text("x")
+    assert_refused(run("sweeps/run.py", file, f"--workdir={full}"), "holds files but no sweep")
+
+
+def test_another_sweep_in_the_folder_is_refused(tmp_path):
+    assert sweep(tmp_path, OBJECTIVE).returncode == 0
+    other = {**OBJECTIVE, "parameters": {"level": {"values": [7]}}}
+    assert_refused(sweep(tmp_path, other), "holds another sweep")
+    assert_refused(sweep(tmp_path, OBJECTIVE, "--seed=3"), "with --seed=0: go on with that")
+
+
+def test_what_the_agent_makes_of_a_command():
+    """Against the client's own code; for what it leaves in place we refuse."""
+    from wandb.sdk.launch.sweeps import utils
+
+    parameters = {"config.a": 1, "config.b": True, "config.c": False, "config.d": None, "e": "x y"}
+    theirs = utils.create_sweep_command_args(
+        {"args": {name: {"value": value} for name, value in parameters.items()}}
+    )
+    for name in theirs.keys() - {"args_dict"}:
+        content = {**OBJECTIVE, "command": ["run", f"${{{name}}}"]}
+        ours = command.build(sweep_file.parse(content), parameters, Path("x"))
+        assert ours == ["run", *theirs[name]], name
+
+
+class Running:
+    """A sweep as a process that can be killed."""
+
+    def __init__(self, file, folder, *flags):
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "sweeps/run.py", file, f"--workdir={folder}", *flags],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def descendants(self):
+        """Everything that the sweep has started, W&B's processes too; (pid, start time)."""
+        parents, starts = {}, {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(stat.parent.name)] = int(fields[1])
+            starts[int(stat.parent.name)] = fields[19]
+        found, new = set(), {self.process.pid}
+        while new:
+            new = {pid for pid, parent in parents.items() if parent in new} - found
+            found |= new
+        return {(pid, starts[pid]) for pid in found}
+
+    def named(self, kind):
+        """The sweep itself, the server that forks its runs, or those."""
+        servers = children(self.process.pid)
+        return {
+            "sweep": [self.process.pid],
+            "server": servers,
+            "run": [pid for server in servers for pid in children(server)],
+        }[kind]
+
+
+def children(pid):
+    try:
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except OSError:
+        return []
+
+
+def is_alive(process):
+    pid, started = process
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[19] == started and fields[0] != "Z"
+
+
+def wait_until(condition, seconds):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come to pass"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_kill_at_twenty_random_moments(tmp_path):
+    """The sweep, its fork server or a run, with SIGKILL: nothing finished is lost or repeated."""
+    draw = random.Random(7)
+    victims = ["sweep"] * 8 + ["run"] * 8 + ["server"] * 4
+    draw.shuffle(victims)
+    folder = tmp_path / "sweep"
+    content = {
+        "program": "main.py",
+        "method": "grid",
+        "parameters": {
+            "config": {"value": "experiments/bigram.py:smoke"},
+            "config.seed": {"values": list(range(16))},
+        },
+    }
+    file = write(tmp_path / "file.yaml", content)
+    records: dict[str, bytes] = {}
+    running = Running(file, folder, "--workers=2", "--retries=30")
+    for victim in victims:
+        time.sleep(draw.uniform(0.1, 1.5))
+        pids = []
+        while not pids:
+            assert running.process.poll() is None, "it has ended before the last kill"
+            pids = running.named(victim)
+        check_finished(folder, records)
+        everything = running.descendants()
+        os.kill(draw.choice(pids), signal.SIGKILL)
+        if victim == "sweep":
+            running.process.communicate()
+            # W&B's process of each run notices the end of its input, and may take its time.
+            wait_until(lambda: not any(map(is_alive, everything)), 20)  # noqa: B023
+            running = Running(file, folder, "--workers=2", "--retries=30")
+    output, _ = running.process.communicate(timeout=200)
+    assert running.process.returncode == 0, output
+    check_finished(folder, records)
+    assert list(outcomes(folder).values()) == ["finished"] * 16
+    ended = [line["run"] for line in events(folder, "ended")]
+    assert len(ended) == len(set(ended)) == 16
+    for name in ended:
+        order = [line["event"] for line in events(folder) if line.get("run") == name]
+        assert order.index("ended") == len(order) - 1, "it was started again"
+        steps = [line["step"] for line in run_folder.read_lines(folder / name / "metrics.jsonl")]
+        assert steps == [0, 5, 10, 15, 20]
+        assert run_folder.read_json(folder / name / "summary.json")["status"] == "done"
+
+
+def check_finished(folder, records):
+    """What was finished before is there still, unchanged."""
+    if not (folder / "runs.jsonl").exists():
+        return
+    for name in outcomes(folder):
+        record = (folder / name / "metrics.jsonl").read_bytes()
+        assert records.setdefault(name, record) == record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_sweep_that_is_stopped_stops_its_runs_and_goes_on(tmp_path, number, code):
+    content = {
+        "program": "main.py",
+        "method": "grid",
+        "parameters": {
+            "config": {"value": "experiments/gpt2.py:smoke"},
+            "config.train.num_steps": {"value": 8000},
+            "config.eval.every_steps": {"value": 1000},
+            "config.seed": {"values": [0, 1]},
+        },
+        "command": ["${interpreter}", "${program}", "${args}", "--config.sample.every_steps=0"],
+    }
+    file, folder = write(tmp_path / "file.yaml", content), tmp_path / "sweep"
+    running = Running(file, folder, "--workers=2")
+    # Both are past their first checkpoint.
+    saved = "checkpoints/[123]000"
+    wait_until(lambda: len({path.parent for path in folder.glob(f"*/{saved}")}) == 2, 120)
+    everything = running.descendants()
+    running.process.send_signal(number)
+    output, _ = running.process.communicate(timeout=60)
+    assert running.process.returncode == code, output
+    assert "the same command will go on" in output
+    wait_until(lambda: not any(map(is_alive, everything)), 20)
+    assert outcomes(folder) == {}
+    for run_name in {line["run"] for line in events(folder, "proposed")}:
+        assert run_folder.read_json(folder / run_name / "summary.json")["status"] == "interrupted"
+    again = run("sweeps/run.py", file, f"--workdir={folder}", "--workers=2")
+    assert again.returncode == 0, again.stdout
+    assert again.stdout.count("go on with") == 2
+    assert list(outcomes(folder).values()) == ["finished"] * 2
+    for run_name in outcomes(folder):
+        steps = [
+            line["step"] for line in run_folder.read_lines(folder / run_name / "metrics.jsonl")
+        ]
+        assert steps == sorted(set(steps)) and steps[-1] == 8000
+
+
+def test_a_second_runner_on_the_same_folder_is_refused(tmp_path):
+    parameters = {"level": {"value": 1}, "pause": {"value": 0.5}, "steps": {"value": 20}}
+    file = write(tmp_path / "file.yaml", {**OBJECTIVE, "parameters": parameters})
+    running = Running(file, tmp_path / "sweep")
+    wait_until(lambda: events(tmp_path / "sweep", "started"), 30)
+    second = run("sweeps/run.py", file, f"--workdir={tmp_path / 'sweep'}")
+    assert_refused(second, f"process {running.process.pid} runs this sweep already")
+    running.process.kill()
+    running.process.communicate()
+
+
+def test_a_journal_cut_short_is_gone_on_with(tmp_path):
+    """Whatever is left of the last line: the events before it decide."""
+    sweep(tmp_path, OBJECTIVE)
+    path = tmp_path / "sweep/runs.jsonl"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + lines[-1][:10])
+    again = sweep(tmp_path, OBJECTIVE)
+    assert again.returncode == 0
+    assert list(outcomes(tmp_path / "sweep").values()) == ["finished"] * 3
