@@ -10,11 +10,11 @@ STAGES := bigram self_attention multi_head_attention transformer_decoder gpt2
 # Appended to the experiment's name: `make ladder PRESET=:smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup ladder test lint peers interop bench clean
+.PHONY: help setup ladder test lint peers interop bench bench-sweep clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: .venv/setup.stamp  ## Install what a run needs into .venv.
 
@@ -64,6 +64,9 @@ interop: .venv-peers/setup.stamp  ## Test against PyTorch and transformers.
 
 bench: .venv-peers/setup.stamp  ## Time training steps against PyTorch: benchmarks/results.json.
 	.venv-peers/bin/python -m benchmarks.train_step
+
+bench-sweep: .venv/setup.stamp  ## Time a sweep against its runs in turn: benchmarks/sweep.json.
+	.venv/bin/python -m benchmarks.sweep
 
 clean:  ## Remove the environments and caches; runs stay.
 	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis

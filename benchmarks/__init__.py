@@ -6,5 +6,6 @@ down slows both, and the ratio is taken pair by pair. Batches are made beforehan
 the training step, not the input pipeline.
 
 - `train_step.py`: the command. `make bench` runs it for the five stages.
+- `sweep.py`: a sweep against its runs in turn, `make bench-sweep`.
 - `ours.py`, `peers.py`: a worker process of each side; peers.py holds the models in PyTorch.
 """

@@ -5,6 +5,7 @@ is what it says about the stop button of the run's page.
 """
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,6 +18,8 @@ class Server:
     def __init__(self, falls_silent: bool = False, stopped: bool = False) -> None:
         self.operations: list[tuple[str, dict]] = []
         self.history: dict[int, dict] = {}  # By the offset that the client gives a row.
+        self.views: list[dict] = []  # Saved workspaces, as the client is told of them.
+        self.has_project = True
         self.falls_silent = falls_silent
         self.stopped = stopped
         self._silent = False
@@ -43,7 +46,10 @@ class Server:
             for number, line in enumerate(rows["content"], start=rows["offset"]):
                 self.history.setdefault(number, json.loads(line, parse_constant=str))
             return {"exitcode": None, "limits": {}, "stopped": self.stopped}
-        operation, variables = body.get("operationName"), body.get("variables") or {}
+        # The name is not always told apart from the query.
+        named = re.search(r"(?:query|mutation)\s+(\w+)", body.get("query", ""))
+        operation = body.get("operationName") or (named[1] if named else "")
+        variables = body.get("variables") or {}
         self.operations.append((operation, variables))
         return {"data": self._data(operation, variables)}
 
@@ -52,13 +58,15 @@ class Server:
         viewer = {"id": "3", "entity": "entity", "username": "user", "flags": "{}", "teams": None}
         artifact = {"id": "4", "state": "COMMITTED", "artifactSequence": {"id": "5"}}
         return {
-            "": {"project": None},  # Whether a table's artifact exists already.
             "CreateArtifact": {"createArtifact": {"artifact": artifact}},
             "Viewer": {"viewer": viewer},
             "UpsertBucket": {"upsertBucket": {"bucket": bucket, "inserted": True}},
             "CreateRunFiles": {"createRunFiles": {"runID": "2", "uploadHeaders": [], "files": []}},
+            "View": {"project": (self.has_project and {"allViews": {"edges": self.views}}) or None},
+            "UpsertView2": {"upsertView": {"view": {"id": "6", "name": variables.get("name")}}},
             "RunStoppedStatus": {"project": {"run": {"stopped": self.stopped}}},
-        }.get(operation, {})
+            "GetDefaultEntity": {"viewer": viewer},
+        }.get(operation, {"project": None})  # What is not there: a table's artifact, for one.
 
 
 def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
@@ -69,7 +77,9 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            raw = self.rfile.read(int(self.headers["Content-Length"]))
+            # Its own telemetry the client sends in another format, or empty.
+            body = json.loads(raw) if raw.startswith(b"{") else {}
             answer = json.dumps(server.answer(self.path, body)).encode()
             if server.closing.is_set():
                 return  # The client has given up long ago.
