@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 import errors
+from reporting import sweeps
 from reporting.rows import COLUMNS, NUMBERS, table
 from reporting.runs import DEPTHS, Run, read_runs
 
@@ -57,6 +58,8 @@ def main(*folders: str) -> None:
     # A name may hold what an old terminal has no character for.
     sys.stdout.reconfigure(errors="replace")
     print_table(runs)
+    for sweep in sweeps.find(runs):
+        print_sweep(sweep)
     print(f"report: {OUTPUT.value}")
     print_wandb_commands([folder.rstrip("/") or "/" for folder in folders])
 
@@ -85,6 +88,15 @@ def print_table(runs: Sequence[Run]) -> None:
     for column in ("train loss", "val loss", "what that bought"):
         if column in columns:
             console.print(Text(f"{column}: {COLUMNS[column]}"))
+
+
+def print_sweep(sweep: sweeps.Sweep) -> None:
+    """What a sweep found, in lines."""
+    print(f"sweep {sweep.sweep_id}: {sweeps.counts(sweep)}")
+    if best := sweep.best:
+        print(f"best {sweep.metric} {sweep.value(best):.4f}, {best.name}: {sweeps.command(best)}")
+    for statement in sweeps.statements(sweep):
+        print(f"- {statement}")
 
 
 def width(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> int:

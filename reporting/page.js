@@ -28,6 +28,7 @@ const options = {
     },
     axisYDiscrete: { labelLimit: Math.min(300, innerWidth / 3) },
     text: { fontSize: 12 },
+    legend: { labelColor: "currentColor", titleColor: "currentColor" },
   },
 };
 
@@ -78,3 +79,8 @@ if (steps.length) {
 chooseScale();
 drawCurves();
 vegaEmbed("#bits", data.bits, options);
+data.sweeps.forEach((charts, sweep) => {
+  charts.forEach((spec, place) => {
+    vegaEmbed(`#sweep-${sweep}-${place}`, spec, options);
+  });
+});

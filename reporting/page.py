@@ -16,11 +16,13 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from reporting import charts
+from reporting import charts, sweep_charts, sweeps
 from reporting.rows import COLUMNS, NUMBERS, differences, group_seeds, table
 from reporting.runs import Run, number, plain
 
 HERE = Path(__file__).parent
+# More texts than these nobody compares.
+MOST_SAMPLES = 8
 NO_SAMPLE = {"when": "no sample yet", "prompt": "", "text": ""}
 
 
@@ -37,6 +39,7 @@ def render(runs: Sequence[Run], unread: Sequence[str]) -> str:
     colors = charts.palette(runs)
     rows = dict(zip([run.name for run in runs], table(runs), strict=True))
     differ, same = differences(runs)
+    swept = [(sweep, sweep_charts.charts(sweep)) for sweep in sweeps.find(runs)]
     return environment.get_template("page.html").render(
         policy=" ".join(f"'sha256-{sha256(script)}'" for script in scripts),
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
@@ -47,7 +50,8 @@ def render(runs: Sequence[Run], unread: Sequence[str]) -> str:
         columns={column: COLUMNS[column] for column in rows[runs[0].name]},
         numbers=NUMBERS,
         rows=rows,
-        samples={run.name: samples(run) or [NO_SAMPLE] for run in runs},
+        sweeps=[sweep_texts(i, *made) for i, made in enumerate(swept)],
+        samples={run.name: samples(run) or [NO_SAMPLE] for run in with_samples(runs)},
         run_names=[run.name for run in runs],
         groups=[(label, colors[label], len(group)) for label, group in group_seeds(runs).items()],
         color_of={
@@ -58,7 +62,7 @@ def render(runs: Sequence[Run], unread: Sequence[str]) -> str:
         same=same,
         mixed_tokens=len({run.config.get("data.tokenizer") for run in runs}) > 1,
         mixed_devices="device" in differ,
-        data=data(runs),
+        data={**data(runs), "sweeps": [list(made.values()) for _, made in swept]},
     )
 
 
@@ -70,9 +74,33 @@ def data(runs: Sequence[Run]) -> dict:
         "curves": charts.curves(runs, points),
         "bits": charts.bits_chart(runs),
         "log": charts.log_by_default(runs),
-        "samples": [samples(run) for run in runs],
+        "samples": [samples(run) for run in with_samples(runs)],
         "no_sample": NO_SAMPLE,
     }
+
+
+def sweep_texts(place: int, sweep: sweeps.Sweep, made: dict[str, dict]) -> dict:
+    """What the page says of the sweep at a place in its list, and where its charts go."""
+    best = sweep.best
+    return {
+        "title": f"What sweep {sweep.sweep_id} found",
+        "counts": sweeps.counts(sweep),
+        "metric": sweep.metric,
+        "best": best and f"{sweep.value(best):.4f}",
+        "name": best and best.name,
+        "command": best and sweeps.command(best),
+        "statements": sweeps.statements(sweep),
+        "no_importance": sweep_charts.IMPORTANCE not in made,
+        "charts": {heading: f"sweep-{place}-{i}" for i, heading in enumerate(made)},
+    }
+
+
+def with_samples(runs: Sequence[Run]) -> Sequence[Run]:
+    """The runs whose texts are shown: all, or of many the ones that predict best."""
+    if len(runs) <= MOST_SAMPLES:
+        return runs
+    measured = [run for run in runs if run.last("val/bits_per_byte") is not None]
+    return sorted(measured, key=lambda run: run.last("val/bits_per_byte"))[:MOST_SAMPLES]
 
 
 def samples(run: Run) -> list[dict]:

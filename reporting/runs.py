@@ -8,7 +8,7 @@ import math
 import os
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,10 @@ DEPTHS = ("", "*/", "*/*/")
 
 @dataclass(frozen=True)
 class Run:
-    """What one run left behind. `config` has dotted keys; `vocab_size` is None if unknown."""
+    """What one run left behind. `config` has dotted keys; `vocab_size` is None if unknown.
+
+    A run of a sweep has its id, and under `swept` the flags that the sweep gave it.
+    """
 
     name: str
     folder: Path
@@ -31,6 +34,8 @@ class Run:
     metrics: list[dict[str, Any]]
     samples: list[dict[str, Any]]
     vocab_size: int | None
+    sweep_id: str = ""
+    swept: dict[str, Any] = field(default_factory=dict)
 
     @property
     def stage(self) -> int:
@@ -95,6 +100,8 @@ def read_run(folder: Path, name: str) -> Run:
         raise UserError(f"{folder / run_folder.METRICS} holds no measurement: the run never began")
     tokenizer = read_object(folder / run_folder.TOKENIZER)
     vocabulary = tokenizer.get("vocabulary")
+    sweep = read_object(folder / run_folder.SWEEP)
+    swept = sweep.get("parameters")
     return Run(
         name=name,
         folder=folder,
@@ -104,6 +111,8 @@ def read_run(folder: Path, name: str) -> Run:
         metrics=metrics,
         samples=read_lines(folder / run_folder.SAMPLES),
         vocab_size=len(vocabulary) if isinstance(vocabulary, str) else None,
+        sweep_id=plain(sweep.get("sweep_id", "")),
+        swept=swept if isinstance(swept, dict) else {},
     )
 
 

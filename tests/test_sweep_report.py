@@ -1,0 +1,246 @@
+"""What report.py says of a sweep: the best run, what can be said beyond noise, the pictures."""
+
+import json
+import math
+import shlex
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from reporting import page, runs, statistics, sweep_charts, sweeps
+from tests import browser
+from tests.command import run
+from tests.test_report import write_run
+from tracking import run_folder
+
+
+def write_sweep(folder: Path, points: list[dict], metric: dict | None = None) -> Path:
+    """A sweep's folder: each point has flags, its `value`, the `stage`, and perhaps an outcome."""
+    folder.mkdir(parents=True)
+    if metric:
+        (folder / "sweep.yaml").write_text(json.dumps({"metric": metric}))
+    for number, point in enumerate(points, start=1):
+        point = dict(point)
+        value, stage = point.pop("value"), point.pop("stage", 5)
+        outcome, status = point.pop("outcome", "finished"), point.pop("status", "done")
+        name = f"{number:03}"
+        config = {key.removeprefix("config."): x for key, x in point.items() if key != "config"}
+        made = write_run(folder / name, stage, config=config, status=status)
+        lines = list(run_folder.read_lines(made / run_folder.METRICS))
+        lines[-1]["val/loss"] = value
+        (made / run_folder.METRICS).write_text("".join(json.dumps(x) + "\n" for x in lines))
+        run_folder.write_json(made / "sweep.json", {"sweep_id": "abcd1234", "parameters": point})
+        flags = [f"--{key}={x}" for key, x in point.items()]
+        words = ["main.py", *flags, f"--workdir={made}", "--config.checkpoint.resume=true"]
+        environment = run_folder.read_json(made / run_folder.ENVIRONMENT)
+        run_folder.write_json(made / run_folder.ENVIRONMENT, {**environment, "command": words})
+        event = {"event": "ended", "run": name, "outcome": outcome, "value": value, "reason": ""}
+        run_folder.append_line(folder / "runs.jsonl", event)
+    return folder
+
+
+def found(folder: Path) -> sweeps.Sweep:
+    (sweep,) = sweeps.find(runs.read_runs([folder])[0])
+    return sweep
+
+
+def two_stages(seeds=3, gap=0.5):
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "config": f"experiments/{name}.py",
+            "config.seed": seed,
+            "stage": stage,
+            "value": 2 - gap * (stage == 5) + rng.normal(0, 0.01),
+        }
+        for seed in range(seeds)
+        for stage, name in ((4, "transformer_decoder"), (5, "gpt2"))
+    ]
+
+
+def test_the_best_run_and_its_command(tmp_path):
+    points = [{"config": "experiments/gpt2.py", "config.seed": 1, "value": v} for v in (2, 1, 3)]
+    sweep = found(write_sweep(tmp_path / "s", points))
+    assert (sweep.best.name, sweep.value(sweep.best)) == ("002", 1)
+    command = sweeps.command(sweep.best)
+    assert command == "python main.py --config=experiments/gpt2.py --config.seed=1"
+    assert shlex.split(command)[1:] == sweep.best.environment["command"][:3]
+
+
+def test_the_metric_and_goal_are_the_sweeps(tmp_path):
+    metric = {"name": "train/grad_norm", "goal": "maximize"}
+    points = [{"config.seed": seed, "value": 1} for seed in range(3)]
+    folder = write_sweep(tmp_path / "s", points, metric)
+    lines = [json.loads(x) for x in (folder / "002/metrics.jsonl").read_text().splitlines()]
+    lines[-1]["train/grad_norm"] = 9.0
+    (folder / "002/metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    sweep = found(folder)
+    assert (sweep.metric, sweep.best.name) == ("train/grad_norm", "002")
+
+
+def test_runs_that_did_not_finish_are_counted_and_left_out(tmp_path):
+    points = [
+        {"config.seed": 0, "value": 2.0},
+        {"config.seed": 1, "value": 0.1, "outcome": "stopped", "status": "interrupted"},
+        {"config.seed": 2, "value": 0.2, "outcome": "failed", "status": "failed"},
+        {"config.seed": 3, "value": 0.3, "outcome": "diverged", "status": "diverged"},
+        {"config.seed": 4, "value": None},
+    ]
+    sweep = found(write_sweep(tmp_path / "s", points))
+    assert [one.name for one in sweep.finished] == ["001"]
+    assert sweeps.counts(sweep) == (
+        "1 of 5 runs finished; stopped early and left out: 002; failed and left out: 003; "
+        "diverged and left out: 004; without the metric and left out: 005"
+    )
+    # An agent of a server leaves no journal: the summaries say it.
+    (tmp_path / "s/runs.jsonl").unlink()
+    assert set(found(tmp_path / "s").left_out) >= {"interrupted", "failed", "diverged"}
+
+
+def test_an_interval_is_students():
+    values = [1.0, 2.0, 4.0, 4.5]
+    mean, low, high = statistics.mean_interval(values)
+    expected = scipy.stats.t.interval(0.95, 3, fmean(values), scipy.stats.sem(values))
+    assert (mean, low, high) == pytest.approx((fmean(values), *expected))
+
+
+def test_a_difference_is_welchs():
+    groups = {"a": [1.0, 1.1, 0.9], "b": [2.0, 2.4, 1.9, 2.2]}
+    (made,) = statistics.differences(groups)
+    test = scipy.stats.ttest_ind(groups["a"], groups["b"], equal_var=False)
+    interval = test.confidence_interval(0.95)
+    assert (made.low, made.high) == pytest.approx((interval.low, interval.high))
+    assert made.mean == pytest.approx(fmean(groups["a"]) - fmean(groups["b"]))
+    assert made.beyond_noise == (test.pvalue < 0.05)
+
+
+def test_holm_corrects_by_hand():
+    # 0.01 against 0.05/4, 0.015 against 0.05/3, 0.03 against 0.05/2: there it ends.
+    assert statistics.holm([0.03, 0.01, 0.04, 0.015]) == [False, True, False, True]
+    assert statistics.holm([]) == []
+
+
+def test_runs_without_any_spread_are_still_told_apart():
+    one, same = statistics.differences({"a": [1.0, 1.0], "b": [2.0, 2.0], "c": [1.0, 1.0]})[:2]
+    assert one.beyond_noise and not same.beyond_noise
+
+
+def test_equal_stages_are_rarely_called_different():
+    """Under Holm, the chance of even one wrong claim among ten pairs is 5 %."""
+    rng = np.random.default_rng(1)
+    wrong = sum(
+        any(
+            made.beyond_noise
+            for made in statistics.differences({k: rng.normal(size=4).tolist() for k in "abcde"})
+        )
+        for _ in range(300)
+    )
+    assert scipy.stats.binomtest(wrong, 300, 0.05, "greater").pvalue > 0.01
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(0.5, "beyond noise"), (0.0, "within noise")])
+def test_stages_are_compared_in_words(tmp_path, gap, verdict):
+    sweep = found(write_sweep(tmp_path / "s", two_stages(gap=gap)))
+    (sentence,) = sweeps.statements(sweep)
+    assert sentence.startswith("transformer_decoder is ")
+    assert verdict in sentence
+
+
+def test_one_seed_says_nothing(tmp_path):
+    sweep = found(write_sweep(tmp_path / "s", two_stages(seeds=1)))
+    (sentence,) = sweeps.statements(sweep)
+    assert "Give config.seed more values" in sentence
+
+
+def test_of_several_settings_each_stages_best_is_compared(tmp_path):
+    points = [
+        {**point, "config.optimizer.learning_rate": rate, "value": point["value"] + worse}
+        for point in two_stages()
+        for rate, worse in ((0.1, 1.0), (0.01, 0.0))
+    ]
+    sweep = found(write_sweep(tmp_path / "s", points))
+    groups, choice = sweep.stages()
+    assert choice and all(len(values) == 3 for values in groups.values())
+    assert fmean(groups["gpt2"]) == pytest.approx(1.5, abs=0.05)
+    assert "best mean" in sweeps.statements(sweep)[0]
+
+
+def test_importance_finds_what_matters_and_ignores_the_seed(tmp_path):
+    rng = np.random.default_rng(0)
+    points = [
+        {
+            "config.optimizer.learning_rate": float(10 ** rng.uniform(-4, -1)),
+            "config.model.embed_dim": int(rng.choice([16, 32, 64])),
+            "config.seed": seed,
+        }
+        for seed in range(24)
+    ]
+    for point in points:
+        rate = math.log10(point["config.optimizer.learning_rate"])
+        point["value"] = 1 + (rate + 2.5) ** 2 + 0.001 * point["config.model.embed_dim"]
+    sweep = found(write_sweep(tmp_path / "s", points))
+    shares = sweep.importance()
+    assert shares.keys() == {"config.optimizer.learning_rate", "config.model.embed_dim"}
+    assert shares["config.optimizer.learning_rate"] > 0.9
+    assert sum(shares.values()) == pytest.approx(1)
+    assert sweep.importance() == shares
+
+
+def test_too_few_runs_are_no_ground_for_importance(tmp_path):
+    assert found(write_sweep(tmp_path / "s", two_stages())).importance() == {}
+
+
+def test_positions_keep_the_order_and_the_ends():
+    places, ticks = sweep_charts.positions([0.001, 0.1, 0.01])
+    assert places == pytest.approx([0, 1, 0.5])  # Logarithmic: it spans decades.
+    assert {word: at for at, word in ticks} == pytest.approx({"0.001": 0, "0.01": 0.5, "0.1": 1})
+    places, ticks = sweep_charts.positions(["b", "a", "b"])
+    assert places[0] == places[2] > places[1]
+    assert {word for _, word in ticks} == {"a", "b"}
+    assert sweep_charts.positions([3, 3])[0] == [0.5, 0.5]
+
+
+def test_hostile_names_stay_text(tmp_path):
+    bad = "<script>alert(1)</script>"
+    points = [{"config.x.y": f"{bad}{i}", "config.seed": i, "value": i + 1.0} for i in range(2)]
+    folder = tmp_path / "s"
+    points = [{**point} for point in points]
+    for point in points:
+        point.pop("config.x.y")
+    write_sweep(folder, points)
+    for i, path in enumerate(sorted(folder.glob("*/sweep.json"))):
+        run_folder.write_json(path, {"sweep_id": bad, "parameters": {f"config.{bad}": i}})
+    made, unread = runs.read_runs([folder])
+    html = page.render(made, unread)
+    assert "<script>alert" not in html
+
+
+def test_many_runs_show_the_samples_of_the_best(tmp_path):
+    points = [{"config.seed": seed, "value": 2.0} for seed in range(30)]
+    made, _ = runs.read_runs([write_sweep(tmp_path / "s", points)])
+    shown = page.with_samples(made)
+    assert len(shown) == page.MOST_SAMPLES
+    worst = max(one.last("val/bits_per_byte") for one in shown)
+    assert all(one in shown or one.last("val/bits_per_byte") >= worst for one in made)
+
+
+@pytest.mark.slow
+def test_the_terminal_and_the_page_of_a_real_sweep(tmp_path):
+    folder = tmp_path / "sweep"
+    flags = (f"--workdir={folder}", "--workers=2", "--count=7", "--preset=smoke")
+    swept = run("sweeps/run.py", "sweeps/compare_stages.yaml", *flags)
+    assert swept.returncode == 0, swept.stdout
+    output = tmp_path / "report.html"
+    told = run("report.py", folder, f"--output={output}")
+    assert told.returncode == 0, told.stderr
+    assert "7 of 7 runs finished" in told.stdout
+    (best,) = [x for x in swept.stdout.splitlines() if x.startswith("best ")]
+    assert best.partition(": ")[2] in told.stdout
+    if browser.is_wanted():
+        with browser.launch() as chromium, browser.open_file(chromium, output) as opened:
+            section = opened.locator("section.sweep")
+            assert "One seed says nothing about luck" in section.inner_text()
+            assert section.locator("svg").count() >= 3
