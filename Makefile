@@ -43,8 +43,9 @@ ladder: .venv/setup.stamp  ## Train the five stages and compare them: runs/ladde
 	done
 	@.venv/bin/python report.py $(RUNS) --output=$(RUNS)/report.html
 
+# A file's tests stay together: what they share is made once.
 test: .venv/dev.stamp lint  ## Lint, then run the whole test suite.
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/dev.stamp  ## Check style and formatting.
 	.venv/bin/ruff check .
