@@ -18,6 +18,7 @@ class Server:
     def __init__(self, falls_silent: bool = False, stopped: bool = False) -> None:
         self.operations: list[tuple[str, dict]] = []
         self.history: dict[int, dict] = {}  # By the offset that the client gives a row.
+        self.uploads: dict[str, bytes] = {}  # Files, by the path that they were sent to.
         self.views: list[dict] = []  # Saved workspaces, as the client is told of them.
         self.has_project = True
         self.falls_silent = falls_silent
@@ -25,6 +26,8 @@ class Server:
         self._silent = False
         self.closing = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        # A client that is gone, or killed by a test, is no news.
+        self._server.handle_error = lambda *_: None
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> "Server":
@@ -35,6 +38,10 @@ class Server:
         self.closing.set()
         self._server.shutdown()
         self._server.server_close()
+
+    def respond(self, path: str, body: dict) -> tuple[int, dict]:
+        """The status and the content of the answer to a POST."""
+        return 200, self.answer(path, body)
 
     def answer(self, path: str, body: dict) -> dict:
         uploads = path.endswith("/file_stream")
@@ -61,12 +68,21 @@ class Server:
             "CreateArtifact": {"createArtifact": {"artifact": artifact}},
             "Viewer": {"viewer": viewer},
             "UpsertBucket": {"upsertBucket": {"bucket": bucket, "inserted": True}},
-            "CreateRunFiles": {"createRunFiles": {"runID": "2", "uploadHeaders": [], "files": []}},
+            "CreateRunFiles": {"createRunFiles": self._upload_urls(variables)},
             "View": {"project": (self.has_project and {"allViews": {"edges": self.views}}) or None},
             "UpsertView2": {"upsertView": {"view": {"id": "6", "name": variables.get("name")}}},
             "RunStoppedStatus": {"project": {"run": {"stopped": self.stopped}}},
             "GetDefaultEntity": {"viewer": viewer},
         }.get(operation, {"project": None})  # What is not there: a table's artifact, for one.
+
+    def _upload_urls(self, variables: dict) -> dict:
+        """Where the client is to put a run's files."""
+        run = variables.get("run")
+        files = [
+            {"name": name, "uploadUrl": f"{self.url}/upload/{run}/{name}"}
+            for name in variables.get("files", ())
+        ]
+        return {"runID": run, "uploadHeaders": [], "files": files}
 
 
 def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
@@ -80,10 +96,18 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             raw = self.rfile.read(int(self.headers["Content-Length"]))
             # Its own telemetry the client sends in another format, or empty.
             body = json.loads(raw) if raw.startswith(b"{") else {}
-            answer = json.dumps(server.answer(self.path, body)).encode()
+            status, content = server.respond(self.path, body)
             if server.closing.is_set():
                 return  # The client has given up long ago.
-            self.send_response(200)
+            self._reply(status, json.dumps(content).encode())
+
+        def do_PUT(self) -> None:
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            server.uploads[self.path.partition("/upload/")[2]] = content
+            self._reply(200, b"{}")
+
+        def _reply(self, status: int, answer: bytes) -> None:
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()

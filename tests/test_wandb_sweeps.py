@@ -1,0 +1,352 @@
+"""Sweeps with W&B's real client: `wandb sweep`, `wandb agent` and `wandb sync` as processes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sweeps.hyperband import Hyperband
+from tests.command import ROOT
+from tests.wandb_sweep_server import SweepServer
+from tracking import run_folder
+
+BIN = Path(sys.executable).parent
+SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+ONLINE = ["--config.checkpoint.resume=true", "--config.tracking.wandb_mode=online"]
+
+
+def content_of(*flags, **parameters):
+    return {
+        "program": str(ROOT / "main.py"),
+        "method": "grid",
+        "metric": {"name": "val/loss", "goal": "minimize"},
+        "parameters": {
+            key.replace("__", "."): {"values": values} for key, values in parameters.items()
+        },
+        "command": ["${env}", "${interpreter}", "${program}", "${args}", *ONLINE, *flags],
+    }
+
+
+def environment(server, **more):
+    return {
+        **os.environ,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "WANDB_BASE_URL": server.url,
+        "WANDB_API_KEY": "k" * 40,
+        "WANDB_ENTITY": "entity",
+        "WANDB_PROJECT": "project",
+        "WANDB_ERROR_REPORTING": "false",
+        **more,
+    }
+
+
+def wandb(server, folder, *words, timeout=200, **more):
+    result = subprocess.run(
+        [BIN / "wandb", *map(str, words)],
+        cwd=folder,
+        env=environment(server, **more),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def create(server, folder, content):
+    """`wandb sweep`, in a folder from which the experiments can be seen."""
+    for name in ("experiments", "sweeps"):
+        link = folder / name
+        if not link.exists():
+            link.symlink_to(ROOT / name)
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(content))
+    told = wandb(server, folder, "sweep", "sweep.yaml")
+    assert "wandb agent entity/project/sweep001" in told
+    return "entity/project/sweep001"
+
+
+def folder_of(folder, run_id):
+    return folder / "runs/sweep-sweep001" / run_id
+
+
+def record_of(folder):
+    """The lines of a run's record, in the order in which they were logged."""
+    lines = [*run_folder.read_lines(folder / "metrics.jsonl")]
+    lines += [{"step": x["step"]} for x in run_folder.read_lines(folder / "samples.jsonl")]
+    return sorted(lines, key=lambda line: line["step"])
+
+
+def history_of(received):
+    """The rows that arrived, W&B's own columns apart."""
+    return [
+        {
+            key: value
+            for key, value in received.rows[at].items()
+            if key[0] != "_" and key != "samples"
+        }
+        for at in sorted(received.rows)
+    ]
+
+
+def check_history(received, folder):
+    assert not received.repeated
+    assert sorted(received.rows) == list(range(len(received.rows)))
+    assert history_of(received) == record_of(folder)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """A sweep of two stages and two seeds, worked on by two agents."""
+    folder = tmp_path_factory.mktemp("grid")
+    with SweepServer() as server:
+        experiments = [f"experiments/{name}.py:smoke" for name in ("bigram", "gpt2")]
+        content = content_of(config=experiments, config__seed=[3, 4])
+        sweep = create(server, folder, content)
+        agents = [
+            subprocess.Popen(
+                [BIN / "wandb", "agent", sweep],
+                cwd=folder,
+                env=environment(server),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        outputs = [agent.communicate(timeout=250)[0] for agent in agents]
+        assert [agent.returncode for agent in agents] == [0, 0], outputs
+        yield server, folder
+
+
+@pytest.mark.slow
+def test_agents_share_the_grid(grid):
+    server, _ = grid
+    points = [tuple(point.values()) for point in server.handed.values()]
+    assert len(points) == len(set(points)) == 4
+    assert sorted(run for runs in server.by_agent.values() for run in runs) == sorted(server.handed)
+    assert all(server.by_agent[agent] for agent in ("agent1", "agent2"))
+
+
+@pytest.mark.slow
+def test_every_row_arrives_exactly_once(grid):
+    server, folder = grid
+    for run_id in server.handed:
+        received = server.received[run_id]
+        assert len(received.rows) == 8  # Five lines of metrics, three samples.
+        check_history(received, folder_of(folder, run_id))
+        assert (received.complete, received.exit_code) == (True, 0)
+
+
+@pytest.mark.slow
+def test_swept_values_win_and_stand_once(grid):
+    server, folder = grid
+    for run_id, point in server.handed.items():
+        config = server.received[run_id].config
+        for name, value in point.items():
+            assert config[name] == value
+        # Flat names alone: nothing is there a second time as a branch of a tree.
+        assert not any(isinstance(value, dict) for value in config.values())
+        bare = [key.removeprefix("config.") for key in config]
+        assert len(bare) == len(set(bare))
+        kept = run_folder.read_json(folder_of(folder, run_id) / "config.json")
+        assert config["config.seed"] == kept["seed"] == point["config.seed"]
+        sweep = run_folder.read_json(folder_of(folder, run_id) / "sweep.json")
+        assert sweep == {"sweep_id": "sweep001", "parameters": point}
+
+
+@pytest.mark.slow
+def test_runs_are_filed_by_stage_and_named_by_what_differs(grid):
+    server, _ = grid
+    for run_id, point in server.handed.items():
+        received = server.received[run_id]
+        stage = re.search(r"/(\w+)\.py", point["config"])[1]
+        assert received.first("groupName") == stage
+        assert received.first("jobType") == "train"
+        assert received.first("sweep") == "sweep001"
+        assert received.first("displayName") == f"{stage}:smoke seed={point['config.seed']}"
+
+
+@pytest.mark.slow
+def test_the_samples_are_uploaded(grid):
+    server, folder = grid
+    for run_id in server.handed:
+        tables = [
+            json.loads(content)
+            for path, content in server.uploads.items()
+            if path.startswith(run_id) and path.endswith(".table.json")
+        ]
+        samples = list(run_folder.read_lines(folder_of(folder, run_id) / "samples.jsonl"))
+        expected = [[x["step"], x["prompt"], x["text"]] for x in samples]
+        assert max((table["data"] for table in tables), key=len) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_wandb_takes_the_sweeps_as_they_are(path, tmp_path):
+    content = yaml.safe_load(path.read_text())
+    with SweepServer() as server:
+        told = wandb(server, ROOT, "sweep", path, WANDB_DIR=str(tmp_path))
+        assert "wandb agent" in told
+        kept = yaml.safe_load(server.sweep_text)
+        # The client spells out which distribution goes without saying.
+        for parameter in kept["parameters"].values():
+            if "values" in parameter:
+                parameter.pop("distribution", None)
+        assert kept == content
+
+
+@pytest.mark.slow
+def test_a_killed_agent_and_run_are_gone_on_with(tmp_path):
+    flags = ["--config.train.num_steps=6000", "--config.eval.every_steps=1000"]
+    flags += ["--config.sample.every_steps=0", "--config.train.log_every_steps=500"]
+    with SweepServer() as server:
+        sweep = create(
+            server,
+            tmp_path,
+            content_of(*flags, config=["experiments/gpt2.py:smoke"], config__seed=[1]),
+        )
+        agent = subprocess.Popen(
+            [BIN / "wandb", "agent", sweep],
+            cwd=tmp_path,
+            env=environment(server),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        run = folder_of(tmp_path, "run001")
+        wait_until(lambda: list((run / "checkpoints").glob("[1-4]000")), 120)
+        # The agent, and the training that it started: the machine is taken away.
+        training = trainings(run)
+        agent.kill()
+        agent.wait()
+        for pid in training:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: server.received["run001"].complete, 30)
+        assert server.received["run001"].exit_code == 1
+        server.received["run001"].complete = False
+        assert server.hand_out_again() == ["run001"]
+        wandb(server, tmp_path, "agent", sweep)
+        received = server.received["run001"]
+        assert (received.complete, received.exit_code) == (True, 0)
+        assert sorted(received.rows) == list(range(len(received.rows)))
+        assert history_of(received) == record_of(run)
+        steps = [line["step"] for line in run_folder.read_lines(run / "metrics.jsonl")]
+        assert steps == list(range(0, 6001, 500))
+
+
+@pytest.mark.slow
+def test_hyperband_stops_runs_through_the_agent(tmp_path):
+    """The server decides by W&B's rule on the metric as it arrived."""
+    flags = ["--config.eval.every_steps=500", "--config.sample.every_steps=0"]
+    flags += ["--config.train.log_every_steps=500", "--config.train.num_steps=200000"]
+    hyperband = Hyperband(min_iter=3)
+    with SweepServer() as server:
+
+        def stop_when(run_id, received):
+            losses = [row["val/loss"] for row in received.rows.values() if "val/loss" in row]
+            return bool(hyperband.to_stop({"better": [1.0] * 1000, run_id: losses}, [run_id]))
+
+        server.stop_when = stop_when
+        sweep = create(
+            server,
+            tmp_path,
+            content_of(*flags, config=["experiments/bigram.py:smoke"], config__seed=[1, 2]),
+        )
+        wandb(server, tmp_path, "agent", sweep)
+        assert list(server.handed) == ["run001", "run002"]
+        for run_id in server.handed:
+            assert server.received[run_id].complete
+            summary = run_folder.read_json(folder_of(tmp_path, run_id) / "summary.json")
+            assert summary["status"] == "interrupted"
+            assert summary["step"] < 200_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["fail_for", "hang_for"])
+def test_a_server_in_trouble_gets_everything_afterwards(tmp_path, trouble):
+    """It answers 500, or nothing, for some seconds in the middle of the run."""
+    flags = ["--config.train.num_steps=60000", "--config.eval.every_steps=10000"]
+    flags += ["--config.sample.every_steps=0", "--config.train.log_every_steps=1000"]
+    with SweepServer() as server:
+        sweep = create(
+            server,
+            tmp_path,
+            content_of(*flags, config=["experiments/bigram.py:smoke"], config__seed=[1]),
+        )
+        agent = subprocess.Popen(
+            [BIN / "wandb", "agent", sweep],
+            cwd=tmp_path,
+            env=environment(server),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        wait_until(lambda: server.received["run001"].rows, 60)
+        getattr(server, trouble)(4)
+        output, _ = agent.communicate(timeout=200)
+        assert agent.returncode == 0, output
+        received, run = server.received["run001"], folder_of(tmp_path, "run001")
+        if not received.complete:
+            # It was not done in the time that a run gives it, and says how to mend that.
+            (command,) = re.findall(r"wandb (sync \S+)", output)
+            wandb(server, tmp_path, *command.split())
+        rows = history_of(received)
+        assert [row["step"] for row in rows] == [line["step"] for line in record_of(run)]
+        assert run_folder.read_json(run / "summary.json")["status"] == "done"
+
+
+@pytest.mark.slow
+def test_a_sweep_without_a_server_is_uploaded_as_one(tmp_path):
+    folder = tmp_path / "sweep"
+    swept = subprocess.run(
+        [
+            *(sys.executable, "sweeps/run.py", "sweeps/compare_stages.yaml"),
+            *(f"--workdir={folder}", "--count=2", "--preset=smoke", "--sweep_id=sweep001"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert swept.returncode == 0, swept.stdout
+    with SweepServer() as server:
+        wandb(server, tmp_path, "sync", *folder.glob("*/wandb/offline-run-*"))
+        assert len(server.received) == 2
+        for received in server.received.values():
+            assert received.first("sweep") == "sweep001"
+            (run,) = [
+                path.parent
+                for path in folder.glob("*/wandb.json")
+                if run_folder.read_json(path)["id"] == received.first("name")
+            ]
+            check_history(received, run)
+
+
+def trainings(run):
+    """The processes of main.py that an agent has started for a run."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+            variables = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+            folder = (entry / "cwd").readlink()
+        except OSError:
+            continue
+        if "WANDB_RUN_ID=" + run.name in variables and run.is_relative_to(folder):
+            found += [int(entry.name)] if any(word.endswith("main.py") for word in words) else []
+    assert found
+    return found
+
+
+def wait_until(condition, seconds):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come to pass"
+        time.sleep(0.1)
