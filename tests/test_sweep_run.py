@@ -1,12 +1,16 @@
 """sweeps/run.py as a user runs it: real files, real processes, real kills."""
 
+import contextlib
 import json
 import os
+import pty
 import random
+import re
 import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -442,6 +446,34 @@ def test_what_the_agent_makes_of_a_command():
         content = {**OBJECTIVE, "command": ["run", f"${{{name}}}"]}
         ours = command.build(sweep_file.parse(content), parameters, Path("x"))
         assert ours == ["run", *theirs[name]], name
+
+
+def test_a_terminal_shows_a_live_table(tmp_path):
+    parameters = {**OBJECTIVE["parameters"], "pause": {"value": 0.3}, "steps": {"value": 4}}
+    file = write(tmp_path / "file.yaml", {**OBJECTIVE, "parameters": parameters})
+    terminal, inside = pty.openpty()
+    termios.tcsetwinsize(inside, (40, 120))
+    process = subprocess.Popen(
+        [sys.executable, "sweeps/run.py", file, f"--workdir={tmp_path / 'sweep'}"],
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm-256color"},
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+    )
+    os.close(inside)
+    screen = b""
+    # The terminal's end is an error here, once nobody writes to it any more.
+    with contextlib.suppress(OSError):
+        while received := os.read(terminal, 65536):
+            screen += received
+    assert process.wait() == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode())
+    assert re.search(r"003-level=2\S* +running +[1-4]/4 +[23]\.\d{4} +0:00:0\d", text)
+    assert re.search(r"002-level=1\S* +best +1\.2500", text)
+    assert re.search(
+        r"2 of 3 runs have ended, best val/loss 1\.2500 by\s+002\S+ 0:00:0\d left", text
+    )
 
 
 class Running:
