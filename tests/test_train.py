@@ -425,3 +425,14 @@ def test_a_step_lowers_for_cuda(stage):
         shapes, batches_KBT, 0, 3, seed=0
     )
     assert exported.platforms == ("cuda",)
+
+
+@pytest.mark.parametrize("stage", TINY)
+def test_the_preset_of_equal_flops_takes_1e12_of_them(stage):
+    config = importlib.import_module(f"experiments.{stage}").get_config("equal_flops")
+    parts = train.build_parts(config)
+    state = train.create_state(parts.model, parts.tx, 0, parts.mesh)
+    batch_shape = (config.train.batch_size, config.model.context_length + 1)
+    flops = config.train.num_steps * train.flops_per_step(state, batch_shape)
+    assert flops == pytest.approx(1e12, rel=0.01)
+    assert config.optimizer.warmup_steps < config.train.num_steps / 5

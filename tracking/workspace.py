@@ -56,6 +56,8 @@ def build(entity: str, project: str, name: str) -> Any:
         raise errors.UserError(
             f"--project={project} is not the name of a project; whose it is goes to --entity"
         )
+    if not name:
+        raise errors.UserError("--name= is empty: a workspace has a name")
     in_columns = ws.SectionLayoutSettings
     sections = [
         ws.Section("What each idea buys", [*_losses(), _bits()], is_open=True),
@@ -216,9 +218,11 @@ def _earlier(workspace: Any) -> str:
     try:
         return internal.get_view_dict(workspace.entity, workspace.project, plain)["id"]
     except ValueError as missing:
-        # It says both in the same way.
-        if "Workspace" in str(missing):
+        # It says in the same way that this is the first one, and that there is no project.
+        if str(missing).startswith("Workspace"):
             return ""
+        if not str(missing).startswith("Project"):
+            raise
         raise errors.UserError(
             f"there is no project {workspace.entity}/{workspace.project} that you can see: upload "
             "a run first, or name another by --project and --entity"
