@@ -550,7 +550,7 @@ def test_kill_at_twenty_random_moments(tmp_path):
         "method": "grid",
         "parameters": {
             "config": {"value": "experiments/bigram.py:smoke"},
-            "config.seed": {"values": list(range(16))},
+            "config.seed": {"values": list(range(24))},
         },
     }
     file = write(tmp_path / "file.yaml", content)
@@ -573,9 +573,9 @@ def test_kill_at_twenty_random_moments(tmp_path):
     output, _ = running.process.communicate(timeout=200)
     assert running.process.returncode == 0, output
     check_finished(folder, records)
-    assert list(outcomes(folder).values()) == ["finished"] * 16
+    assert list(outcomes(folder).values()) == ["finished"] * 24
     ended = [line["run"] for line in events(folder, "ended")]
-    assert len(ended) == len(set(ended)) == 16
+    assert len(ended) == len(set(ended)) == 24
     for name in ended:
         order = [line["event"] for line in events(folder) if line.get("run") == name]
         assert order.index("ended") == len(order) - 1, "it was started again"
