@@ -20,6 +20,7 @@ import checkpoint
 import errors
 import runtime
 from input_pipeline.tokenizers import Tokenizer
+from terminal import inert_lines
 
 # Tokens made between two looks by the host: long enough to hide its work, short enough to watch.
 CHUNK = 8
@@ -234,10 +235,13 @@ def main() -> None:
 
 
 def show(prompt: str, tokenizer: Tokenizer, chunks: Iterator[np.ndarray]) -> None:
-    """Prints a prompt and, as its tokens come, what follows."""
-    print(prompt, end="", flush=True)
-    for text in stream_text(tokenizer, chunks):
-        print(text, end="", flush=True)
+    """Prints a prompt and, as its tokens come, what follows.
+
+    As it is, unless a terminal reads it, which would obey what may stand in it.
+    """
+    shown = inert_lines if sys.stdout.isatty() else str
+    for text in itertools.chain([prompt], stream_text(tokenizer, chunks)):
+        print(shown(text), end="", flush=True)
     print(flush=True)
 
 

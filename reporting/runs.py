@@ -118,12 +118,7 @@ def read_run(folder: Path, name: str) -> Run:
 
 def read_object(path: Path) -> dict:
     """A file's JSON object; an empty one without the file. Raises UserError for anything else."""
-    if not path.exists():
-        return {}
-    content = run_folder.read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path} can't be read: expected a JSON object, not {content!r:.40}")
-    return content
+    return run_folder.read_object(path) if path.exists() else {}
 
 
 def read_lines(path: Path) -> list[dict]:

@@ -11,7 +11,6 @@ A line is on the disk before it is acted on, so whenever the sweep is killed, th
 run folders say all that is needed to go on.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -125,25 +124,14 @@ class Journal:
     def _take_lock(self) -> Any:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / ".lock", "a+")  # noqa: SIM115 - held until the process ends
         except OSError as error:
             raise UserError(f"--workdir={self.folder} can't be written: {error}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise UserError(
-                f"--workdir={self.folder}: process {lock.read().strip() or 'unknown'} runs this "
-                "sweep already; wait for it, or name another folder"
-            ) from None
-        inside = [path for path in self.folder.iterdir() if path.name != ".lock"]
+        lock = run_folder.lock(self.folder, "runs this sweep")
+        inside = [path for path in self.folder.iterdir() if path.name != run_folder.LOCK]
         if inside and not (self.folder / EVENTS).exists() and inside != [self.folder / FILE]:
             raise UserError(
                 f"--workdir={self.folder} holds files but no sweep: name a new or an empty folder"
             )
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
         return lock
 
     def _check_same(self, opening: dict, before: dict, text: str) -> None:

@@ -26,6 +26,7 @@ from sweeps import command, journal, search, sweep_file, view
 from sweeps.journal import DIVERGED, FAILED, FINISHED, STOPPED, Journal, SweepRun
 from sweeps.sweep_file import Metric, SweepFile
 from sweeps.workers import Workers
+from terminal import inert
 from tracking import run_folder
 
 # Where nothing else is named: what all stages are compared by.
@@ -325,7 +326,7 @@ def report_end(made: Sweep) -> bool:
     runs = made.journal.runs
     for run in runs:
         if run.outcome in (DIVERGED, FAILED):
-            print(view.inert(f"{run.outcome} {run.folder}: {run.reason}"))
+            print(inert(f"{run.outcome} {run.folder}: {run.reason}"))
     if best := view.best_of(runs, made.metric):
         print(f"best {made.metric.name} {best.value:.4f}: {command.shown(made.argv(best))}")
     folder = made.journal.folder

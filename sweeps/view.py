@@ -9,7 +9,7 @@ from typing import Any
 
 from sweeps.journal import FINISHED, OUTCOMES, SweepRun
 from sweeps.sweep_file import Metric
-from tracking.console import inert
+from terminal import inert
 
 # Ended runs that the table keeps in sight, besides the best.
 RECENT = 6

@@ -31,10 +31,16 @@ class Sink(Protocol):
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None: ...
 
 
+class Record(Sink, Protocol):
+    """The sink that every comparison is made from."""
+
+    def sync(self) -> None: ...
+
+
 class Tracker:
     """Hands what a run measures to a record, which may fail, and to sinks that may not."""
 
-    def __init__(self, record: Sink, console: Sink | None = None) -> None:
+    def __init__(self, record: Record, console: Sink | None = None) -> None:
         self._record = record
         self._console = console
         self._others = [console] if console else []
@@ -59,6 +65,10 @@ class Tracker:
         self._record.log_sample(step, prompt, text)
         self._tell_others("log_sample", step, prompt, text)
 
+    def sync(self) -> None:
+        """Returns when the record is on the disk. Raises OSError if it can't be written."""
+        self._record.sync()
+
     def note(self, message: str) -> None:
         """Tells the person one thing that is neither a metric nor a sample."""
         try:
@@ -67,15 +77,21 @@ class Tracker:
         except Exception:
             self._drop(self._console)
 
-    def finish(self, summary: Mapping[str, Any], exit_code: int = 0) -> None:
-        """Keeps the summary and closes every sink. Never raises; takes seconds at most."""
+    def finish(self, summary: Mapping[str, Any], exit_code: int = 0) -> bool:
+        """Keeps the summary and closes every sink. Never raises; takes seconds at most.
+
+        Returns whether the record took the summary.
+        """
+        written = True
         try:
             self._record.finish(summary, exit_code)
         except Exception as error:
+            written = False
             self.note(f"The summary was not written: {error}")
         # The console last: the others may still have something to tell through it.
         self._others.sort(key=lambda sink: sink is self._console)
         self._tell_others("finish", summary, exit_code)
+        return written
 
     def _tell_others(self, method: str, *arguments: Any) -> None:
         for sink in list(self._others):

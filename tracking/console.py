@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from terminal import inert
+
 # The metrics worth a person's glance: (name, label before the number, format, unit after it).
 SHOWN = (
     ("train/loss", "train loss ", ".4f", ""),
@@ -26,14 +28,6 @@ def open_console(num_steps: int, start: int, stream: TextIO) -> "PlainLines | Pr
     if stream.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         return ProgressBar(num_steps, start, stream)
     return PlainLines(num_steps, stream)
-
-
-def inert(text: str) -> str:
-    """`text` with what could steer a terminal, or pretend to be other text, spelled out."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
-    )
 
 
 def sample_lines(step: int, prompt: str, text: str) -> list[str]:

@@ -31,5 +31,12 @@ class JsonLines:
     def log_sample(self, step: int, prompt: str, text: str) -> None:
         run_folder.append_line(self._samples, {"step": step, "prompt": prompt, "text": text})
 
+    def sync(self) -> None:
+        """Returns when all lines so far are on the disk, where they outlive a power cut."""
+        for path in (self._metrics, self._samples):
+            if path.exists():
+                run_folder.sync(path)
+
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
+        self.sync()
         run_folder.write_json(self._workdir / run_folder.SUMMARY, dict(summary))

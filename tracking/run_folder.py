@@ -7,21 +7,26 @@
     samples.jsonl      one line a generated text: step, prompt, text
     summary.json       the last and the best of the metrics, num_params, status
     checkpoints/       see checkpoint.py
+    diverged/          what is left of a run that diverged: see divergence.py
     wandb/             W&B's own files
     sweep.json         which sweep the run belongs to and what it was given, if it does
     wandb.json         the id of the W&B run that holds this record, for a resumed run to go on in
+    .lock              held by the process that works in the folder, and its number
 
 Whole files are written under a temporary name, flushed to the disk and renamed, so that a reader
 sees the old one or the new one. A line is one write to a file opened for appending, so a process
 that dies leaves at most one unfinished line, which readers drop.
 """
 
+import contextlib
+import fcntl
 import json
 import math
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from errors import UserError
 
@@ -34,17 +39,54 @@ SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 SWEEP = "sweep.json"
 WANDB = "wandb.json"
+DIVERGED = "diverged"
+LOCK = ".lock"
+TEMPORARY = ".tmp"  # Where a name ends that a file has while it is written.
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write what `path` is to hold; it takes that name, whole, when the block ends well.
+
+    Raises OSError, and leaves `path` as it was, if the disk does not take it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Removes what a process that was killed left half-written in `folder`."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file in a run folder is none of the run's own: a lock, or half-written."""
+    return path.name == LOCK or (path.name.startswith(".") and path.suffix == TEMPORARY)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file's content, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Replaces `path` by `content` as JSON, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(_finite(content), file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        file.write(json.dumps(finite(content), indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def read_json(path: Path) -> Any:
@@ -56,14 +98,23 @@ def read_json(path: Path) -> Any:
             f"{path} does not exist: {str(path.parent)!r} is not a run folder, or its run has "
             "not come so far"
         ) from None
-    except (OSError, ValueError) as error:
+    # A file that was made to be deep exceeds what Python nests.
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read: {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError if it is missing, or holds anything else."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} can't be read: expected a JSON object, not {content!r:.40}")
+    return content
 
 
 def append_line(path: Path, content: dict) -> None:
     """Adds one JSON object as a line of its own."""
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(_finite(content), ensure_ascii=False) + "\n")
+        file.write(json.dumps(finite(content), ensure_ascii=False) + "\n")
 
 
 def read_lines(path: Path) -> Iterator[dict]:
@@ -88,14 +139,45 @@ def set_aside_after(path: Path, step: int) -> None:
     for line in lines:
         if line["step"] > step:
             append_line(path.with_name(path.name + ".discarded"), line)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
+    with replacing(path) as file:
         for line in lines:
             if line["step"] <= step:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+
+def lock(folder: Path, what: str) -> IO[str]:
+    """Takes the existing `folder` for this process, for as long as the file it returns is open.
+
+    The system lets go of it when the process ends, however that happens, so a lock that is left
+    over holds nobody up. `what` says what it is that can't be done twice at a time.
+
+    Raises UserError, naming the other process, if there is one, or if the folder can't be written.
+    """
+    try:
+        file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - held by the caller
+    except OSError as error:
+        raise UserError(f"--workdir={folder} can't be written: {error}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"--workdir={folder}: process {_holder(file)} {what} already; wait for it, or name "
+            "another folder"
+        ) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def _holder(file: IO[str]) -> str:
+    """The number of the process that holds a lock; it may be about to write it down."""
+    for _ in range(20):
+        file.seek(0)
+        if holder := file.read().strip():
+            return holder
+        time.sleep(0.01)
+    return "unknown"
 
 
 def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
@@ -109,12 +191,12 @@ def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _finite(content: Any) -> Any:
+def finite(content: Any) -> Any:
     """`content` with NaN and infinities as null: JSON has no other word for them."""
     if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
+        return {key: finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content

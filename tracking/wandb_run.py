@@ -93,7 +93,9 @@ class WandbRun:
         """The id of the W&B run, and how many of its rows stay."""
         # A sweep's agent chooses the id; so may anyone else who starts this process.
         chosen = os.environ.get("WANDB_RUN_ID", "")
-        saved = run_folder.read_json(self._id_file)["id"] if self._id_file.exists() else ""
+        saved = ""
+        if self._id_file.exists():
+            saved = run_folder.read_object(self._id_file).get("id", "")
         if earlier and saved and saved == (chosen or saved):
             return saved, len(earlier)
         self._id_file.unlink(missing_ok=True)
