@@ -9,6 +9,7 @@ from ml_collections import config_flags
 
 import errors
 import runtime
+from experiments import check
 from tracking import sweep
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -46,4 +47,4 @@ if __name__ == "__main__":
     runtime.use_huge_pages()
     # ml_collections wants the file before its keys; an agent of a sweep sends them in any order.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: not word.startswith("--config="))
-    errors.run_command(main)
+    errors.run_command(main, explain=check.explain_flags)

@@ -60,10 +60,12 @@ def get_config() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.batch_size = 32  # Sequences an update, all devices together.
+    config.train.grad_accumulation_steps = 1  # Parts a batch is read in, where memory is short.
     config.train.num_steps = 1000  # Updates.
     config.train.log_every_steps = 50  # Between two lines of train/ metrics.
     config.train.steps_per_dispatch = 20  # Updates the device does between two looks by the host.
     config.train.precision = "float32"  # Or "bfloat16": of the factors of products, if it is fast.
+    config.train.max_skipped_updates = 0  # Left out for not being finite before the run stops.
 
     config.eval = ConfigDict()
     config.eval.every_steps = 250  # Between two passes over the whole validation split.
@@ -79,6 +81,7 @@ def get_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 0  # Between two saves, besides the one at each evaluation.
+    config.checkpoint.every_minutes = 10.0  # And at least so often; 0 leaves it to the steps.
     config.checkpoint.keep = 2  # Newest checkpoints kept; the best by validation loss always is.
     config.checkpoint.resume = False  # Go on from the newest checkpoint in the workdir.
 

@@ -68,14 +68,6 @@ def test_the_clip_bounds_the_gradient_and_0_does_not(clip, length):
     np.testing.assert_allclose(jnp.linalg.norm(mean) / (1 - 0.9), length, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"name": "sgd"}, "config.optimizer.name='sgd': the only one is 'adamw'"),
-        ({"learning_rate": -1.0}, "config.optimizer.learning_rate=-1.0: expected 0 or more"),
-        ({"warmup_steps": -5}, "config.optimizer.warmup_steps=-5: expected 0 or more"),
-    ],
-)
-def test_values_out_of_range(changes, message):
-    with pytest.raises(UserError, match=message):
-        optimizer.build(config(**changes), num_steps=10)
+def test_an_unknown_optimizer():
+    with pytest.raises(UserError, match=r"config\.optimizer\.name='sgd': the only one is 'adamw'"):
+        optimizer.build(config(name="sgd"), num_steps=10)
