@@ -21,12 +21,13 @@ import checkpoint
 import devices
 import errors
 import metrics
+import run_start
 import runtime
 from input_pipeline import batches, corpus
-from tracking import run_folder
 
 # Windows go to the device by this many batches; bounds the memory that a large split needs.
 BATCHES_PER_CHUNK = 64
+TOKENS_PER_COUNT = 1 << 20
 
 
 @partial(jax.jit, static_argnames="model")
@@ -73,9 +74,10 @@ def evaluate(
         )
         # Totals in float64: in float32 a long split would lose its last digits.
         nats += np.asarray(nats_C, np.float64).sum()
-    # Bytes per token id first: no array as long as the split.
-    counts_V = np.bincount(tokens[1:], minlength=len(token_bytes))
-    return metrics.score(float(nats), len(tokens) - 1, int(counts_V @ token_bytes))
+    num_bytes = 0
+    for start in range(1, len(tokens), TOKENS_PER_COUNT):  # No array as long as the split.
+        num_bytes += int(token_bytes[tokens[start : start + TOKENS_PER_COUNT]].sum())
+    return metrics.score(float(nats), len(tokens) - 1, num_bytes)
 
 
 def main() -> None:
@@ -83,12 +85,7 @@ def main() -> None:
     flag = flags.FLAGS
     trained = checkpoint.load(Path(flag.workdir), flag.checkpoint)
     data = corpus.load(trained.config.data)
-    environment = run_folder.read_json(Path(flag.workdir) / run_folder.ENVIRONMENT)
-    if data.digest != environment["text_sha256"]:
-        raise errors.UserError(
-            f"the text that {flag.workdir} was trained on has changed (sha256 {data.digest}): put "
-            "it back as it was"
-        )
+    run_start.check_text(data, Path(flag.workdir))
     batch_size = trained.config.eval.batch_size
     mesh = devices.data_mesh(batch_size)
     score = evaluate(

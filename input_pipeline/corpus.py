@@ -7,6 +7,7 @@ text is another folder. It can be deleted at any time.
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 import runtime
 from errors import UserError
 from input_pipeline import sources, text_files, tokenizers
+from input_pipeline.text_files import Pieces
 from tracking import run_folder
 
 _FILES = ("train.npy", "val.npy", run_folder.TOKENIZER)
@@ -36,28 +38,42 @@ class Corpus:
 def load(data: ConfigDict) -> Corpus:
     """The corpus that `config.data` means, memory-mapped where the cache can be written.
 
-    Raises UserError for a data set or a tokenizer that does not exist or can't be read.
+    Raises UserError for a data set or a tokenizer that does not exist or can't be read, and for a
+    text that changes meanwhile.
     """
     source = sources.find(data)
     folder = runtime.cache_dir() / f"{source.digest}-{data.tokenizer}"
     cached = _read(folder, source.digest)
     if cached:
         return cached
-    corpus = _encode(*source.read(), data.tokenizer, source.digest)
+    splits = source.read()
+    tokenizer = tokenizers.build(data.tokenizer, (piece for split in splits for piece in split()))
     try:
-        _write(folder, corpus)
+        _write(folder, tokenizer, splits)
+        corpus = _read(folder, source.digest)
     except OSError:
-        # A full disk or a cache that is not ours to write costs the next start a second.
-        return corpus
-    return _read(folder, source.digest) or corpus
+        # A full disk or a cache that is not ours to write costs memory, and the next start time.
+        corpus = None
+    if corpus is None:
+        train, val = (
+            np.concatenate([np.zeros(0, _dtype(tokenizer)), *_encode(split, tokenizer)])
+            for split in splits
+        )
+        corpus = Corpus(train, val, tokenizer, source.digest)
+    if sources.find(data).digest != source.digest:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(f"{data.path} changed while it was read: start again when it is written")
+    return corpus
 
 
-def _encode(train: str, val: str, tokenizer_name: str, digest: str) -> Corpus:
-    # The vocabulary is that of the whole text, as in nanoGPT: 65 characters of Tiny Shakespeare.
-    tokenizer = tokenizers.build(tokenizer_name, train + val)
-    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
-    train, val = (tokenizer.encode(text).astype(dtype) for text in (train, val))
-    return Corpus(train, val, tokenizer, digest)
+def _encode(split: Pieces, tokenizer: tokenizers.Tokenizer) -> Iterator[np.ndarray]:
+    """The tokens of a text, in pieces of their smallest type."""
+    for tokens in tokenizer.encode_pieces(split()):
+        yield tokens.astype(_dtype(tokenizer))
+
+
+def _dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype:
+    return np.min_scalar_type(tokenizer.vocab_size - 1)
 
 
 def _read(folder: Path, digest: str) -> Corpus | None:
@@ -72,18 +88,36 @@ def _read(folder: Path, digest: str) -> Corpus | None:
         return None
 
 
-def _write(folder: Path, corpus: Corpus) -> None:
+def _write(folder: Path, tokenizer: tokenizers.Tokenizer, splits: tuple[Pieces, Pieces]) -> None:
     """Puts the whole folder in place by one rename. Raises OSError where it can't."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         new = Path(temporary, "new")
         new.mkdir()
-        np.save(new / _FILES[0], corpus.train)
-        np.save(new / _FILES[1], corpus.val)
-        corpus.tokenizer.save(new / _FILES[2])
+        for name, split in zip(_FILES, splits, strict=False):
+            _save(new / name, _encode(split, tokenizer), _dtype(tokenizer))
+        tokenizer.save(new / _FILES[2])
         index = {name: text_files.digest([new / name]) for name in _FILES}
         run_folder.write_json(new / _INDEX, index)
         # Only a damaged one is there. Where two processes do this at once, either's is good, and
         # what one has mapped stays readable for it.
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
+
+
+def _save(path: Path, pieces: Iterator[np.ndarray], dtype: np.dtype) -> None:
+    """Writes pieces of one array as a .npy file, whose header says how long it is."""
+
+    def write_header(length: int) -> None:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": (length,)})
+
+    with open(path, "wb") as file:
+        # NumPy leaves room in it for any length.
+        write_header(0)
+        length = 0
+        for piece in pieces:
+            length += len(piece)
+            file.write(piece.tobytes())
+        file.seek(0)
+        write_header(length)

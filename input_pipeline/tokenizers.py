@@ -1,10 +1,11 @@
 """Text to token ids and back: single characters, or GPT-2's byte-pair encoding.
 
-A tokenizer has `name`, `vocab_size`, `encode(text)`, `decode(tokens)`, `token_bytes` (UTF-8 bytes
-of each token, for bits per byte) and `save(path)`; `load(path)` gives an equal one back.
+A tokenizer has `name`, `vocab_size`, `encode(text)`, `encode_pieces(texts)` for a text in pieces,
+`decode(tokens)`, `token_bytes` (UTF-8 bytes of each token, for bits per byte) and `save(path)`;
+`load(path)` gives an equal one back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import numpy as np
 from errors import UserError
 from input_pipeline import gpt2_encoding
 from tracking import run_folder
+
+# Characters that are encoded in one go, if there is no place to cut them.
+LONGEST = 16 << 20
 
 
 class CharTokenizer:
@@ -40,6 +44,10 @@ class CharTokenizer:
                 "leave it out, or train on a text that has it"
             )
         return tokens
+
+    def encode_pieces(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """The token ids of the texts in a row. Raises UserError as `encode`."""
+        return map(self.encode, texts)
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """The text of token ids below `vocab_size`."""
@@ -73,6 +81,20 @@ class Gpt2Tokenizer:
         text = text.encode("utf-8", "replace").decode("utf-8")
         return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32)
 
+    def encode_pieces(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """The token ids of the texts in a row, as if they were one.
+
+        Pieces are cut anew where no token reaches across: before a space between two words. Only a
+        text without any for `LONGEST` characters is cut elsewhere.
+        """
+        rest = ""
+        for text in texts:
+            text = rest + text
+            cut = _last_space_between_words(text) or (len(text) if len(text) > LONGEST else 0)
+            yield self.encode(text[:cut])
+            rest = text[cut:]
+        yield self.encode(rest)
+
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """The text of token ids; bytes that are not whole characters become U+FFFD."""
         return self._encoding.decode(np.asarray(tokens, np.int64).tolist())
@@ -95,10 +117,10 @@ class Gpt2Tokenizer:
 Tokenizer = CharTokenizer | Gpt2Tokenizer
 
 
-def build(name: str, text: str) -> Tokenizer:
-    """The tokenizer called `name`, for all of `text`. Raises UserError for an unknown name."""
+def build(name: str, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer called `name`, for all of `texts`. Raises UserError for an unknown name."""
     if name == CharTokenizer.name:
-        return CharTokenizer("".join(sorted(set(text))))
+        return CharTokenizer("".join(sorted(set().union(*map(set, texts)))))
     if name == Gpt2Tokenizer.name:
         return Gpt2Tokenizer()
     names = f"{CharTokenizer.name!r} or {Gpt2Tokenizer.name!r}"
@@ -113,6 +135,14 @@ def load(path: Path) -> Tokenizer:
         case {"name": Gpt2Tokenizer.name}:
             return Gpt2Tokenizer()
     raise UserError(f"{path} holds no tokenizer of this program: take the file of a run folder")
+
+
+def _last_space_between_words(text: str) -> int:
+    """Where a text can be cut: GPT-2 splits it first, and a space goes with the word after it."""
+    at = text.rfind(" ", 1, -1)
+    while at > 0 and (text[at - 1].isspace() or text[at + 1].isspace()):
+        at = text.rfind(" ", 1, at)
+    return max(at, 0)
 
 
 def _code_points(text: str) -> np.ndarray:
