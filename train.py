@@ -4,109 +4,30 @@ token ids -> batches, a pure function of (seed, step) -> train_steps -> TrainSta
 and when it is due: a line of metrics, an evaluation, a sample, a checkpoint
 """
 
-import json
 import math
-import os
-import platform
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import linen as nn
 from flax.training.train_state import TrainState
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import devices
-import metrics
-import models
-import optimizer
-import runtime
-from checkpoint import Checkpoints
-from errors import Diverged, UserError
+import divergence
+import run_start
+import stopping
+from checkpoint import Checkpoints, Restored
+from errors import Diverged, Failed, UserError
 from evaluate import evaluate
-from generate import Sampling, generate
-from input_pipeline import batches, corpus
-from tracking import Tracker, open_tracker, run_folder, sweep
-from tracking.wandb_run import choose_mode
-
-# What may differ between a run and its resumption; anything else would make it another run.
-MAY_CHANGE = (
-    "checkpoint.",
-    "tracking.",
-    "sample.",
-    "eval.",
-    "train.num_steps",
-    "train.log_every_steps",
-    "train.steps_per_dispatch",
-    "data.path",
-)
-
-
-def create_state(
-    model: nn.Module, tx: optax.GradientTransformation, seed: int, mesh: Mesh
-) -> TrainState:
-    """A TrainState with fresh parameters, on every device of `mesh`."""
-
-    # The seed is an argument, no constant of the program: another one compiles nothing.
-    def create(seed: jax.Array) -> TrainState:
-        init_rng, _ = jax.random.split(jax.random.key(seed))
-        params = model.init(init_rng, jnp.zeros((1, 1), jnp.int32))["params"]
-        return TrainState.create(apply_fn=model.apply, params=params, tx=tx)
-
-    return devices.replicate(jax.jit(create)(np.uint32(seed)), mesh)
-
-
-def loss_of(
-    params: Any, apply: Callable[..., jax.Array], batch_BT: jax.Array, rng: jax.Array
-) -> jax.Array:
-    """Mean nats per token on windows of T + 1 tokens: inputs, and shifted by one the targets."""
-    logits_BTV = apply({"params": params}, batch_BT[:, :-1], train=True, rngs={"dropout": rng})
-    return metrics.next_token_nats(logits_BTV, batch_BT[:, 1:]).mean()
-
-
-def train_step(
-    state: TrainState, batch_BT: jax.Array, seed: jax.Array
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update; the loss of its batch and the length of its gradient, before clipping."""
-    _, dropout_rng = jax.random.split(jax.random.key(seed))
-    rng = jax.random.fold_in(dropout_rng, state.step)
-    loss, grads = jax.value_and_grad(loss_of)(state.params, state.apply_fn, batch_BT, rng)
-    return state.apply_gradients(grads=grads), {
-        "train/loss": loss,
-        "train/grad_norm": optax.global_norm(grads),
-    }
-
-
-@partial(jax.jit, donate_argnames="state")
-def train_steps(
-    state: TrainState, batches_KBT: jax.Array, first: int, stop: int, seed: jax.Array
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Updates with batches first .. stop - 1 of K in one dispatch; the metrics of the last.
-
-    The bounds are arguments, not shapes, so that one program serves every stretch between two
-    things that are due.
-    """
-
-    def body(k, carry):
-        state, _ = carry
-        batch_BT = jax.lax.dynamic_index_in_dim(batches_KBT, k, keepdims=False)
-        return train_step(state, batch_BT, seed)
-
-    nothing = {"train/loss": jnp.float32(0), "train/grad_norm": jnp.float32(0)}
-    return jax.lax.fori_loop(first, stop, body, (state, nothing))
+from generate import generate
+from input_pipeline import batches
+from parts import Parts, build_parts, check_config
+from tracking import Tracker, open_tracker, run_folder
+from train_step import Update, create_state, flops_per_step, no_update, train_steps
 
 
 def is_due(step: int, every: int, last: int) -> bool:
@@ -117,17 +38,6 @@ def is_due(step: int, every: int, last: int) -> bool:
 def next_due(step: int, last: int, *everys: int) -> int:
     """The first step after `step` at which something is due."""
     return min([last, *((step // every + 1) * every for every in everys if every)])
-
-
-def flops_per_step(state: TrainState, batch_shape: tuple[int, int]) -> float:
-    """Floating-point operations of one forward and backward pass, as XLA counts them."""
-    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params)
-    batch_BT = jax.ShapeDtypeStruct(batch_shape, jnp.int32)
-    grad = jax.jit(jax.grad(loss_of), static_argnums=1)
-    # Counted for the CPU wherever the run is: the plugins of other devices do not count.
-    with jax.default_device(jax.devices("cpu")[0]):
-        lowered = grad.lower(params, state.apply_fn, batch_BT, jax.random.key(0))
-    return lowered.cost_analysis()["flops"]
 
 
 class Stopwatch:
@@ -144,174 +54,6 @@ class Stopwatch:
         self.seconds += time.perf_counter() - self._started
 
 
-class Parts(NamedTuple):
-    """What a config describes, built."""
-
-    data: corpus.Corpus
-    prompt: np.ndarray
-    sampling: Sampling
-    model: nn.Module
-    tx: optax.GradientTransformation
-    schedule: optax.Schedule
-    precision: str  # As jax.default_matmul_precision takes it.
-    mesh: Mesh
-
-
-def build_parts(config: ConfigDict) -> Parts:
-    """Everything a run needs but its folder. Raises UserError for what a user can mend."""
-    check_positive(config)
-    choose_mode(config.tracking.wandb_mode)
-    data = corpus.load(config.data)
-    batches.check_lengths(data.train, data.val, config.model.context_length)
-    prompt = data.tokenizer.encode(config.sample.prompt)
-    if not len(prompt):
-        raise UserError("config.sample.prompt is empty: a model continues at least one token")
-    model = models.build(config.model, data.tokenizer.vocab_size)
-    tx, schedule = optimizer.build(config.optimizer, config.train.num_steps)
-    mesh = devices.data_mesh(config.train.batch_size, config.eval.batch_size)
-    sampling = Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
-    sampling.check("config.sample.")
-    precision = choose_precision(config.train.precision)
-    return Parts(data, prompt, sampling, model, tx, schedule, precision, mesh)
-
-
-def choose_precision(wanted: str) -> str:
-    """What `jax.default_matmul_precision` is to be: `wanted`, or float32 where bfloat16 is slow.
-
-    Raises UserError for a word that is neither float32 nor bfloat16.
-    """
-    if wanted not in ("float32", "bfloat16"):
-        raise UserError(f"config.train.precision={wanted!r}: expected 'float32' or 'bfloat16'")
-    return wanted if runtime.has_fast_bfloat16() else "float32"
-
-
-def check_positive(config: ConfigDict) -> None:
-    """Raises UserError for a count that must be at least 1 and is not."""
-    for section, key in (
-        ("train", "batch_size"),
-        ("train", "num_steps"),
-        ("train", "log_every_steps"),
-        ("train", "steps_per_dispatch"),
-        ("eval", "batch_size"),
-        ("sample", "num_tokens"),
-        ("checkpoint", "keep"),
-    ):
-        if config[section][key] < 1:
-            raise UserError(f"config.{section}.{key}={config[section][key]}: expected 1 or more")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"config.seed={config.seed}: expected 0 or more, and less than 2 ** 32")
-    for section in ("eval", "sample", "checkpoint"):
-        if config[section].every_steps < 0:
-            raise UserError(
-                f"config.{section}.every_steps={config[section].every_steps}: expected 0 (not "
-                "between the ends) or more"
-            )
-
-
-def check_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Raises UserError unless `workdir` is free, or holds the run that is to be resumed."""
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file; a run needs a folder")
-    if not (workdir / run_folder.CONFIG).exists():
-        # A run that was killed before it wrote its config may have left an empty folder behind.
-        inside = list(workdir.iterdir()) if workdir.is_dir() else []
-        if any(path.name != run_folder.CHECKPOINTS or any(path.iterdir()) for path in inside):
-            raise UserError(
-                f"--workdir={workdir} holds files but no run: name a new or an empty folder"
-            )
-        return
-    if not config.checkpoint.resume:
-        raise UserError(
-            f"--workdir={workdir} already holds a run: name another folder, or go on with that "
-            "run by --config.checkpoint.resume=true"
-        )
-    before = run_folder.flatten(run_folder.read_json(workdir / run_folder.CONFIG))
-    now = run_folder.flatten(config_as_json(config))
-    changed = [
-        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE)
-    ]
-    if changed:
-        raise UserError(
-            f"--workdir={workdir} holds a run with another config ({'; '.join(changed)}): "
-            "resume with its own values, or name another folder"
-        )
-
-
-def config_as_json(config: ConfigDict) -> dict:
-    """The config as it comes back from config.json: lists for tuples."""
-    return json.loads(config.to_json())
-
-
-def check_text(data: corpus.Corpus, workdir: Path) -> None:
-    """Raises UserError if the run in `workdir`, if there is one, was trained on another text."""
-    if not (workdir / run_folder.ENVIRONMENT).exists():
-        return
-    before = run_folder.read_json(workdir / run_folder.ENVIRONMENT)["text_sha256"]
-    if before != data.digest:
-        raise UserError(
-            f"{workdir} was trained on a text with sha256 {before}, and now it is {data.digest}: "
-            "put that text back, or train on this one in another folder"
-        )
-
-
-def is_finished(workdir: Path, step: int, config: ConfigDict) -> bool:
-    """Whether the run has all its steps and has said so: it may have been killed in between."""
-    if step < config.train.num_steps or not (workdir / run_folder.SUMMARY).exists():
-        return False
-    return run_folder.read_json(workdir / run_folder.SUMMARY)["status"] == "done"
-
-
-def make_workdir(workdir: Path) -> None:
-    """Creates the run folder. Raises UserError if it can't be written to."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} can't be written: {error}") from None
-
-
-def write_run_files(config: ConfigDict, workdir: Path, parts: Parts) -> None:
-    """config.json, environment.json, tokenizer.json, and sweep.json for the run of a sweep."""
-    run_folder.write_json(workdir / run_folder.CONFIG, config_as_json(config))
-    run_folder.write_json(workdir / run_folder.ENVIRONMENT, environment(parts))
-    parts.data.tokenizer.save(workdir / run_folder.TOKENIZER)
-    if swept := sweep.current():
-        run_folder.write_json(workdir / run_folder.SWEEP, swept.as_json())
-
-
-def environment(parts: Parts) -> dict:
-    """What the numbers of a run depend on besides its config; never the environment variables."""
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        try:
-            return subprocess.run(
-                command, capture_output=True, text=True, check=True
-            ).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return None  # A copy without git or without history.
-
-    changes = git("status", "--porcelain")
-    return {
-        "command": sys.argv,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": git("rev-parse", "HEAD"),
-        "git_dirty": None if changes is None else bool(changes),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "flax": flax.__version__,
-        "device": parts.mesh.devices.flat[0].device_kind,
-        "platform": parts.mesh.devices.flat[0].platform,
-        "num_devices": parts.mesh.size,
-        "num_cpus": os.cpu_count(),
-        "precision": parts.precision,
-        "text_sha256": parts.data.digest,
-    }
-
-
 class Run:
     """A config's parts at work in one run folder."""
 
@@ -319,12 +61,14 @@ class Run:
         self,
         config: ConfigDict,
         parts: Parts,
+        workdir: Path,
         checkpoints: Checkpoints,
         tracker: Tracker,
         progress: dict,
     ):
         self.config = config
         self.parts = parts
+        self.workdir = workdir
         self.checkpoints = checkpoints
         self.tracker = tracker
         self.progress = progress
@@ -332,9 +76,13 @@ class Run:
         self.last: dict[str, float] = {}  # Each metric's newest value.
         self.tokens_per_step = config.train.batch_size * config.model.context_length
         self.flops_per_step = 0.0  # Known when `train` has seen a state.
+        self.saved_at = time.monotonic()
 
-    def train(self, state: TrainState, step: int) -> None:
-        """Updates `state`, which has seen `step` updates, until it has seen all of them."""
+    def train(self, state: TrainState, step: int, stop: stopping.Stop) -> None:
+        """Updates `state`, which has seen `step` updates, until it has seen all of them.
+
+        Raises Diverged, or what `stop` asks for after the state has been saved.
+        """
         config = self.config
         last = config.train.num_steps
         batch_shape = (config.train.batch_size, config.model.context_length + 1)
@@ -346,35 +94,48 @@ class Run:
             config.checkpoint.every_steps,
         ]
         lowered = self.lower(state)
-        seed = np.uint32(config.seed)
+        # That of the dispatch before the last one, and of the last one.
+        before = update = devices.replicate(no_update(self.progress["skipped"]), self.parts.mesh)
         with ThreadPoolExecutor(max_workers=1) as pool:
             # The step compiles on one core while another measures the fresh model.
             compiling = pool.submit(lowered.compile)
             if step == 0:
-                self.look(state, 0, {})
+                self.look(state, 0, {}, stop)
             update_state = compiling.result()
         self.stopwatch.start()
-        for first, batches_KBT in batches.train_batches(
-            self.parts.data.train,
-            seed=config.seed,
-            batch_size=config.train.batch_size,
-            context_length=config.model.context_length,
-            steps_per_dispatch=config.train.steps_per_dispatch,
-            start_step=step,
-            num_steps=last,
-        ):
+        for first, batches_KBT in self.batches(step, last):
             batches_KBT = devices.split_batches(batches_KBT, self.parts.mesh)
             end = min(first + len(batches_KBT), last)
             while step < end:
-                stop = next_due(step, end, *everys)
-                state, update = update_state(state, batches_KBT, step - first, stop - first, seed)
-                step = stop
-                if any(is_due(step, every, last) for every in everys):
-                    # Waits for the device: the only place where the host does.
-                    update = jax.device_get(update)
+                until = next_due(step, end, *everys)
+                # Two dispatches are under way at most: a request to stop waits for them.
+                jax.block_until_ready(before)
+                before, bounds = update, (step - first, until - first)
+                state, update = update_state(state, update, batches_KBT, *bounds, *self.constants)
+                step = until
+                due = any(is_due(step, every, last) for every in everys)
+                if due or stop.requested or self.save_is_due_by_the_clock():
+                    measured = jax.device_get(update)  # Waits for the device.
                     self.stopwatch.stop()
-                    self.look(state, step, update)
+                    self.look(state, step, measured, stop)
                     self.stopwatch.start()
+
+    def batches(self, start_step: int, num_steps: int) -> Iterator[tuple[int, np.ndarray]]:
+        """What `batches.train_batches` yields for this run, from a step on."""
+        return batches.train_batches(
+            self.parts.data.train,
+            seed=self.config.seed,
+            batch_size=self.config.train.batch_size,
+            context_length=self.config.model.context_length,
+            steps_per_dispatch=self.config.train.steps_per_dispatch,
+            start_step=start_step,
+            num_steps=num_steps,
+        )
+
+    @property
+    def constants(self) -> tuple[np.uint32, int]:
+        """The last arguments of each dispatch."""
+        return np.uint32(self.config.seed), self.config.train.max_skipped_updates
 
     def lower(self, state: TrainState) -> jax.stages.Lowered:
         """`train_steps` in this run's precision, to be compiled; all else stays in float32."""
@@ -382,14 +143,35 @@ class Run:
         shape = (train.steps_per_dispatch, train.batch_size, self.config.model.context_length + 1)
         batches_KBT = devices.split_batches(np.zeros(shape, np.int32), self.parts.mesh)
         with jax.default_matmul_precision(self.parts.precision):
-            return train_steps.lower(state, batches_KBT, 0, 0, np.uint32(self.config.seed))
+            return train_steps.lower(
+                state,
+                devices.replicate(no_update(), self.parts.mesh),
+                batches_KBT,
+                0,
+                0,
+                *self.constants,
+                num_parts=train.grad_accumulation_steps,
+            )
 
-    def look(self, state: TrainState, step: int, update: dict[str, np.ndarray]) -> None:
+    def look(self, state: TrainState, step: int, update: Update, stop: stopping.Stop) -> None:
         """Does what is due after `step` updates: metrics, evaluation, sample, checkpoint.
 
-        Raises Diverged, before anything is saved, if a loss or the gradient is not finite.
+        Raises Diverged, before anything is saved, if too many updates were not finite or the
+        validation loss is not. Raises what `stop` asks for, after everything else.
         """
         config, last = self.config, self.config.train.num_steps
+        leaving = stop.requested
+        self.checkpoints.report()
+        if update:
+            self.progress["skipped"] = int(update["skipped"])
+            if self.progress["skipped"] > config.train.max_skipped_updates:
+                bad = int(state.step)
+                self.log(bad, self.training_metrics(bad, update))
+                name = "loss" if not math.isfinite(update["train/loss"]) else "grad_norm"
+                before = state.replace(step=state.step - 1)
+                self.stop_diverged(
+                    f"train/{name} is {update[f'train/{name}']} at step {bad}", before
+                )
         eval_is_due = step == 0 or is_due(step, config.eval.every_steps, last)
         line = {}
         if update and is_due(step, config.train.log_every_steps, last):
@@ -397,22 +179,85 @@ class Run:
         if eval_is_due:
             line |= self.validation_metrics(step, state.params)
         if line:
-            line |= self.position(step)
-            self.last |= line | {"step": step}
-            self.tracker.log(step, line)
-        for name, value in {**update, **line}.items():
-            if name.endswith(("loss", "grad_norm")) and not math.isfinite(value):
-                raise Diverged(
-                    f"{name} is {value} at step {step}: training diverged; try a smaller "
-                    f"--config.optimizer.learning_rate than {config.optimizer.learning_rate}"
-                )
+            self.log(step, line)
+        if not math.isfinite(line.get("val/loss", 0.0)):
+            self.stop_diverged(f"val/loss is {line['val/loss']} at step {step}", state)
         if step == 0 or is_due(step, config.sample.every_steps, last):
             self.tracker.log_sample(step, config.sample.prompt, self.sample(state.params))
-        if step and (eval_is_due or is_due(step, config.checkpoint.every_steps, last)):
-            self.progress["seconds"] = self.stopwatch.seconds
-            self.checkpoints.save(
-                step, state, dict(self.progress), line["val/loss"] if eval_is_due else None
-            )
+        save_is_due = is_due(step, config.checkpoint.every_steps, last)
+        if step and (eval_is_due or save_is_due or leaving or self.save_is_due_by_the_clock()):
+            self.save(state, step, line["val/loss"] if eval_is_due else None)
+        if leaving:
+            self.leave(step, stop)
+
+    def save_is_due_by_the_clock(self) -> bool:
+        """Whether `checkpoint.every_minutes` have passed; the clock is one that can't be set."""
+        seconds = 60 * self.config.checkpoint.every_minutes
+        return 0 < seconds <= time.monotonic() - self.saved_at
+
+    def save(self, state: TrainState, step: int, val_loss: float | None) -> None:
+        """Starts saving what a run needs to go on from `step`, the record up to there first."""
+        self.progress["seconds"] = self.stopwatch.seconds
+        self.tracker.sync()
+        self.checkpoints.save(step, state, dict(self.progress), val_loss)
+        self.saved_at = time.monotonic()
+
+    def leave(self, step: int, stop: stopping.Stop) -> None:
+        """Raises what `stop` asks for; says where the run can be gone on with."""
+        if not step:
+            stop.raise_as("stopped before the first update: nothing was to be saved")
+        if not self.checkpoints.wait():
+            self.fail_without_checkpoint()
+        stop.raise_as(
+            f"stopped at step {step}, which is saved: go on with --config.checkpoint.resume=true"
+        )
+
+    def fail_without_checkpoint(self) -> None:
+        """Raises Failed: the last checkpoint of this process could not be saved."""
+        newest = self.checkpoints.latest_step()
+        kept = "there is none before it" if newest is None else f"that of step {newest} is kept"
+        raise Failed(
+            f"{self.workdir}: the last checkpoint could not be saved, {kept}: make room and go on "
+            "with --config.checkpoint.resume=true"
+        )
+
+    def fail_without_record(self, reason: object) -> None:
+        """Raises Failed: what was measured could not be written down."""
+        raise Failed(
+            f"{self.workdir}: the record can't be written ({reason}); the last checkpoint is kept: "
+            "make room and go on with --config.checkpoint.resume=true"
+        )
+
+    def stop_diverged(self, what: str, state: TrainState) -> None:
+        """Raises Diverged, having looked at the next update of `state`, and kept what it takes."""
+        config, step = self.config, int(state.step)
+        first, batches_KBT = next(iter(self.batches(step, step + 1)))
+        try:
+            with jax.default_matmul_precision(self.parts.precision):
+                finding = divergence.examine(
+                    self.parts.model,
+                    state,
+                    batches_KBT[step - first],
+                    seed=config.seed,
+                    num_parts=config.train.grad_accumulation_steps,
+                    workdir=self.workdir,
+                )
+            kept = f"its batch, gradient and state are in {self.workdir / run_folder.DIVERGED}"
+        except OSError as error:
+            finding, kept = "where it began is not known", f"nothing of it could be kept ({error})"
+        skipped = config.train.max_skipped_updates
+        allowed = f" after {skipped} that were skipped" if skipped else ""
+        raise Diverged(
+            f"{what}{allowed}: training diverged; {finding}; {kept}; try a smaller "
+            f"--config.optimizer.learning_rate than {config.optimizer.learning_rate}, or a higher "
+            "--config.train.max_skipped_updates"
+        )
+
+    def log(self, step: int, line: dict[str, float]) -> None:
+        """Adds where the run stands to a line of metrics, and keeps it."""
+        line |= self.position(step)
+        self.last |= line | {"step": step}
+        self.tracker.log(step, line)
 
     def position(self, step: int) -> dict[str, float]:
         """How far the run is, in the units that runs are compared by."""
@@ -422,17 +267,22 @@ class Run:
             "seconds": self.stopwatch.seconds,
         }
 
-    def training_metrics(self, step: int, update: dict[str, np.ndarray]) -> dict[str, float]:
+    def training_metrics(self, step: int, update: Update) -> dict[str, float]:
         """The metrics of update `step`, and the speed since the last line that had them."""
         since = self.progress.get("logged", {"tokens_seen": 0, "seconds": 0.0})
         now = self.position(step)
         self.progress["logged"] = now
-        return {
-            **{name: float(value) for name, value in update.items()},
-            "train/learning_rate": float(self.parts.schedule(step - 1)),
+        skipped = int(update["skipped"])
+        made = {
+            "train/loss": float(update["train/loss"]),
+            "train/grad_norm": float(update["train/grad_norm"]),
+            # The schedule counts the updates that were made.
+            "train/learning_rate": float(self.parts.schedule(max(step - 1 - skipped, 0))),
             "train/tokens_per_second": (now["tokens_seen"] - since["tokens_seen"])
             / (now["seconds"] - since["seconds"]),
         }
+        allowed = self.config.train.max_skipped_updates
+        return {**made, "train/skipped_updates": skipped} if allowed else made
 
     def validation_metrics(self, step: int, params: Any) -> dict[str, float]:
         """The scores of `params` on the whole validation split; keeps the best one in mind."""
@@ -474,39 +324,53 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
     """Trains what `config` describes, writing to `workdir`; goes on where a run there stopped.
 
     Raises UserError for a config, data set or folder that can't be used, before the folder is
-    touched; Diverged if the loss stops being finite.
+    touched; Diverged if losses or gradients stop being finite; Failed if the record or the last
+    checkpoint can't be written; KeyboardInterrupt, after saving, if SIGINT or SIGTERM asks for it.
     """
     started = time.perf_counter()
-    check_workdir(config, workdir)
+    check_config(config)
+    run_start.check_free(config, workdir)
     parts = build_parts(config)
-    check_text(parts.data, workdir)
-    make_workdir(workdir)
-    with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        resumed_from = checkpoints.latest_step()
-        if resumed_from is not None and is_finished(workdir, resumed_from, config):
-            print(f"{workdir}: finished at step {resumed_from} already")
-            return
-        write_run_files(config, workdir, parts)
-        state = create_state(parts.model, parts.tx, config.seed, parts.mesh)
-        num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        progress = {"seconds": 0.0, "best/val/loss": math.inf, "best/step": 0}
-        if resumed_from is not None:
-            state, progress = checkpoints.restore(resumed_from, state)
-        else:
-            # Lines of a run that was stopped before its first checkpoint: it starts anew.
-            for name in (run_folder.METRICS, run_folder.SAMPLES):
-                run_folder.set_aside_after(workdir / name, -1)
-        tracker = open_tracker(config, workdir, num_params=num_params, resumed_from=resumed_from)
-        if parts.precision != config.train.precision:
-            tracker.note("This processor has no products of bfloat16: training in float32.")
-        tracker.note(f"run folder: {workdir}")
-        run = Run(config, parts, checkpoints, tracker, progress)
-        for line in run_folder.read_lines(workdir / run_folder.METRICS):
-            run.last |= line
-        status = "failed"
+    run_start.check_text(parts.data, workdir)
+    with run_start.take(workdir):
+        run_start.check_free(
+            config, workdir
+        )  # Until it was ours, another process may have used it.
+        with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+            newest = checkpoints.latest_step()
+            if newest is not None and run_start.is_finished(workdir, newest, config):
+                print(f"{workdir}: finished at step {newest} already")
+                return
+            run_in(workdir, config, parts, checkpoints, started)
+
+
+def run_in(
+    workdir: Path, config: ConfigDict, parts: Parts, checkpoints: Checkpoints, started: float
+) -> None:
+    """Trains in a folder that is this process's own; `started` is when it began."""
+    changes = run_start.write_start(
+        config, workdir, parts.data, precision=parts.precision, mesh=parts.mesh
+    )
+    state = create_state(parts.model, parts.tx, config.seed, parts.mesh)
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    restored = restore_or_begin(workdir, config, checkpoints, state)
+    resumed_from = restored.step or None
+    tracker = open_tracker(config, workdir, num_params=num_params, resumed_from=resumed_from)
+    checkpoints.note = tracker.note
+    if parts.precision != config.train.precision:
+        tracker.note("This processor has no products of bfloat16: training in float32.")
+    if changes and resumed_from:
+        tracker.note(f"warning: this run was begun elsewhere, the rest may differ: {changes}")
+    tracker.note(f"run folder: {workdir}")
+    run = Run(config, parts, workdir, checkpoints, tracker, restored.progress)
+    for line in run_folder.read_lines(workdir / run_folder.METRICS):
+        run.last |= line
+    status = "failed"
+    with stopping.on_request(tracker.note) as stop:
         try:
-            run.train(state, resumed_from or 0)
-            checkpoints.wait()
+            run.train(restored.state, restored.step, stop)
+            if not checkpoints.wait():
+                run.fail_without_checkpoint()
             status = "done"
         except Diverged:
             status = "diverged"
@@ -514,11 +378,35 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
         except KeyboardInterrupt:
             status = "interrupted"
             raise
+        except OSError as error:
+            run.fail_without_record(error)
         finally:
-            summary = {
-                **run.summary(),
-                "num_params": num_params,
-                "wall_seconds": time.perf_counter() - started,
-                "status": status,
-            }
-            tracker.finish(summary, exit_code=int(status != "done"))
+            checkpoints.wait()
+            seconds = time.perf_counter() - started
+            about = {"num_params": num_params, "wall_seconds": seconds, "status": status}
+            written = tracker.finish({**run.summary(), **about}, exit_code=int(status != "done"))
+        if not written:
+            run.fail_without_record("its summary was not written")
+
+
+def restore_or_begin(
+    workdir: Path, config: ConfigDict, checkpoints: Checkpoints, state: TrainState
+) -> Restored:
+    """What the run in a folder goes on from; a fresh `state` if it has come to no checkpoint.
+
+    Raises UserError if it can't go on with this config.
+    """
+    restored = checkpoints.restore(state)
+    if restored is None:
+        # Lines of a run that was stopped before its first checkpoint: it starts anew.
+        for name in (run_folder.METRICS, run_folder.SAMPLES):
+            run_folder.set_aside_after(workdir / name, -1)
+        progress = {"seconds": 0.0, "best/val/loss": math.inf, "best/step": 0, "skipped": 0}
+        return Restored(0, state, progress)
+    skipped, allowed = restored.progress["skipped"], config.train.max_skipped_updates
+    if skipped > allowed:
+        raise UserError(
+            f"config.train.max_skipped_updates={allowed}: expected {skipped} or more, for this "
+            "run has skipped so many"
+        )
+    return restored

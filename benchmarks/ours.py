@@ -8,6 +8,7 @@ import jax
 import devices
 import runtime
 import train
+import train_step
 from benchmarks.rounds import Work, serve
 
 
@@ -16,14 +17,17 @@ def main(folder: str) -> None:
     runtime.configure_jax()
     config, _, batches_KBT = Work.load(Path(folder))
     parts = train.build_parts(config)
-    state = train.create_state(parts.model, parts.tx, config.seed, parts.mesh)
+    state = train_step.create_state(parts.model, parts.tx, config.seed, parts.mesh)
+    update = devices.replicate(train_step.no_update(), parts.mesh)
     K = len(batches_KBT)
     batches_KBT = devices.split_batches(batches_KBT, parts.mesh)
 
     def run(passes: int) -> float:
-        nonlocal state
+        nonlocal state, update
         for _ in range(passes):
-            state, update = train.train_steps(state, batches_KBT, 0, K, config.seed)
+            state, update = train_step.train_steps(
+                state, update, batches_KBT, 0, K, config.seed, config.train.max_skipped_updates
+            )
         return float(update["train/loss"])  # Waits for the device.
 
     with jax.default_matmul_precision(parts.precision):

@@ -17,7 +17,9 @@ from tracking.run_folder import flatten
 ROOT = Path(__file__).parent.parent
 # Bottom to top: a file imports from what stands before it (and from its own folder).
 LAYERS = [
+    "terminal",
     "errors",
+    "stopping",
     "runtime",
     "tracking/run_folder",
     "tracking/sweep",
@@ -28,9 +30,14 @@ LAYERS = [
     "metrics",
     "optimizer",
     "devices",
+    "run_start",
+    "checkpoint_files",
     "checkpoint",
     "evaluate",
     "generate",
+    "train_step",
+    "divergence",
+    "parts",
     "train",
     "reporting",
     "report",

@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import models
 import optimizer
 import train
+import train_step
 from checkpoint import Checkpoints
 from devices import data_mesh
 from errors import Diverged, UserError
@@ -23,7 +25,7 @@ from evaluate import evaluate
 from input_pipeline import corpus
 from tests.command import run
 from tests.stages import ATTENTIVE, TINY, V
-from tracking import open_tracker, run_folder
+from tracking import run_folder
 
 STAGES = list(TINY)
 # What a clock measures differs between two runs; nothing else may.
@@ -46,9 +48,8 @@ def lines(workdir, name=run_folder.METRICS):
 
 def arrays(workdir, step):
     """Every array of a checkpoint, as saved."""
-    with Checkpoints(workdir) as checkpoints:
-        restored = checkpoints._manager.restore(step)
-    return jax.tree.map(np.asarray, (restored.params, restored.opt_state))
+    folder = workdir / "checkpoints" / str(step)
+    return [load_file(folder / f"{name}.safetensors") for name in ("params", "opt_state")]
 
 
 def resume_from(step, finished, workdir, config):
@@ -139,14 +140,14 @@ def test_the_best_checkpoint_outlives_newer_ones_and_a_resumption(tmp_path):
     config = smoke("gpt2", **changes)
     train.train_and_evaluate(config, tmp_path / "run")
     with Checkpoints(tmp_path / "run") as checkpoints:
-        assert (checkpoints.find("best"), checkpoints.find("latest")) == (4, 20)
+        assert (checkpoints.find("best")[0], checkpoints.find("latest")[0]) == (4, 20)
         with pytest.raises(UserError, match="checkpoint '8' is none of: best, latest, 4, 20"):
             checkpoints.find("8")
     shutil.rmtree(tmp_path / "run/checkpoints/20")
     config.checkpoint.resume = True
     train.train_and_evaluate(config, tmp_path / "run")
     with Checkpoints(tmp_path / "run") as checkpoints:
-        assert (checkpoints.find("best"), checkpoints.find("latest")) == (4, 20)
+        assert (checkpoints.find("best")[0], checkpoints.find("latest")[0]) == (4, 20)
 
 
 def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path):
@@ -158,15 +159,15 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path):
     }
     config = smoke("gpt2", **changes)
     with pytest.raises(
-        Diverged, match=r"loss is \S+ at step \d+: training diverged; try a smaller"
+        Diverged, match=r"^\w+/\w+ is (nan|inf) at step \d+: training diverged; the first layer "
     ):
         train.train_and_evaluate(config, tmp_path / "run")
     summary = run_folder.read_json(tmp_path / "run/summary.json")
     assert summary["status"] == "diverged"
     with Checkpoints(tmp_path / "run") as checkpoints:
-        last = checkpoints.find("latest")
+        last = checkpoints.latest_step()
     assert 0 < last < summary["step"]
-    for leaf in jax.tree.leaves(arrays(tmp_path / "run", last)[0]):
+    for leaf in arrays(tmp_path / "run", last)[0].values():
         assert np.isfinite(leaf).all()
 
 
@@ -193,7 +194,7 @@ def test_a_bigram_trained_long_is_the_table_of_counts(tmp_path):
     counts_VV = np.zeros((size, size))
     np.add.at(counts_VV, (data.train[:-1], data.train[1:]), 1)
     probs_VV = counts_VV / counts_VV.sum(axis=1, keepdims=True)
-    table = arrays(tmp_path / "run", 1500)[0]["next_token"]["embedding"]
+    table = arrays(tmp_path / "run", 1500)[0]["next_token/embedding"]
     np.testing.assert_allclose(jax.nn.softmax(table), probs_VV, atol=0.02)
     # And so is its loss: the conditional entropy of the counts.
     present = counts_VV > 0
@@ -224,16 +225,12 @@ def test_due_is_each_so_many_steps_and_the_last():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": -1}, "config.seed=-1: expected 0 or more, and less than 2 ** 32"),
-        ({"train.batch_size": 0}, "config.train.batch_size=0: expected 1 or more"),
-        ({"checkpoint.keep": 0}, "config.checkpoint.keep=0: expected 1 or more"),
-        ({"eval.every_steps": -1}, "config.eval.every_steps=-1: expected 0 (not between the ends)"),
         ({"sample.prompt": ""}, "config.sample.prompt is empty"),
         ({"sample.prompt": "é"}, "character 'é' at position 0"),
         ({"sample.top_p": 0.0}, "config.sample.top_p=0.0: expected above 0 and at most 1"),
         ({"sample.top_k": -2}, "config.sample.top_k=-2: expected 0 (no limit) or more"),
         ({"sample.temperature": -1.0}, "config.sample.temperature=-1.0: expected 0 or more"),
-        ({"model.context_length": 2_000_000}, "lower --config.model.context_length"),
+        ({"model.context_length": 1_040_000}, "lower --config.model.context_length"),
         ({"train.precision": "int8"}, "config.train.precision='int8': expected 'float32' or 'bf"),
         ({"tracking.wandb_mode": "on"}, "config.tracking.wandb_mode"),
     ],
@@ -284,8 +281,8 @@ def test_flops_are_those_of_the_products(stage):
     model = models.STAGES[stage]
     model = model(V, **{key: sizes[key] for key in sizes if key in model.__dataclass_fields__})
     tx, _ = optimizer.build(smoke("bigram").optimizer, 10)
-    state = train.create_state(model, tx, 0, data_mesh(B))
-    flops = train.flops_per_step(state, (B, T + 1))
+    state = train_step.create_state(model, tx, 0, data_mesh(B))
+    flops = train_step.flops_per_step(state, (B, T + 1))
     assert flops > 0
     if stage in ATTENTIVE:
         layers = L if "num_layers" in model.__dataclass_fields__ else 1
@@ -356,31 +353,17 @@ def test_a_run_is_not_resumed_on_another_text(tmp_path):
     assert (tmp_path / "run/tokenizer.json").read_bytes() == before
 
 
-def test_a_gradient_that_is_not_finite_is_never_saved(tmp_path):
-    """The loss of a batch is from before its update: the gradient shows the ruin first."""
-    parts = train.build_parts(smoke("bigram"))
-    with Checkpoints(tmp_path) as checkpoints:
-        tracker = open_tracker(smoke("bigram"), tmp_path, num_params=1)
-        run = train.Run(smoke("bigram"), parts, checkpoints, tracker, {"seconds": 0.0})
-        state = train.create_state(parts.model, parts.tx, 0, parts.mesh)
-        update = {"train/loss": np.float32(4), "train/grad_norm": np.float32(np.nan)}
-        with pytest.raises(Diverged, match="train/grad_norm is nan at step 3"):
-            run.look(state, 3, update)
-        assert checkpoints.latest_step() is None
-        tracker.finish({})
-
-
 def test_flops_are_counted_where_the_device_s_plugin_does_not_count(monkeypatch):
     from jax._src import xla_bridge
 
     tx, _ = optimizer.build(smoke("bigram").optimizer, 10)
-    state = train.create_state(TINY["gpt2"], tx, 0, data_mesh(1))
-    counted = train.flops_per_step(state, (2, 6))
+    state = train_step.create_state(TINY["gpt2"], tx, 0, data_mesh(1))
+    counted = train_step.flops_per_step(state, (2, 6))
     asked = []
     monkeypatch.setattr(
         xla_bridge, "using_pjrt_c_api", lambda backend: asked.append(backend.platform) or False
     )
-    assert train.flops_per_step(state, (2, 6)) == counted
+    assert train_step.flops_per_step(state, (2, 6)) == counted
     assert set(asked) == {"cpu"}
 
 
@@ -418,11 +401,11 @@ def test_two_devices_train_as_one(tmp_path):
 def test_a_step_lowers_for_cuda(stage):
     """No GPU is needed to compile for one as far as StableHLO; it says so if a path can't."""
     tx, _ = optimizer.build(smoke("bigram").optimizer, 10)
-    state = train.create_state(TINY[stage], tx, 0, data_mesh(2))
+    state = train_step.create_state(TINY[stage], tx, 0, data_mesh(2))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     batches_KBT = jax.ShapeDtypeStruct((3, 2, 6), jnp.int32)
-    exported = jax.export.export(train.train_steps, platforms=["cuda"])(
-        shapes, batches_KBT, 0, 3, seed=0
+    exported = jax.export.export(train_step.train_steps, platforms=["cuda"])(
+        shapes, train_step.no_update(), batches_KBT, 0, 3, seed=0, max_skipped=0
     )
     assert exported.platforms == ("cuda",)
 
@@ -431,8 +414,8 @@ def test_a_step_lowers_for_cuda(stage):
 def test_the_preset_of_equal_flops_takes_1e12_of_them(stage):
     config = importlib.import_module(f"experiments.{stage}").get_config("equal_flops")
     parts = train.build_parts(config)
-    state = train.create_state(parts.model, parts.tx, 0, parts.mesh)
+    state = train_step.create_state(parts.model, parts.tx, 0, parts.mesh)
     batch_shape = (config.train.batch_size, config.model.context_length + 1)
-    flops = config.train.num_steps * train.flops_per_step(state, batch_shape)
+    flops = config.train.num_steps * train_step.flops_per_step(state, batch_shape)
     assert flops == pytest.approx(1e12, rel=0.01)
     assert config.optimizer.warmup_steps < config.train.num_steps / 5

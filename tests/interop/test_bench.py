@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import optimizer
-import train
+import train_step
 from benchmarks import peers, rounds
 from devices import data_mesh
 from experiments import default
@@ -77,7 +77,7 @@ def test_a_peer_trains_as_ours_does(name):
     config.optimizer.update(learning_rate=0.05, final_learning_rate=0.05, warmup_steps=0)
     model = TINY[name].clone(dropout_rate=0.0) if name == "gpt2" else TINY[name]
     tx, _ = optimizer.build(config.optimizer, num_steps=10)
-    state = train.create_state(model, tx, 0, data_mesh(len(BATCH_BT)))
+    state = train_step.create_state(model, tx, 0, data_mesh(len(BATCH_BT)))
     peer = build_peer(model, name)
     put(peer, state.params)
 
@@ -88,7 +88,9 @@ def test_a_peer_trains_as_ours_does(name):
     adamw = peers.build_optimizer(config.optimizer, peer)
     losses = []
     for _ in range(4):
-        state, update = train.train_steps(state, BATCH_BT[None], 0, 1, 0)
+        state, update = train_step.train_steps(
+            state, train_step.no_update(), BATCH_BT[None], 0, 1, 0, 0
+        )
         loss = peers.train_step(peer, adamw, batch_BT, config.optimizer.grad_clip_norm)
         np.testing.assert_allclose(update["train/loss"], loss, rtol=1e-4)
         losses.append(loss)

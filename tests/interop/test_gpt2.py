@@ -16,7 +16,7 @@ from transformers import (
 
 import models
 import optimizer
-import train
+import train_step
 from experiments import default
 from generate import Sampling, generate, limit_logits
 from tests.gpt2_weights import FIXTURE, D, H, L, T, V, to_params
@@ -69,7 +69,7 @@ def test_loss_and_every_gradient_are_equal():
     their_grads = to_params({name: w.grad.numpy() for name, w in theirs.named_parameters()})
 
     state, _ = our_state(theirs, default.get_config(), num_steps=1)
-    value_and_grad = jax.jit(jax.value_and_grad(train.loss_of), static_argnums=1)
+    value_and_grad = jax.jit(jax.value_and_grad(train_step.loss_of), static_argnums=1)
     loss, grads = value_and_grad(state.params, state.apply_fn, TOKENS_BT, jax.random.key(0))
     np.testing.assert_allclose(loss, their_loss.item(), rtol=1e-6)
     assert_leaves_close(grads, their_grads, rtol=1e-4, atol=1e-6)
@@ -104,7 +104,9 @@ def test_updates_are_those_of_torch_adamw():
     tokens_BT = torch.from_numpy(TOKENS_BT)
     clipped = []
     for step in range(num_steps):
-        state, update = train.train_steps(state, TOKENS_BT[None], 0, 1, 0)
+        state, update = train_step.train_steps(
+            state, train_step.no_update(), TOKENS_BT[None], 0, 1, 0, 0
+        )
         adamw.zero_grad()
         theirs(tokens_BT, labels=tokens_BT).loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), config.optimizer.grad_clip_norm)

@@ -1,0 +1,75 @@
+"""A config's parts: what it describes, checked as a whole and built."""
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+import devices
+import models
+import optimizer
+import runtime
+from errors import UserError
+from experiments import check
+from generate import Sampling
+from input_pipeline import batches, corpus
+from tracking.wandb_run import choose_mode
+
+
+class Parts(NamedTuple):
+    """What a config describes, built."""
+
+    data: corpus.Corpus
+    prompt: np.ndarray
+    sampling: Sampling
+    model: nn.Module
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    precision: str  # As jax.default_matmul_precision takes it.
+    mesh: Mesh
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError that lists all that is wrong with a config, as far as it alone can tell."""
+    sampling = Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
+    check.refuse(check.mistakes(config))
+    check.refuse(
+        check.collect(
+            partial(models.build, config.model, vocab_size=1),
+            partial(optimizer.build, config.optimizer, config.train.num_steps),
+            partial(choose_precision, config.train.precision),
+            partial(choose_mode, config.tracking.wandb_mode),
+            partial(sampling.check, "config.sample."),
+        )
+    )
+
+
+def build_parts(config: ConfigDict) -> Parts:
+    """Everything a run needs but its folder. Raises UserError for what a user can mend."""
+    check_config(config)
+    data = corpus.load(config.data)
+    batches.check_lengths(data.train, data.val, config.model.context_length)
+    prompt = data.tokenizer.encode(config.sample.prompt)
+    if not len(prompt):
+        raise UserError("config.sample.prompt is empty: a model continues at least one token")
+    model = models.build(config.model, data.tokenizer.vocab_size)
+    tx, schedule = optimizer.build(config.optimizer, config.train.num_steps)
+    part_size = config.train.batch_size // config.train.grad_accumulation_steps
+    mesh = devices.data_mesh(part_size, config.eval.batch_size)
+    sampling = Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
+    precision = choose_precision(config.train.precision)
+    return Parts(data, prompt, sampling, model, tx, schedule, precision, mesh)
+
+
+def choose_precision(wanted: str) -> str:
+    """What `jax.default_matmul_precision` is to be: `wanted`, or float32 where bfloat16 is slow.
+
+    Raises UserError for a word that is neither float32 nor bfloat16.
+    """
+    if wanted not in ("float32", "bfloat16"):
+        raise UserError(f"config.train.precision={wanted!r}: expected 'float32' or 'bfloat16'")
+    return wanted if runtime.has_fast_bfloat16() else "float32"

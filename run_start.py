@@ -1,0 +1,176 @@
+"""A run's folder at the start: is it free, is it this run's, and what is written there first."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+import flax
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from errors import UserError
+from experiments import default
+from input_pipeline.corpus import Corpus
+from tracking import run_folder, sweep
+
+# What may differ between a run and its resumption; anything else would make it another run.
+MAY_CHANGE = (
+    "checkpoint.",
+    "tracking.",
+    "sample.",
+    "eval.",
+    "train.num_steps",
+    "train.log_every_steps",
+    "train.steps_per_dispatch",
+    "train.max_skipped_updates",
+    "data.path",
+)
+# Where two processes agree on all of these, one goes on bit for bit where the other stopped.
+VERSIONS = (
+    "git_commit",
+    "git_dirty",
+    "python",
+    "jax",
+    "flax",
+    "device",
+    "num_devices",
+    "precision",
+)
+
+
+def check_free(config: ConfigDict, workdir: Path) -> None:
+    """Raises UserError unless `workdir` is free, or holds the run that is to be resumed."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; a run needs a folder")
+    if not (workdir / run_folder.CONFIG).exists():
+        # A run that was killed before it wrote its config has left at most a temporary file.
+        inside = workdir.iterdir() if workdir.is_dir() else ()
+        if any(not run_folder.is_hidden(path) for path in inside):
+            raise UserError(
+                f"--workdir={workdir} holds files but no run: name a new or an empty folder"
+            )
+        return
+    if not config.checkpoint.resume:
+        raise UserError(
+            f"--workdir={workdir} already holds a run: name another folder, or go on with that "
+            "run by --config.checkpoint.resume=true"
+        )
+    # A key that the run's config lacks is newer than the run, and was neutral.
+    before = _flat(default.get_config()) | run_folder.flatten(
+        run_folder.read_object(workdir / run_folder.CONFIG)
+    )
+    now = _flat(config)
+    changed = [
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE)
+    ]
+    if changed:
+        raise UserError(
+            f"--workdir={workdir} holds a run with another config ({'; '.join(changed)}): "
+            "resume with its own values, or name another folder"
+        )
+
+
+def check_text(data: Corpus, workdir: Path) -> None:
+    """Raises UserError if the run in `workdir`, if there is one, was trained on another text."""
+    if not (workdir / run_folder.ENVIRONMENT).exists():
+        return
+    before = run_folder.read_object(workdir / run_folder.ENVIRONMENT).get("text_sha256")
+    if before != data.digest:
+        raise UserError(
+            f"{workdir} was trained on a text with sha256 {before}, and now it is {data.digest}: "
+            "put that text back, or train on this one in another folder"
+        )
+
+
+def take(workdir: Path) -> IO[str]:
+    """Creates the run folder, if need be, for this process alone, as long as the file is open.
+
+    Raises UserError if it can't be written, or if another process works in it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} can't be written: {error}") from None
+    lock = run_folder.lock(workdir, "trains in it")
+    run_folder.remove_temporary(workdir)
+    return lock
+
+
+def is_finished(workdir: Path, step: int, config: ConfigDict) -> bool:
+    """Whether the run has all its steps and has said so: it may have been killed in between."""
+    if step < config.train.num_steps or not (workdir / run_folder.SUMMARY).exists():
+        return False
+    return run_folder.read_object(workdir / run_folder.SUMMARY).get("status") == "done"
+
+
+def write_start(
+    config: ConfigDict, workdir: Path, data: Corpus, *, precision: str, mesh: Mesh
+) -> str:
+    """config.json, environment.json, tokenizer.json, and sweep.json for the run of a sweep.
+
+    Returns what is different about this process, in words, if the run was begun by another one.
+    Raises UserError if they can't be written.
+    """
+    before = {}
+    if (workdir / run_folder.ENVIRONMENT).exists():
+        before = run_folder.read_object(workdir / run_folder.ENVIRONMENT)
+    now = environment(data, precision=precision, mesh=mesh)
+    if before:
+        now["before"] = [*before.pop("before", []), before]
+    try:
+        # First: with it the folder holds a run.
+        run_folder.write_json(workdir / run_folder.CONFIG, json.loads(config.to_json()))
+        run_folder.write_json(workdir / run_folder.ENVIRONMENT, now)
+        data.tokenizer.save(workdir / run_folder.TOKENIZER)
+        if swept := sweep.current():
+            run_folder.write_json(workdir / run_folder.SWEEP, swept.as_json())
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} can't be written: {error}") from None
+    changed = [
+        f"{name} was {before[name]} and is {now[name]}"
+        for name in VERSIONS
+        if name in before and before[name] != now[name]
+    ]
+    return "; ".join(changed)
+
+
+def environment(data: Corpus, *, precision: str, mesh: Mesh) -> dict:
+    """What the numbers of a run depend on besides its config; never the environment variables."""
+    changes = _git("status", "--porcelain")
+    device = mesh.devices.flat[0]
+    return {
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": None if changes is None else bool(changes),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "device": device.device_kind,
+        "platform": device.platform,
+        "num_devices": mesh.size,
+        "num_cpus": os.cpu_count(),
+        "precision": precision,
+        "text_sha256": data.digest,
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None  # A copy without git or without history.
+
+
+def _flat(config: ConfigDict) -> dict:
+    """The config's dotted keys as they come back from config.json: lists for tuples."""
+    return run_folder.flatten(json.loads(config.to_json()))

@@ -1,0 +1,184 @@
+"""Divergence: where it began is named and kept, and updates can be skipped up to a limit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.training.train_state import TrainState
+from safetensors.numpy import load_file
+
+import checkpoint_files
+import divergence
+import train
+import train_step
+from devices import data_mesh
+from errors import Diverged, UserError
+from tests.stages import TINY, init
+from tests.test_train import arrays, lines, smoke
+from tracking import run_folder
+
+RUIN = {"optimizer.learning_rate": 1e30, "optimizer.grad_clip_norm": 0.0}
+BATCH_BT = np.random.default_rng(0).integers(0, 11, (4, 6)).astype(np.int32)
+
+
+def test_the_order_of_layers_is_that_of_the_forward_pass():
+    order = divergence.parameter_order(TINY["gpt2"])
+    assert order[:4] == [
+        "embed/token/embedding",
+        "embed/position/embedding",
+        "block_0/attention_norm/scale",
+        "block_0/attention_norm/bias",
+    ]
+    assert order.index("block_0/mlp/down/kernel") < order.index("block_1/attention_norm/scale")
+    assert order[-2:] == ["final_norm/scale", "final_norm/bias"]
+
+
+def test_a_diverged_run_says_where_and_keeps_what_it_takes_to_look(tmp_path):
+    config = smoke("gpt2", **RUIN, **{"eval.every_steps": 0, "checkpoint.every_steps": 1})
+    with pytest.raises(Diverged) as error:
+        train.train_and_evaluate(config, tmp_path / "run")
+    message = str(error.value)
+    assert "\n" not in message and "--config.train.max_skipped_updates" in message
+    record = lines(tmp_path / "run")
+    bad = record[-1]["step"]
+    assert f"at step {bad}: training diverged" in message
+    # What was kept repeats the update that was not finite, and is from before it.
+    folder = tmp_path / "run/diverged"
+    about = run_folder.read_json(folder / "checkpoint.json")["about"]
+    assert about["step"] == bad
+    assert about["gradient"] in message and about["gradient"]
+    kept = {
+        name: load_file(folder / f"{name}.safetensors") for name in ("params", "grads", "batch")
+    }
+    assert all(np.isfinite(leaf).all() for leaf in kept["params"].values())
+    assert not all(np.isfinite(leaf).all() for leaf in kept["grads"].values())
+    assert kept["batch"]["tokens"].shape == (4, 17)
+    assert set(about["layers"]) == set(kept["grads"])
+    for name, layer in about["layers"].items():
+        assert layer["finite"] == np.isfinite(kept["grads"][name]).all()
+    # The last good checkpoint is kept, and the run can be gone on with another limit.
+    steps = sorted(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir())
+    assert steps and steps[-1] < bad
+    for leaf in arrays(tmp_path / "run", steps[-1])[0].values():
+        assert np.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize("layer", ["block_1/mlp/up", "block_0/attention/value", "final_norm"])
+def test_the_first_layer_is_found(tmp_path, layer):
+    """An infinite weight ruins what comes after it, forward, and before it, backward."""
+    params = init("gpt2")
+    *path, last = layer.split("/")
+    inner = params
+    for part in path:
+        inner = inner[part]
+    inner[last] = jax.tree.map(lambda leaf: leaf.at[..., 0].set(jnp.inf), inner[last])
+    state = TrainState.create(apply_fn=TINY["gpt2"].apply, params=params, tx=optax.sgd(0.1))
+    finding = divergence.examine(
+        TINY["gpt2"], state, BATCH_BT, seed=0, num_parts=1, workdir=tmp_path
+    )
+    assert finding.output == layer
+    assert finding.gradient
+
+
+def test_a_gradient_too_large_to_add_up_is_said_to_be_so():
+    """Each is finite, the sum of their squares is not: no layer is to blame."""
+    assert "too large to add up" in str(divergence.Finding("", ""))
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 3])
+def test_updates_that_are_not_finite_are_left_out_and_counted(allowed):
+    """Of ten batches three are bad: their embedding row is not a number."""
+    table = jnp.zeros((5, 5)).at[4].set(jnp.nan)
+    batches_KBT = np.zeros((10, 2, 4), np.int32)
+    for bad in (2, 5, 6):
+        batches_KBT[bad] = 4
+
+    def apply(variables, tokens_BT, *, train, rngs):
+        return variables["params"]["table"][tokens_BT]
+
+    def fresh():
+        state = TrainState.create(
+            apply_fn=apply, params={"table": jnp.array(table)}, tx=optax.adam(0.1)
+        )
+        return state.replace(step=jnp.int32(0))
+
+    def train_on(batches, max_skipped):
+        nothing = train_step.no_update()
+        return train_step.train_steps(
+            fresh(), nothing, batches, 0, len(batches), np.uint32(0), max_skipped
+        )
+
+    state, update = train_on(batches_KBT, allowed)
+    assert int(update["skipped"]) == min(allowed + 1, 3)
+    # Stopped right at the first one too many, which is counted as a step.
+    assert int(state.step) == {0: 3, 1: 6, 3: 10}[allowed]
+    good = [k for k in range(int(state.step)) if k not in (2, 5, 6)]
+    expected, _ = train_on(batches_KBT[good], 0)
+    np.testing.assert_array_equal(state.params["table"][:4], expected.params["table"][:4])
+    jax.tree.map(np.testing.assert_array_equal, state.opt_state, expected.opt_state)
+    # A dispatch after it makes no further update.
+    again, same = train_step.train_steps(
+        jax.tree.map(jnp.array, state), update, batches_KBT, 0, 10, np.uint32(0), allowed
+    )
+    if allowed < 3:
+        assert int(again.step) == int(state.step) and int(same["skipped"]) == allowed + 1
+
+
+def test_a_run_skips_up_to_its_limit_and_says_how_often(tmp_path):
+    limit = {"train.max_skipped_updates": 3, "eval.every_steps": 0, "train.log_every_steps": 1}
+    config = smoke("gpt2", **RUIN, **limit, **{"optimizer.warmup_steps": 2})
+    with pytest.raises(Diverged, match="after 3 that were skipped: training diverged"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    counts = [line["train/skipped_updates"] for line in lines(tmp_path / "run")[1:]]
+    assert counts[-1] == 4 and counts == sorted(counts)
+    assert 0 in counts
+
+
+def test_a_limit_below_what_was_skipped_already_is_refused(tmp_path):
+    config = smoke("bigram", **{"checkpoint.every_steps": 5})
+    train.train_and_evaluate(config, tmp_path / "run")
+    folder = tmp_path / "run/checkpoints/20"
+    about = checkpoint_files.read_about(folder)
+    about["progress"]["skipped"] = 2
+    vouched = {"about": about, "sha256": checkpoint_files.digest_of(about)}
+    run_folder.write_json(folder / "checkpoint.json", vouched)
+    config.checkpoint.resume = True
+    config.train.num_steps = 30
+    with pytest.raises(UserError, match="max_skipped_updates=0: expected 2 or more"):
+        train.train_and_evaluate(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("stage", TINY)
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_is_the_batch(stage, parts):
+    """To float tolerance, in loss, gradient and after an update."""
+    model = TINY[stage].clone(dropout_rate=0.0) if stage == "gpt2" else TINY[stage]
+    state = train_step.create_state(model, optax.adam(1e-2), 0, data_mesh(1))
+    seed = np.uint32(0)
+    loss, grads = train_step.gradient_of(state, BATCH_BT, seed)
+    loss_in_parts, in_parts = train_step.gradient_of(state, BATCH_BT, seed, parts)
+    assert float(loss_in_parts) == pytest.approx(float(loss), rel=1e-6)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=2e-4, atol=1e-6),
+        grads,
+        in_parts,
+    )
+
+
+def test_parts_of_a_batch_drop_differently_and_repeatably():
+    state = train_step.create_state(TINY["gpt2"], optax.adam(1e-2), 0, data_mesh(1))
+    same_rows_BT = np.repeat(BATCH_BT[:1], 4, axis=0)
+    seed = np.uint32(0)
+    one = train_step.gradient_of(state, same_rows_BT, seed, 2)[0]
+    assert one == train_step.gradient_of(state, same_rows_BT, seed, 2)[0]
+    assert one != train_step.gradient_of(state, same_rows_BT, seed, 4)[0]
+
+
+def test_a_run_in_parts_ends_where_a_whole_one_does(tmp_path):
+    whole = smoke("transformer_decoder")
+    train.train_and_evaluate(whole, tmp_path / "whole")
+    config = smoke("transformer_decoder", **{"train.grad_accumulation_steps": 4})
+    train.train_and_evaluate(config, tmp_path / "parts")
+    for one, other in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
+        assert one == pytest.approx(other, rel=1e-3)

@@ -1,0 +1,138 @@
+"""One update, and many of them in one dispatch: what the device does.
+
+A loss or a gradient that is not finite changes nothing: its update is left out and counted, and
+when more have been left out than the run allows, no further update is made.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax.training.train_state import TrainState
+from jax.sharding import Mesh
+
+import devices
+import metrics
+
+# What an update measures; "skipped" counts those that were left out, since the run began.
+Update = dict[str, jax.Array]
+
+
+def create_state(
+    model: nn.Module, tx: optax.GradientTransformation, seed: int, mesh: Mesh
+) -> TrainState:
+    """A TrainState with fresh parameters, on every device of `mesh`."""
+
+    # The seed is an argument, no constant of the program: another one compiles nothing.
+    def create(seed: jax.Array) -> TrainState:
+        init_rng, _ = jax.random.split(jax.random.key(seed))
+        params = model.init(init_rng, jnp.zeros((1, 1), jnp.int32))["params"]
+        return TrainState.create(apply_fn=model.apply, params=params, tx=tx)
+
+    return devices.replicate(jax.jit(create)(np.uint32(seed)), mesh)
+
+
+def loss_of(
+    params: Any, apply: Callable[..., jax.Array], batch_BT: jax.Array, rng: jax.Array
+) -> jax.Array:
+    """Mean nats per token on windows of T + 1 tokens: inputs, and shifted by one the targets."""
+    logits_BTV = apply({"params": params}, batch_BT[:, :-1], train=True, rngs={"dropout": rng})
+    return metrics.next_token_nats(logits_BTV, batch_BT[:, 1:]).mean()
+
+
+def gradient_of(
+    state: TrainState, batch_BT: jax.Array, seed: jax.Array, num_parts: int = 1
+) -> tuple[jax.Array, Any]:
+    """The loss of a batch and its gradient, read in `num_parts` equal parts, one after the other.
+
+    Parts need less memory at a time and come to the same, but for the order in which numbers are
+    added up, and for dropout, which draws for each part anew.
+    """
+    _, dropout_rng = jax.random.split(jax.random.key(seed))
+    rng = jax.random.fold_in(dropout_rng, state.step)
+    loss_and_gradient = jax.value_and_grad(loss_of)
+    if num_parts == 1:
+        return loss_and_gradient(state.params, state.apply_fn, batch_BT, rng)
+
+    def add_part(total, part):
+        number, part_BT = part
+        part_rng = jax.random.fold_in(rng, number)
+        of_part = loss_and_gradient(state.params, state.apply_fn, part_BT, part_rng)
+        return jax.tree.map(jnp.add, total, of_part), None
+
+    # Part p has the rows p, p + num_parts, ...: each device keeps the rows that it has.
+    parts_PBT = batch_BT.reshape(-1, num_parts, batch_BT.shape[1]).swapaxes(0, 1)
+    nothing = jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params)
+    total, _ = jax.lax.scan(add_part, nothing, (jnp.arange(num_parts), parts_PBT))
+    return jax.tree.map(lambda one: one / num_parts, total)
+
+
+def no_update(skipped: int = 0) -> Update:
+    """What stands for the update before the first one."""
+    nothing = {"train/loss": np.float32(0), "train/grad_norm": np.float32(0)}
+    return {**nothing, "skipped": np.int32(skipped)}
+
+
+def train_step(
+    state: TrainState, batch_BT: jax.Array, seed: jax.Array, skipped: jax.Array, num_parts: int
+) -> tuple[TrainState, Update]:
+    """One update; the loss of its batch and the length of its gradient, before clipping."""
+    loss, grads = gradient_of(state, batch_BT, seed, num_parts)
+    norm = optax.global_norm(grads)
+    is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    state = jax.lax.cond(
+        is_finite,
+        lambda: state.apply_gradients(grads=grads),
+        lambda: state.replace(step=state.step + 1),
+    )
+    return state, {
+        "train/loss": loss,
+        "train/grad_norm": norm,
+        "skipped": skipped + jnp.where(is_finite, 0, 1),
+    }
+
+
+@partial(jax.jit, static_argnames="num_parts", donate_argnames="state")
+def train_steps(
+    state: TrainState,
+    update: Update,
+    batches_KBT: jax.Array,
+    first: int,
+    stop: int,
+    seed: jax.Array,
+    max_skipped: int,
+    num_parts: int = 1,
+) -> tuple[TrainState, Update]:
+    """Updates with batches first .. stop - 1 of K in one dispatch; what the last one measured.
+
+    `update` is the one before. The bounds are arguments, not shapes, so that one program serves
+    every stretch between two things that are due.
+    """
+
+    def goes_on(carry):
+        k, _, update = carry
+        return (k < stop) & (update["skipped"] <= max_skipped)
+
+    def body(carry):
+        k, state, update = carry
+        batch_BT = jax.lax.dynamic_index_in_dim(batches_KBT, k, keepdims=False)
+        return k + 1, *train_step(state, batch_BT, seed, update["skipped"], num_parts)
+
+    _, state, update = jax.lax.while_loop(goes_on, body, (jnp.int32(first), state, update))
+    return state, update
+
+
+def flops_per_step(state: TrainState, batch_shape: tuple[int, int]) -> float:
+    """Floating-point operations of one forward and backward pass, as XLA counts them."""
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params)
+    batch_BT = jax.ShapeDtypeStruct(batch_shape, jnp.int32)
+    grad = jax.jit(jax.grad(loss_of), static_argnums=1)
+    # Counted for the CPU wherever the run is: the plugins of other devices do not count.
+    with jax.default_device(jax.devices("cpu")[0]):
+        lowered = grad.lower(params, state.apply_fn, batch_BT, jax.random.key(0))
+    return lowered.cost_analysis()["flops"]
