@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+# For an environment that tests have in common with users, where those do not.
+AS_USERS_DO = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
 
 def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:

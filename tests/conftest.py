@@ -3,13 +3,16 @@
 import os
 import tempfile
 
-# Nothing outlives the test run, and what several tests compile alike is compiled once.
-_CACHE = tempfile.TemporaryDirectory(prefix="transformers-tests-")
 
-
-def pytest_configure():
+def pytest_configure(config):
     # For the commands that tests start, too; and before the first import of JAX.
-    os.environ["XDG_CACHE_HOME"] = _CACHE.name
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        # Nothing outlives the test run, and what several tests compile alike is compiled once.
+        config.cache_folder = tempfile.TemporaryDirectory(prefix="transformers-tests-")
+        os.environ["XDG_CACHE_HOME"] = config.cache_folder.name
+        # Most of the time goes into compiling programs that run for milliseconds. What is tested
+        # under the compiler's full optimization says so: tests/command.py.
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     import jax
 
     import runtime

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests import browser
-from tests.command import ROOT
+from tests.command import AS_USERS_DO, ROOT
 from tests.wandb_server import Server
 from tracking import run_folder
 
@@ -56,7 +56,7 @@ def shell(command: str, folder: Path, **environment: str) -> subprocess.Complete
     return subprocess.run(
         ["bash", "-c", f"source .venv/bin/activate && {command}"],
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**os.environ, **AS_USERS_DO, **environment},
         capture_output=True,
         text=True,
         timeout=300,
