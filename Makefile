@@ -10,11 +10,11 @@ STAGES := bigram self_attention multi_head_attention transformer_decoder gpt2
 # Appended to the experiment's name: `make ladder PRESET=:smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup ladder test lint peers interop bench bench-sweep clean
+.PHONY: help setup ladder test soak lint peers interop bench bench-sweep bench-checkpoint clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 setup: .venv/setup.stamp  ## Install what a run needs into .venv.
 
@@ -47,6 +47,12 @@ ladder: .venv/setup.stamp  ## Train the five stages and compare them: runs/ladde
 test: .venv/dev.stamp lint  ## Lint, then run the whole test suite.
 	.venv/bin/python -m pytest -n 2 --dist loadfile
 
+KILLS ?= 200
+SEED ?= 1
+soak: .venv/dev.stamp  ## Kill training runs 200 times and load a text of 1 GiB; takes a while.
+	.venv/bin/python -m tests.faults.harness --kills=$(KILLS) --seed=$(SEED)
+	LARGE_TEXT_MIB=1024 .venv/bin/python -m pytest tests/faults/test_large_text.py
+
 lint: .venv/dev.stamp  ## Check style and formatting.
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -68,6 +74,9 @@ bench: .venv-peers/setup.stamp  ## Time training steps against PyTorch: benchmar
 
 bench-sweep: .venv/setup.stamp  ## Time a sweep against its runs in turn: benchmarks/sweep.json.
 	.venv/bin/python -m benchmarks.sweep
+
+bench-checkpoint: .venv/setup.stamp  ## Time what saving costs: benchmarks/checkpointing.json.
+	.venv/bin/python -m benchmarks.checkpointing
 
 clean:  ## Remove the environments and caches; runs stay.
 	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis

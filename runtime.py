@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 
@@ -41,6 +42,8 @@ def configure_jax() -> None:
     """Keeps compiled programs for the next process, and products exact unless a run says not to."""
     import jax
 
+    # A cache that can't be written, on a full disk for example, costs the next start some time.
+    warnings.filterwarnings("ignore", "Error (writing|reading) persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     # A recent GPU would round the factors to TF32, in evaluations too.

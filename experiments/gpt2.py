@@ -57,6 +57,7 @@ PRESETS = {
         "optimizer.final_learning_rate": 1e-4,
         "train.batch_size": 64,
         "train.num_steps": 5000,
+        "train.steps_per_dispatch": 4,  # A CPU takes seconds for one: a request to stop waits.
     },
     # The published sizes, with the vocabulary they were published with.
     **{
@@ -68,6 +69,7 @@ PRESETS = {
             "optimizer.learning_rate": 6e-4,
             "optimizer.b2": 0.95,
             "train.batch_size": 8,
+            "train.steps_per_dispatch": 1,
         }
         for size, shape in PUBLISHED_SIZES.items()
     },

@@ -6,6 +6,7 @@ import os
 import pty
 import random
 import re
+import runpy
 import shlex
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import parts
 from errors import UserError
 from sweeps import command, search, sweep_file
 from sweeps.hyperband import Hyperband
@@ -249,6 +251,25 @@ def test_every_sweep_is_sound(path):
     assert (made.run_cap or search.num_points(made)) <= 50
 
 
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_point_of_every_sweep_is_a_config(path):
+    made, _ = sweep_file.read(path)
+    for number in range(1, (search.num_points(made) or 10) + 1):
+        if made.method == "grid":
+            swept = search.grid_point(made, number)
+        else:
+            swept = {one.name: one.value_at(number / 11) for one in made.parameters}
+        # Where it does not vary, the command names it.
+        named = [word for word in made.command if word.startswith("--config=")] or [""]
+        experiment = swept.pop("config", named[0].removeprefix("--config="))
+        experiment, _, preset = experiment.partition(":")
+        config = runpy.run_path(str(ROOT / experiment))["get_config"](preset)
+        config.update_from_flattened_dict(
+            {name.removeprefix("config."): value for name, value in swept.items()}
+        )
+        parts.check_config(config)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_sweep_runs(path, tmp_path):
@@ -256,15 +277,14 @@ def test_every_sweep_runs(path, tmp_path):
         "sweeps/run.py",
         path,
         f"--workdir={tmp_path / 'sweep'}",
-        "--workers=2",
-        "--count=2",
+        "--count=1",
         "--preset=smoke",
     )
     assert result.returncode == 0, result.stdout
     parameters = {
         line["run"]: line["parameters"] for line in events(tmp_path / "sweep", "proposed")
     }
-    assert len(parameters) == 2
+    assert len(parameters) == 1
     for name, swept in parameters.items():
         config = run_folder.flatten(
             run_folder.read_json(tmp_path / "sweep" / name / "config.json"), "config."
@@ -601,7 +621,7 @@ def test_a_sweep_that_is_stopped_stops_its_runs_and_goes_on(tmp_path, number, co
         "method": "grid",
         "parameters": {
             "config": {"value": "experiments/gpt2.py:smoke"},
-            "config.train.num_steps": {"value": 8000},
+            "config.train.num_steps": {"value": 3000},
             "config.eval.every_steps": {"value": 1000},
             "config.seed": {"values": [0, 1]},
         },
@@ -610,7 +630,7 @@ def test_a_sweep_that_is_stopped_stops_its_runs_and_goes_on(tmp_path, number, co
     file, folder = write(tmp_path / "file.yaml", content), tmp_path / "sweep"
     running = Running(file, folder, "--workers=2")
     # Both are past their first checkpoint.
-    saved = "checkpoints/[123]000"
+    saved = "checkpoints/[12]000"
     wait_until(lambda: len({path.parent for path in folder.glob(f"*/{saved}")}) == 2, 120)
     everything = running.descendants()
     running.process.send_signal(number)
@@ -629,7 +649,7 @@ def test_a_sweep_that_is_stopped_stops_its_runs_and_goes_on(tmp_path, number, co
         steps = [
             line["step"] for line in run_folder.read_lines(folder / run_name / "metrics.jsonl")
         ]
-        assert steps == sorted(set(steps)) and steps[-1] == 8000
+        assert steps == sorted(set(steps)) and steps[-1] == 3000
 
 
 def test_a_second_runner_on_the_same_folder_is_refused(tmp_path):

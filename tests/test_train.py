@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 import models
@@ -78,6 +80,30 @@ def test_resumed_equals_uninterrupted(stage, tmp_path):
     samples = run_folder.SAMPLES
     assert lines(tmp_path / "whole", samples) == lines(tmp_path / "resumed", samples)
     assert len(lines(tmp_path / "whole")) == 1 + 6 + 2 + 1  # Step 0, by 3, 7 and 14, the last.
+
+
+@pytest.fixture(scope="module")
+def saved_at_each_step(tmp_path_factory):
+    """A run and its config, none of whose checkpoints is removed."""
+    config = smoke("self_attention", **{"checkpoint.every_steps": 1, "checkpoint.keep": 99})
+    workdir = tmp_path_factory.mktemp("saved") / "run"
+    train.train_and_evaluate(config, workdir)
+    return workdir, config
+
+
+@pytest.mark.slow
+@settings(max_examples=6, deadline=None)
+@given(st.sets(st.integers(1, 19), min_size=2, max_size=2))
+def test_a_run_can_be_killed_after_any_two_steps(saved_at_each_step, tmp_path_factory, steps):
+    whole, config = saved_at_each_step
+    workdir = tmp_path_factory.mktemp("killed")
+    for number, step in enumerate(sorted(steps)):
+        before = workdir / str(number - 1) if number else whole
+        resume_from(step, before, workdir / str(number), config.copy_and_resolve_references())
+    for one, other in zip(arrays(whole, 20), arrays(workdir / "1", 20), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    for name in (run_folder.METRICS, run_folder.SAMPLES):
+        assert lines(whole, name) == lines(workdir / "1", name)
 
 
 def test_the_number_of_steps_a_dispatch_changes_nothing(tmp_path):
