@@ -45,7 +45,7 @@ ladder: .venv/setup.stamp  ## Train the five stages and compare them: runs/ladde
 
 # A file's tests stay together: what they share is made once.
 test: .venv/dev.stamp lint  ## Lint, then run the whole test suite.
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 KILLS ?= 200
 SEED ?= 1
@@ -67,7 +67,7 @@ peers: .venv-peers/setup.stamp  ## Install PyTorch and transformers into .venv-p
 	touch $@
 
 interop: .venv-peers/setup.stamp  ## Test against PyTorch and transformers.
-	.venv-peers/bin/python -m pytest -o addopts=--strict-markers tests/interop
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv-peers/bin/python -m pytest -o addopts=--strict-markers tests/interop
 
 bench: .venv-peers/setup.stamp  ## Time training steps against PyTorch: benchmarks/results.json.
 	.venv-peers/bin/python -m benchmarks.train_step

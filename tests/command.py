@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# For an environment that tests have in common with users, where those do not.
+# In what tests/conftest.py sets apart.
 AS_USERS_DO = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
 

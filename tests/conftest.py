@@ -10,9 +10,9 @@ def pytest_configure(config):
         # Nothing outlives the test run, and what several tests compile alike is compiled once.
         config.cache_folder = tempfile.TemporaryDirectory(prefix="transformers-tests-")
         os.environ["XDG_CACHE_HOME"] = config.cache_folder.name
-        # Most of the time goes into compiling programs that run for milliseconds. What is tested
-        # under the compiler's full optimization says so: tests/command.py.
-        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        # Most of the time goes into compiling programs that run for milliseconds. The ladder of the
+        # README, the soak and `make interop` have the compiler's full optimization.
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     import jax
 
     import runtime
@@ -20,3 +20,12 @@ def pytest_configure(config):
     runtime.configure_jax()
     # A sum of shapes [T] and [B, T] is an error, not a broadcast: the commonest shape bug.
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# Files that take minutes; with two workers, whichever starts last is waited for.
+LONGEST = ("test_sweep_run", "test_readme", "test_wandb_sweeps", "test_train", "test_kill")
+
+
+def pytest_collection_modifyitems(items):
+    names = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: names.get(item.path.stem, len(names)))

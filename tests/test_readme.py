@@ -56,7 +56,7 @@ def shell(command: str, folder: Path, **environment: str) -> subprocess.Complete
     return subprocess.run(
         ["bash", "-c", f"source .venv/bin/activate && {command}"],
         cwd=folder,
-        env={**os.environ, **AS_USERS_DO, **environment},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -66,7 +66,7 @@ def shell(command: str, folder: Path, **environment: str) -> subprocess.Complete
 @pytest.fixture(scope="module")
 def ladder(checkout):
     """What `make ladder` printed, with the sizes of `:smoke`."""
-    result = shell(SHORTER["make ladder"], checkout)
+    result = shell(SHORTER["make ladder"], checkout, **AS_USERS_DO)
     assert result.returncode == 0, result.stderr
     return result
 

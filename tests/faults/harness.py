@@ -23,7 +23,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from sweeps.workers import KILLED, Workers
-from tests.command import AS_USERS_DO, ROOT
+from tests.command import ROOT
 from tracking import run_folder
 
 # What a clock measures differs between two runs; nothing else may.
@@ -105,7 +105,6 @@ class Harness:
         argv = [sys.executable, str(victim), json.dumps(moment), str(ROOT / "main.py"), *flags]
         environment = {
             **os.environ,
-            **AS_USERS_DO,
             "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # Or the run would start itself anew.
             "PYTHONPATH": str(ROOT),
         }
