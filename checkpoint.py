@@ -137,7 +137,7 @@ class Checkpoints:
             folder = self._folder(step)
             try:
                 progress = _progress(checkpoint_files.read_about(folder))
-                self._check_tokenizer(folder)
+                self._check_about(folder)
                 params = checkpoint_files.read(folder, "params", state.params)
                 opt_state = checkpoint_files.read(folder, "opt_state", state.opt_state)
             except Damaged as error:
@@ -161,7 +161,7 @@ class Checkpoints:
             damaged = {}
             for step in self.find(which):
                 try:
-                    self._check_tokenizer(self._folder(step))
+                    self._check_about(self._folder(step))
                     restored = checkpoint_files.read(self._folder(step), "params", params)
                 except (Damaged, FileNotFoundError) as error:
                     damaged[step] = error
@@ -176,12 +176,17 @@ class Checkpoints:
     def _folder(self, step: int) -> Path:
         return self._path / str(step)
 
-    def _check_tokenizer(self, folder: Path) -> None:
-        """Raises UserError if the run's tokenizer is not the one that a checkpoint was made with.
+    def _check_about(self, folder: Path) -> None:
+        """Raises Damaged under another step's name, UserError if another tokenizer made it.
 
-        One of the same size would fit, and every character come out as another.
+        A tokenizer of the same size would fit, and every character come out as another.
         """
-        made_with = checkpoint_files.read_about(folder).get("tokenizer")
+        about = checkpoint_files.read_about(folder)
+        if about.get("step") != int(folder.name):
+            raise Damaged(f"it is that of step {about.get('step')}, under another name")
+        if not self._tokenizer.exists():
+            raise UserError(f"{self._tokenizer} is missing: {folder} can't be read without it")
+        made_with = about.get("tokenizer")
         if made_with != digest([self._tokenizer]):
             raise UserError(
                 f"{self._tokenizer} is not the tokenizer that {folder} was made with: put that "
@@ -192,13 +197,13 @@ class Checkpoints:
         """In the thread: one more checkpoint, and away with those that are not to be kept."""
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)):
             raise ValueError("it holds numbers that are not finite")
+        for pattern in (".*.old", ".*.new"):  # What a kill left of a removal, or of a save.
+            for path in self._path.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
         checkpoint_files.write(self._folder(step), trees, about)
         kept = {*self.steps()[-self._keep :], self.best_step()}
         for old in set(self.steps()) - kept:
             checkpoint_files.remove(self._folder(old))
-        for pattern in (".*.old", ".*.new"):  # What a kill left of a removal, or of a save.
-            for path in self._path.glob(pattern):
-                shutil.rmtree(path, ignore_errors=True)
 
     def _set_aside(self, damaged: dict[int, Damaged], whole: int) -> None:
         for step in damaged:

@@ -139,13 +139,16 @@ def check_content(file: Path, expected: Any) -> None:
             raise Damaged(f"{ABOUT} says nothing of {file.name}")
     if not file.is_file():
         raise Damaged(f"{file.name} is missing")
-    # First the size: what was truncated, or is far too large, need not be read.
-    if os.path.getsize(file) != size:
-        raise Damaged(f"{file.name} has {os.path.getsize(file)} bytes instead of {size}")
     found = hashlib.sha256()
-    with open(file, "rb") as content:
-        while block := content.read(BLOCK):
-            found.update(block)
+    try:
+        # First the size: what was truncated, or is far too large, need not be read.
+        if os.path.getsize(file) != size:
+            raise Damaged(f"{file.name} has {os.path.getsize(file)} bytes instead of {size}")
+        with open(file, "rb") as content:
+            while block := content.read(BLOCK):
+                found.update(block)
+    except OSError as error:  # A bad sector.
+        raise Damaged(f"{file.name} can't be read: {error.strerror}") from None
     if found.hexdigest() != sha256:
         raise Damaged(f"{file.name} has sha256 {found.hexdigest()} instead of {sha256}")
 

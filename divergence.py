@@ -14,8 +14,10 @@ import numpy as np
 from flax import linen as nn
 from flax.training.train_state import TrainState
 from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
 
 import checkpoint_files
+import devices
 import train_step
 from tracking import run_folder
 
@@ -41,6 +43,7 @@ def examine(
     *,
     seed: int,
     num_parts: int,
+    mesh: Mesh,
     workdir: Path,
 ) -> Finding:
     """Looks at the update `state.step + 1`, of this batch, and keeps it in `diverged/`.
@@ -48,15 +51,21 @@ def examine(
     Raises OSError if it can't be kept.
     """
     batch_BT = np.ascontiguousarray(batch_BT, np.int32)
-    gradient_of = jax.jit(train_step.gradient_of, static_argnames="num_parts")
-    loss, grads = gradient_of(state, batch_BT, np.uint32(seed), num_parts=num_parts)
+    batch_1BT = devices.split_batches(batch_BT[None], mesh)
+    loss, grads = jax.jit(
+        lambda state, batch_1BT: train_step.gradient_of(
+            state, batch_1BT[0], jnp.uint32(seed), num_parts
+        )
+    )(state, batch_1BT)
     layers = {
         name: np.asarray(jnp.stack([jnp.isfinite(leaf).all(), jnp.abs(leaf).max()]))
         for name, leaf in _in_order(grads, parameter_order(model)).items()
     }
     bad = [name for name, (finite, _) in layers.items() if not finite]
     gradient = bad[-1].rpartition("/")[0] if bad else ""
-    finding = Finding(first_bad_output(model, state.params, batch_BT[:, :-1]), gradient)
+    # Row by row of the batch: all outputs of all layers are in memory at once.
+    outputs = (first_bad_output(model, state.params, row_T[None, :-1]) for row_T in batch_BT)
+    finding = Finding(next(filter(None, outputs), ""), gradient)
     about = {
         "step": int(state.step) + 1,
         "train/loss": float(loss),

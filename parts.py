@@ -35,12 +35,13 @@ class Parts(NamedTuple):
 
 def check_config(config: ConfigDict) -> None:
     """Raises UserError that lists all that is wrong with a config, as far as it alone can tell."""
+    check.refuse(check.mistaken_types(config))
     sampling = Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
-    check.refuse(check.mistakes(config))
     check.refuse(
-        check.collect(
+        check.mistaken_values(config)
+        + check.collect(
             partial(models.build, config.model, vocab_size=1),
-            partial(optimizer.build, config.optimizer, config.train.num_steps),
+            partial(optimizer.build, config.optimizer, max(config.train.num_steps, 1)),
             partial(choose_precision, config.train.precision),
             partial(choose_mode, config.tracking.wandb_mode),
             partial(sampling.check, "config.sample."),
@@ -49,8 +50,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def build_parts(config: ConfigDict) -> Parts:
-    """Everything a run needs but its folder. Raises UserError for what a user can mend."""
-    check_config(config)
+    """Everything that a config which is right describes. Raises UserError for its text."""
     data = corpus.load(config.data)
     batches.check_lengths(data.train, data.val, config.model.context_length)
     prompt = data.tokenizer.encode(config.sample.prompt)

@@ -46,7 +46,11 @@ VERSIONS = (
 
 def check_free(config: ConfigDict, workdir: Path) -> None:
     """Raises UserError unless `workdir` is free, or holds the run that is to be resumed."""
-    if workdir.exists() and not workdir.is_dir():
+    try:
+        is_file = workdir.exists() and not workdir.is_dir()
+    except OSError as error:  # A name that is too long, a folder above it that is closed to us.
+        raise UserError(f"--workdir={workdir} can't be read: {error.strerror}") from None
+    if is_file:
         raise UserError(f"--workdir={workdir} is a file; a run needs a folder")
     if not (workdir / run_folder.CONFIG).exists():
         # A run that was killed before it wrote its config has left at most a temporary file.
@@ -117,7 +121,7 @@ def write_start(
     """config.json, environment.json, tokenizer.json, and sweep.json for the run of a sweep.
 
     Returns what is different about this process, in words, if the run was begun by another one.
-    Raises UserError if they can't be written.
+    Raises OSError if they can't be written.
     """
     before = {}
     if (workdir / run_folder.ENVIRONMENT).exists():
@@ -125,15 +129,12 @@ def write_start(
     now = environment(data, precision=precision, mesh=mesh)
     if before:
         now["before"] = [*before.pop("before", []), before]
-    try:
-        # First: with it the folder holds a run.
-        run_folder.write_json(workdir / run_folder.CONFIG, json.loads(config.to_json()))
-        run_folder.write_json(workdir / run_folder.ENVIRONMENT, now)
-        data.tokenizer.save(workdir / run_folder.TOKENIZER)
-        if swept := sweep.current():
-            run_folder.write_json(workdir / run_folder.SWEEP, swept.as_json())
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} can't be written: {error}") from None
+    # First: with it the folder holds a run.
+    run_folder.write_json(workdir / run_folder.CONFIG, json.loads(config.to_json()))
+    run_folder.write_json(workdir / run_folder.ENVIRONMENT, now)
+    data.tokenizer.save(workdir / run_folder.TOKENIZER)
+    if swept := sweep.current():
+        run_folder.write_json(workdir / run_folder.SWEEP, swept.as_json())
     changed = [
         f"{name} was {before[name]} and is {now[name]}"
         for name in VERSIONS

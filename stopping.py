@@ -41,10 +41,12 @@ class Stop:
                     os.write(2, b"error: stopped at once; the last checkpoint is kept\n")
                     os._exit(128 + number)
                 self._number = number
-                self._note(
+                note = (
                     f"{signal.Signals(number).name}: saving after the updates that are under way; "
                     "a second one stops at once"
                 )
+                # Whoever reads what is printed may have stopped reading; a second one still counts.
+                threading.Thread(target=self._note, args=(note,), daemon=True).start()
 
 
 @contextlib.contextmanager

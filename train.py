@@ -169,9 +169,10 @@ class Run:
                 self.log(bad, self.training_metrics(bad, update))
                 name = "loss" if not math.isfinite(update["train/loss"]) else "grad_norm"
                 before = state.replace(step=state.step - 1)
-                self.stop_diverged(
-                    f"train/{name} is {update[f'train/{name}']} at step {bad}", before
-                )
+                what = f"train/{name} is {update[f'train/{name}']} at step {bad}"
+                if skipped := config.train.max_skipped_updates:
+                    what += f" after {skipped} that were skipped"
+                self.stop_diverged(what, before)
         eval_is_due = step == 0 or is_due(step, config.eval.every_steps, last)
         line = {}
         if update and is_due(step, config.train.log_every_steps, last):
@@ -217,15 +218,8 @@ class Run:
         newest = self.checkpoints.latest_step()
         kept = "there is none before it" if newest is None else f"that of step {newest} is kept"
         raise Failed(
-            f"{self.workdir}: the last checkpoint could not be saved, {kept}: make room and go on "
-            "with --config.checkpoint.resume=true"
-        )
-
-    def fail_without_record(self, reason: object) -> None:
-        """Raises Failed: what was measured could not be written down."""
-        raise Failed(
-            f"{self.workdir}: the record can't be written ({reason}); the last checkpoint is kept: "
-            "make room and go on with --config.checkpoint.resume=true"
+            f"{self.workdir}: the last checkpoint could not be saved, for the reason noted above, "
+            f"and {kept}: mend that and go on with --config.checkpoint.resume=true"
         )
 
     def stop_diverged(self, what: str, state: TrainState) -> None:
@@ -240,15 +234,15 @@ class Run:
                     batches_KBT[step - first],
                     seed=config.seed,
                     num_parts=config.train.grad_accumulation_steps,
+                    mesh=self.parts.mesh,
                     workdir=self.workdir,
                 )
             kept = f"its batch, gradient and state are in {self.workdir / run_folder.DIVERGED}"
-        except OSError as error:
+        # The disk may be full, and looking takes some more memory than training.
+        except (OSError, jax.errors.JaxRuntimeError) as error:
             finding, kept = "where it began is not known", f"nothing of it could be kept ({error})"
-        skipped = config.train.max_skipped_updates
-        allowed = f" after {skipped} that were skipped" if skipped else ""
         raise Diverged(
-            f"{what}{allowed}: training diverged; {finding}; {kept}; try a smaller "
+            f"{what}: training diverged; {finding}; {kept}; try a smaller "
             f"--config.optimizer.learning_rate than {config.optimizer.learning_rate}, or a higher "
             "--config.train.max_skipped_updates"
         )
@@ -341,19 +335,28 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
             if newest is not None and run_start.is_finished(workdir, newest, config):
                 print(f"{workdir}: finished at step {newest} already")
                 return
-            run_in(workdir, config, parts, checkpoints, started)
+            try:
+                run_in(workdir, config, parts, checkpoints, started)
+            except OSError as error:
+                raise Failed(
+                    f"{workdir} can't be written ({error}); what is saved is kept: make room and "
+                    "go on with --config.checkpoint.resume=true"
+                ) from error
 
 
 def run_in(
     workdir: Path, config: ConfigDict, parts: Parts, checkpoints: Checkpoints, started: float
 ) -> None:
-    """Trains in a folder that is this process's own; `started` is when it began."""
-    changes = run_start.write_start(
-        config, workdir, parts.data, precision=parts.precision, mesh=parts.mesh
-    )
+    """Trains in a folder that is this process's own; `started` is when it began.
+
+    Raises OSError if the folder can't be written, and else what `train_and_evaluate` does.
+    """
     state = create_state(parts.model, parts.tx, config.seed, parts.mesh)
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     restored = restore_or_begin(workdir, config, checkpoints, state)
+    changes = run_start.write_start(
+        config, workdir, parts.data, precision=parts.precision, mesh=parts.mesh
+    )
     resumed_from = restored.step or None
     tracker = open_tracker(config, workdir, num_params=num_params, resumed_from=resumed_from)
     checkpoints.note = tracker.note
@@ -378,15 +381,13 @@ def run_in(
         except KeyboardInterrupt:
             status = "interrupted"
             raise
-        except OSError as error:
-            run.fail_without_record(error)
         finally:
             checkpoints.wait()
             seconds = time.perf_counter() - started
             about = {"num_params": num_params, "wall_seconds": seconds, "status": status}
             written = tracker.finish({**run.summary(), **about}, exit_code=int(status != "done"))
         if not written:
-            run.fail_without_record("its summary was not written")
+            raise OSError("its summary was not written")
 
 
 def restore_or_begin(

@@ -7,6 +7,7 @@ on names that belong elsewhere (models, data sets, optimizers) is checked where 
 import difflib
 import math
 import runpy
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,24 +80,33 @@ RANGES = {
 
 def mistakes(config: ConfigDict) -> list[str]:
     """What is wrong with the types and ranges in `config`, a sentence each."""
+    # Ranges of what is no number mean nothing.
+    return mistaken_types(config) or mistaken_values(config)
+
+
+def mistaken_types(config: ConfigDict) -> list[str]:
+    """The keys whose values are of another type than in experiments/default.py."""
     flat = run_folder.flatten(config.to_dict())
     defaults = run_folder.flatten(default.get_config().to_dict())
-    found = [message for key in flat if (message := _of_type(key, flat[key], defaults.get(key)))]
-    if found:  # Ranges of what is no number mean nothing.
-        return found
+    return [message for key in flat if (message := _of_type(key, flat[key], defaults.get(key)))]
+
+
+def mistaken_values(config: ConfigDict) -> list[str]:
+    """The keys whose values are out of range; their types are right."""
+    flat = run_folder.flatten(config.to_dict())
     found = [
         f"config.{key}={flat[key]}: expected {allowed.expected}"
         for key, allowed in RANGES.items()
         if not allowed.holds(flat[key])
     ]
     train = config.train
-    if not found and train.batch_size % train.grad_accumulation_steps:
+    if train.grad_accumulation_steps > 0 and train.batch_size % train.grad_accumulation_steps:
         found.append(
             f"config.train.grad_accumulation_steps={train.grad_accumulation_steps}: expected a "
             f"divisor of config.train.batch_size={train.batch_size}"
         )
     tokens = train.steps_per_dispatch * train.batch_size * (config.model.context_length + 1)
-    if not found and tokens > MOST_TOKENS:
+    if tokens > MOST_TOKENS:
         found.append(
             f"config.train.steps_per_dispatch={train.steps_per_dispatch} times batch_size="
             f"{train.batch_size} windows are {tokens} tokens at once: expected {MOST_TOKENS} at "
@@ -189,7 +199,7 @@ def _of_type(key: str, value: Any, before: Any) -> str:
         return "" if good else f"config.{key}={value!r:.60}: expected a list of texts"
     if before is None or type(value) is type(before):
         return ""
-    if isinstance(before, float) and type(value) is int:
+    if isinstance(before, float) and type(value) is int and abs(value) <= sys.float_info.max:
         return ""
     return f"config.{key}={value!r:.60}: expected {TYPES[type(before)]}"
 

@@ -130,11 +130,16 @@ def build(name: str, texts: Iterable[str]) -> Tokenizer:
 def load(path: Path) -> Tokenizer:
     """The tokenizer that was saved to `path`. Raises UserError for a file that holds none."""
     match run_folder.read_json(path):
-        case {"name": CharTokenizer.name, "vocabulary": str(vocabulary)}:
+        case {"name": CharTokenizer.name, "vocabulary": str(vocabulary)} if _is_text(vocabulary):
             return CharTokenizer(vocabulary)
         case {"name": Gpt2Tokenizer.name}:
             return Gpt2Tokenizer()
     raise UserError(f"{path} holds no tokenizer of this program: take the file of a run folder")
+
+
+def _is_text(text: str) -> bool:
+    """Whether it has bytes: half of a surrogate pair has none."""
+    return text == text.encode("utf-8", "ignore").decode("utf-8")
 
 
 def _last_space_between_words(text: str) -> int:

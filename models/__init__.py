@@ -43,19 +43,20 @@ def build(config: ConfigDict, vocab_size: int) -> nn.Module:
         raise UserError(f"config.model.name={config.name!r} is none of {', '.join(STAGES)}")
     stage = STAGES[config.name]
     takes = {field.name for field in fields(stage)} & set(config)
+    found = []
     for key, value in config.items():
         if key in ("embed_dim", "num_heads", "num_layers", "context_length") and (
             key in takes or key == "context_length"  # The bigram's batches have one, too.
         ):
             if value < 1:
-                raise UserError(f"config.model.{key}={value}: {config.name} needs at least 1")
+                found.append(f"config.model.{key}={value}: {config.name} needs at least 1")
         elif key != "name" and key not in takes and value:
-            raise UserError(f"config.model.{key}={value}: {config.name} has none; leave it at 0")
-    if not 0 <= config.dropout_rate < 1:
-        raise UserError(f"config.model.dropout_rate={config.dropout_rate} is not in [0, 1)")
-    if "num_heads" in takes and config.embed_dim % config.num_heads:
-        raise UserError(
+            found.append(f"config.model.{key}={value}: {config.name} has none; leave it at 0")
+    if "num_heads" in takes and config.num_heads > 0 and config.embed_dim % config.num_heads:
+        found.append(
             f"config.model.embed_dim={config.embed_dim} is not divisible by "
             f"config.model.num_heads={config.num_heads}: each head gets an equal share"
         )
+    if found:
+        raise UserError("; ".join(found))
     return stage(vocab_size=vocab_size, **{key: config[key] for key in takes})

@@ -103,10 +103,12 @@ FLAGS = [
     pytest.param(
         [
             BIGRAM,
+            "--config.train.num_steps=0",
             "--config.model.name=rnn",
             "--config.optimizer.name=sgd",
             "--config.sample.top_p=2",
         ],
+        "config.train.num_steps=0: expected 1 to 2147483647; "
         "config.model.name='rnn' is none of bigram, self_attention, multi_head_attention, "
         "transformer_decoder, gpt2; config.optimizer.name='sgd': the only one is 'adamw'; "
         "config.sample.top_p=2.0: expected above 0 and at most 1",
@@ -329,6 +331,17 @@ def test_a_workdir_below_a_file_and_one_that_no_one_can_write(commands, tmp_path
         assert_one_line(*commands("main.py", [BIGRAM, f"--workdir={folder}"]), "can't be written")
 
 
+def test_a_workdir_that_is_no_name(commands, tmp_path):
+    long = tmp_path / ("x" * 300)
+    assert_one_line(*commands("main.py", [BIGRAM, f"--workdir={long}"]), "File name too long")
+    # What is not UTF-8 is a name like any other.
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    code, output = commands("main.py", [BIGRAM, f"--workdir={folder}"])
+    assert code == 0, output
+    code, output = commands("evaluate.py", [f"--workdir={folder}"])
+    assert code == 0, output
+
+
 def test_a_run_without_a_whole_checkpoint_is_not_overwritten(commands, tmp_path, finished):
     flags = used_with_damaged_checkpoints(tmp_path / "run", finished)
     code, output = commands("main.py", [*flags, f"--workdir={tmp_path / 'run'}"])
@@ -428,6 +441,14 @@ FOLDERS = {
     "config without end": (
         rewrite("config.json", **{"model.context_length": FAR}),
         f"config.model.context_length={FAR}: expected 0 to 1048576",
+    ),
+    "config with a number too large": (
+        overwrite("config.json", b'{"optimizer": {"learning_rate": 1' + b"0" * 400 + b"}}"),
+        "config.optimizer.learning_rate=1000000",
+    ),
+    "tokenizer of half characters": (
+        overwrite("tokenizer.json", rb'{"name": "char", "vocabulary": "a\ud800"}'),
+        "holds no tokenizer of this program",
     ),
     "config of another size": (
         rewrite("config.json", **{"model.embed_dim": 32}),

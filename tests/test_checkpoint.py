@@ -248,6 +248,14 @@ def test_progress_that_is_none_is_damage(workdir, progress):
     assert "holds no progress of a run" in notes[0]
 
 
+def test_a_checkpoint_under_another_name_is_damage(workdir):
+    save(workdir, {1: None})
+    shutil.copytree(workdir / "checkpoints/1", workdir / "checkpoints/99")
+    notes = []
+    assert restore(workdir, notes).step == 1
+    assert "checkpoint 99 is damaged (it is that of step 1, under another name)" in notes[0]
+
+
 def test_it_reads_nothing_by_a_name_that_stands_in_it(workdir):
     """A path in a checkpoint is a name like any other, and files are the two that are known."""
     save(workdir, {1: None})

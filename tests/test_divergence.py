@@ -75,7 +75,7 @@ def test_the_first_layer_is_found(tmp_path, layer):
     inner[last] = jax.tree.map(lambda leaf: leaf.at[..., 0].set(jnp.inf), inner[last])
     state = TrainState.create(apply_fn=TINY["gpt2"].apply, params=params, tx=optax.sgd(0.1))
     finding = divergence.examine(
-        TINY["gpt2"], state, BATCH_BT, seed=0, num_parts=1, workdir=tmp_path
+        TINY["gpt2"], state, BATCH_BT, seed=0, num_parts=2, mesh=data_mesh(2), workdir=tmp_path
     )
     assert finding.output == layer
     assert finding.gradient

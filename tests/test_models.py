@@ -238,7 +238,6 @@ def test_more_tokens_than_the_context_is_an_error():
         ({"name": "gpt2", "num_layers": 0}, "config.model.num_layers=0: gpt2 needs at least 1"),
         ({"num_heads": 4}, "config.model.num_heads=4: bigram has none; leave it at 0"),
         ({"context_length": 0}, "config.model.context_length=0: bigram needs at least 1"),
-        ({"name": "gpt2", "dropout_rate": 1.0}, "config.model.dropout_rate=1.0 is not in [0, 1)"),
     ],
 )
 def test_build_names_what_does_not_fit(changes, message):

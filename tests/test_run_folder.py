@@ -77,6 +77,15 @@ def test_lines_past_a_step_are_set_aside_and_kept(tmp_path):
     assert list(run_folder.read_lines(discarded)) == [{"step": 20}, {"step": 30}]
 
 
+@pytest.mark.parametrize("hole", [b"\0" * 50 + b"\n", b"\xff\xfe\n", b'{"step": 3\n'])
+def test_what_a_power_cut_spoils_is_past_the_checkpoint(tmp_path, hole):
+    """A file system may bring back a hole of zeros, and whole lines after it."""
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + hole + b'{"step": 4}\n')
+    run_folder.set_aside_after(path, 2)
+    assert list(run_folder.read_lines(path)) == [{"step": 1}, {"step": 2}]
+
+
 def test_a_reader_never_sees_half_a_file(tmp_path):
     path = tmp_path / "x.json"
     writer = (

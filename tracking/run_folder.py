@@ -19,10 +19,12 @@ that dies leaves at most one unfinished line, which readers drop.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,7 +88,7 @@ def sync(path: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Replaces `path` by `content` as JSON, whole or not at all."""
     with replacing(path) as file:
-        file.write(json.dumps(finite(content), indent=2, ensure_ascii=False).encode() + b"\n")
+        file.write(_as_json(content, indent=2) + b"\n")
 
 
 def read_json(path: Path) -> Any:
@@ -113,8 +115,8 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def append_line(path: Path, content: dict) -> None:
     """Adds one JSON object as a line of its own."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(finite(content), ensure_ascii=False) + "\n")
+    with open(path, "ab") as file:
+        file.write(_as_json(content) + b"\n")
 
 
 def read_lines(path: Path) -> Iterator[dict]:
@@ -131,18 +133,22 @@ def read_lines(path: Path) -> Iterator[dict]:
 def set_aside_after(path: Path, step: int) -> None:
     """Moves the lines past `step` to `<name>.discarded`, and an unfinished line away.
 
-    A resumed run measures these steps again; each step is to stand in the record once.
+    A resumed run measures these steps again; each step is to stand in the record once. Of a line
+    that a power cut has spoiled, and what follows it, nothing is kept: it is past `step`, for what
+    is not was on the disk before the checkpoint was.
     """
     if not path.exists():
         return
-    lines = list(read_lines(path))
+    lines: list[dict] = []
+    with contextlib.suppress(ValueError):
+        lines.extend(read_lines(path))
     for line in lines:
         if line["step"] > step:
             append_line(path.with_name(path.name + ".discarded"), line)
     with replacing(path) as file:
         for line in lines:
             if line["step"] <= step:
-                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                file.write(_as_json(line) + b"\n")
 
 
 def lock(folder: Path, what: str) -> IO[str]:
@@ -155,19 +161,23 @@ def lock(folder: Path, what: str) -> IO[str]:
     """
     try:
         file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - held by the caller
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--workdir={folder}: process {_holder(file)} {what} already; wait for it, or name "
+                "another folder"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            print(f"warning: {folder} can't be locked ({error.strerror})", file=sys.stderr)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        return file
     except OSError as error:
         raise UserError(f"--workdir={folder} can't be written: {error}") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(
-            f"--workdir={folder}: process {_holder(file)} {what} already; wait for it, or name "
-            "another folder"
-        ) from None
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
-    return file
 
 
 def _holder(file: IO[str]) -> str:
@@ -189,6 +199,12 @@ def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def _as_json(content: Any, indent: int | None = None) -> bytes:
+    # Half of a surrogate pair, from a name that is not UTF-8, has no bytes, but an escape.
+    text = json.dumps(finite(content), indent=indent, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace")
 
 
 def finite(content: Any) -> Any:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import sweep_cases
 
 HERE = Path(__file__).parent
@@ -19,5 +21,10 @@ def test_the_engine_still_answers_so(tmp_path):
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
-    kept = (HERE.parent / "fixtures/wandb_engine.json").read_text()
-    assert json.loads(result.stdout) == json.loads(kept)
+    answers = json.loads(result.stdout)
+    kept = json.loads((HERE.parent / "fixtures/wandb_engine.json").read_text())
+    # The last bit of a logarithm depends on the processor.
+    for ours, theirs in zip(kept.pop("quantiles"), answers.pop("quantiles"), strict=True):
+        is_text = any(isinstance(one, str) for one in ours)
+        assert theirs == (ours if is_text else pytest.approx(ours, rel=1e-12))
+    assert answers == kept
