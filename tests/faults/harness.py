@@ -63,6 +63,7 @@ class Harness:
                 self.references[stage] = self.reference(stage)
             self.lap(stage, kills)
             self.laps += 1
+            print(self.report(), flush=True)
 
     def close(self) -> None:
         self.workers.close()

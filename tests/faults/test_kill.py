@@ -12,7 +12,6 @@ def test_kills_at_random_moments_lose_nothing(tmp_path):
         harness.run(kills=16)
     finally:
         harness.close()
-    print(harness.report())
     assert harness.killed.total() >= 16
     # Not all on one thing.
     assert len(harness.killed) >= 3, harness.killed
