@@ -25,7 +25,7 @@ from input_pipeline import batches
 from tracking import run_folder
 
 HERE = Path(__file__).parent
-UPDATES, EVERY, ROUNDS = 20, 100, 7
+UPDATES, EVERY, ROUNDS = 8, 100, 7
 
 
 def main() -> None:
