@@ -142,6 +142,7 @@ def test_a_missing_file_is_damage(workdir, missing):
     assert f"checkpoint 20 is damaged ({missing} is missing)" in notes[0]
 
 
+@pytest.mark.slow
 def test_generating_takes_the_one_before_and_says_so(tmp_path):
     flags = ["--config=experiments/bigram.py:smoke", f"--workdir={tmp_path / 'run'}"]
     assert run("main.py", *flags, WANDB_MODE="disabled").returncode == 0

@@ -34,6 +34,7 @@ def test_the_order_of_layers_is_that_of_the_forward_pass():
     assert order[-2:] == ["final_norm/scale", "final_norm/bias"]
 
 
+@pytest.mark.slow
 def test_a_diverged_run_says_where_and_keeps_what_it_takes_to_look(tmp_path):
     config = smoke("gpt2", **RUIN, **{"eval.every_steps": 0, "checkpoint.every_steps": 1})
     with pytest.raises(Diverged) as error:
@@ -64,6 +65,7 @@ def test_a_diverged_run_says_where_and_keeps_what_it_takes_to_look(tmp_path):
         assert np.isfinite(leaf).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["block_1/mlp/up", "block_0/attention/value", "final_norm"])
 def test_the_first_layer_is_found(tmp_path, layer):
     """An infinite weight ruins what comes after it, forward, and before it, backward."""
@@ -125,6 +127,7 @@ def test_updates_that_are_not_finite_are_left_out_and_counted(allowed):
         assert int(again.step) == int(state.step) and int(same["skipped"]) == allowed + 1
 
 
+@pytest.mark.slow
 def test_a_run_skips_up_to_its_limit_and_says_how_often(tmp_path):
     limit = {"train.max_skipped_updates": 3, "eval.every_steps": 0, "train.log_every_steps": 1}
     config = smoke("gpt2", **RUIN, **limit, **{"optimizer.warmup_steps": 2})
@@ -149,6 +152,7 @@ def test_a_limit_below_what_was_skipped_already_is_refused(tmp_path):
         train.train_and_evaluate(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", TINY)
 @pytest.mark.parametrize("parts", [2, 4])
 def test_a_batch_in_parts_is_the_batch(stage, parts):
@@ -175,6 +179,7 @@ def test_parts_of_a_batch_drop_differently_and_repeatably():
     assert one != train_step.gradient_of(state, same_rows_BT, seed, 4)[0]
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_ends_where_a_whole_one_does(tmp_path):
     whole = smoke("transformer_decoder")
     train.train_and_evaluate(whole, tmp_path / "whole")

@@ -26,6 +26,7 @@ def reference(model, params, context_length):
     return nats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bigram", "gpt2"])
 @pytest.mark.parametrize(("context_length", "batch_size"), [(5, 3), (4, 64), (1, 7)])
 def test_evaluation_equals_a_slow_reference(name, context_length, batch_size):

@@ -43,6 +43,7 @@ def test_a_known_model_is_followed(prompt, num_tokens):
     np.testing.assert_array_equal(write(CountUp(V), {}, prompt, num_tokens), [expected])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", [[3], [1, 2, 3], [1, 2, 3, 4, 5], [9, 8, 7, 6, 5, 4, 3, 2]])
 @pytest.mark.parametrize("name", TINY)
 def test_cached_equals_a_full_pass_at_every_token(name, prompt):

@@ -37,6 +37,7 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_diverging_run_exits_with_3(tmp_path):
     flags = ["--config.optimizer.learning_rate=1e30", "--config.optimizer.grad_clip_norm=0.0"]
     flags += ["--config.optimizer.warmup_steps=0", QUIET, f"--workdir={tmp_path / 'run'}"]
@@ -59,6 +60,7 @@ def test_text_goes_to_standard_output_and_nothing_else(finished):
     assert "step 20" in result.stderr
 
 
+@pytest.mark.slow
 def test_samples_follow_each_other_and_repeat_with_their_seed(finished):
     workdir, _ = finished
     flags = [f"--workdir={workdir}", "--prompt=A", "--num_tokens=20", "--top_k=9", "--top_p=0.9"]
@@ -80,6 +82,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(finished):
     assert errors.count("\n") == 1 and "step 20" in errors
 
 
+@pytest.mark.slow
 def test_greedy_text_does_not_depend_on_the_seed(finished):
     workdir, _ = finished
     flags = [f"--workdir={workdir}", "--num_tokens=20", "--temperature=0"]
@@ -94,6 +97,7 @@ def test_a_folder_without_a_run_is_refused(command, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_numbers_of_the_run(finished):
     workdir, _ = finished
     result = run("evaluate.py", f"--workdir={workdir}")

@@ -161,6 +161,7 @@ def test_the_table_compares_the_stages_in_their_order(ladder):
     assert "\x1b" not in table
 
 
+@pytest.mark.slow
 def test_the_printed_commands_find_the_offline_runs(ladder):
     table = (ladder / "report.txt").read_text()
     assert "report: report.html\n" in table
@@ -186,6 +187,7 @@ def shell(command: str, cwd: Path) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 def test_a_narrow_terminal_gets_fewer_columns_and_no_cut_number(ladder):
     read_end, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
@@ -206,6 +208,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_no_cut_number(ladder):
     assert rows_of(table)["multi_head_attention"] == [*row[3:4], *row[5:7], row[-1]]
 
 
+@pytest.mark.slow
 def test_runs_that_did_not_end_well_are_compared_by_what_they_left(tmp_path):
     killed = write_run(tmp_path / "runs/killed", 1)
     (killed / run_folder.SUMMARY).unlink()
@@ -254,6 +257,7 @@ def write_broken_runs(folder: Path) -> None:
         (write_run(folder / name, 1) / file).write_text(content)
 
 
+@pytest.mark.slow
 def test_broken_runs_are_named_and_the_others_compared(tmp_path):
     write_broken_runs(tmp_path / "runs")
     write_run(tmp_path / "runs/good", 1)

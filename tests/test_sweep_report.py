@@ -128,6 +128,7 @@ def test_runs_without_any_spread_are_still_told_apart():
     assert one.beyond_noise and not same.beyond_noise
 
 
+@pytest.mark.slow
 def test_equal_stages_are_rarely_called_different():
     """Under Holm, the chance of even one wrong claim among ten pairs is 5 %."""
     rng = np.random.default_rng(1)

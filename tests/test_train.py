@@ -64,6 +64,7 @@ def resume_from(step, finished, workdir, config):
     train.train_and_evaluate(config, workdir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_resumed_equals_uninterrupted(stage, tmp_path):
     """Bit for bit: parameters, optimizer state, metrics and samples, dropout included."""
@@ -106,6 +107,7 @@ def test_a_run_can_be_killed_after_any_two_steps(saved_at_each_step, tmp_path_fa
         assert lines(whole, name) == lines(workdir / "1", name)
 
 
+@pytest.mark.slow
 def test_the_number_of_steps_a_dispatch_changes_nothing(tmp_path):
     for count in (1, 4, 50):
         config = smoke("gpt2", **{"train.steps_per_dispatch": count})
@@ -155,6 +157,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_outlives_newer_ones_and_a_resumption(tmp_path):
     """A learning rate that ruins the model: the first evaluation stays the best."""
     changes = {
@@ -176,6 +179,7 @@ def test_the_best_checkpoint_outlives_newer_ones_and_a_resumption(tmp_path):
         assert (checkpoints.find("best")[0], checkpoints.find("latest")[0]) == (4, 20)
 
 
+@pytest.mark.slow
 def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path):
     changes = {
         "optimizer.learning_rate": 1e30,
@@ -197,6 +201,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path):
         assert np.isfinite(leaf).all()
 
 
+@pytest.mark.slow
 def test_a_bigram_trained_long_is_the_table_of_counts(tmp_path):
     """The closed form: log-probabilities of a bigram are log(count / row total)."""
     text = "the bigram model counts what follows what, and nothing else. " * 40
@@ -299,6 +304,7 @@ def test_a_finished_run_resumes_to_nothing(tmp_path, capsys):
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_flops_are_those_of_the_products(stage):
     """6 FLOPs per weight and token, 12 T D a layer for attention (PaLM paper, app. B)."""
@@ -405,6 +411,7 @@ train.train_and_evaluate(smoke("gpt2", **{"model.dropout_rate": 0.0}), Path(work
 """
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one(tmp_path):
     """Two virtual devices split each batch and end where one device does."""
     for count in (1, 2):
@@ -423,6 +430,7 @@ def test_two_devices_train_as_one(tmp_path):
     assert json.loads(result.stdout)["val/loss"] == pytest.approx(two["val/loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_step_lowers_for_cuda(stage):
     """No GPU is needed to compile for one as far as StableHLO; it says so if a path can't."""
@@ -436,6 +444,7 @@ def test_a_step_lowers_for_cuda(stage):
     assert exported.platforms == ("cuda",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", TINY)
 def test_the_preset_of_equal_flops_takes_1e12_of_them(stage):
     config = importlib.import_module(f"experiments.{stage}").get_config("equal_flops")
