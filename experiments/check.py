@@ -100,19 +100,26 @@ def mistaken_values(config: ConfigDict) -> list[str]:
         if not allowed.holds(flat[key])
     ]
     train = config.train
-    if train.grad_accumulation_steps > 0 and train.batch_size % train.grad_accumulation_steps:
+    if _hold(flat, "train.batch_size", "train.grad_accumulation_steps") and (
+        train.batch_size % train.grad_accumulation_steps
+    ):
         found.append(
             f"config.train.grad_accumulation_steps={train.grad_accumulation_steps}: expected a "
             f"divisor of config.train.batch_size={train.batch_size}"
         )
     tokens = train.steps_per_dispatch * train.batch_size * (config.model.context_length + 1)
-    if tokens > MOST_TOKENS:
+    sizes = ("train.steps_per_dispatch", "train.batch_size", "model.context_length")
+    if _hold(flat, *sizes) and tokens > MOST_TOKENS:
         found.append(
             f"config.train.steps_per_dispatch={train.steps_per_dispatch} times batch_size="
             f"{train.batch_size} windows are {tokens} tokens at once: expected {MOST_TOKENS} at "
             "most; lower one of them"
         )
     return found
+
+
+def _hold(flat: dict[str, Any], *keys: str) -> bool:
+    return all(RANGES[key].holds(flat[key]) for key in keys)
 
 
 def refuse(found: Sequence[str]) -> None:

@@ -45,6 +45,14 @@ def test_a_value_of_the_right_type_is_taken_if_and_only_if_it_is_in_range(data):
         assert key not in check.RANGES or found
 
 
+@pytest.mark.parametrize("key", sorted(check.RANGES))
+@pytest.mark.parametrize("value", [-1, 2**31, 2**70])
+def test_of_one_wrong_value_one_thing_is_said(key, value):
+    kind = type(DEFAULTS[key])
+    found = check.mistakes(config_with(key, kind(value)))
+    assert len(found) == (not check.RANGES[key].holds(kind(value)))
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.dictionaries(st.sampled_from(sorted(check.RANGES)), st.just(-1), min_size=1))
 def test_all_mistakes_are_reported_together(wrong):
