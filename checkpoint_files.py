@@ -62,7 +62,8 @@ def write(path: Path, trees: dict[str, Any], about: dict[str, Any]) -> None:
         run_folder.write_json(temporary / ABOUT, {"about": about, "sha256": digest_of(about)})
         remove(path)
         temporary.rename(path)
-        run_folder.sync(path.parent)
+        for folder in (path.parent, path.parent.parent):  # The first one creates its folder, too.
+            run_folder.sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -33,7 +33,7 @@ class JsonLines:
 
     def sync(self) -> None:
         """Returns when all lines so far are on the disk, where they outlive a power cut."""
-        for path in (self._metrics, self._samples):
+        for path in (self._metrics, self._samples, self._workdir):
             if path.exists():
                 run_folder.sync(path)
 
