@@ -44,7 +44,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runtime.use_huge_pages()
+    runtime.set_up_malloc()
     # ml_collections wants the file before its keys; an agent of a sweep sends them in any order.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: not word.startswith("--config="))
     errors.run_command(main, explain=check.explain_flags)

@@ -138,5 +138,5 @@ def table(rows: list[dict]) -> Table:
 
 
 if __name__ == "__main__":
-    runtime.use_huge_pages()  # The workers inherit it: both sides.
+    runtime.set_up_malloc()  # The workers inherit it: both sides.
     errors.run_command(main)

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from models import plain
+
 
 def product(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
     """`x @ kernel` for x [..., D] and kernel [D, F]: the form that `nn.Dense` calls it in.
@@ -22,6 +24,8 @@ def product(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
     The further arguments of `jax.lax.dot_general` say what a Dense always asks for: contract the
     last axis of x with the first of the kernel.
     """
+    if plain.is_wanted():
+        return x @ kernel
     rounded = jax.config.jax_default_matmul_precision == "bfloat16"
     return _product(x, kernel, jnp.bfloat16 if rounded else jnp.float32)
 

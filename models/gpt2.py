@@ -9,6 +9,7 @@ from functools import partial
 import jax
 from flax import linen as nn
 
+from models.dropout import Dropout
 from models.self_attention import Position, TokenPositionEmbed
 from models.transformer_decoder import Block, LayerNorm
 
@@ -33,7 +34,7 @@ class GPT2(nn.Module):
         self.embed = TokenPositionEmbed(
             self.vocab_size, self.context_length, self.embed_dim, embedding_init=init
         )
-        self.dropout = nn.Dropout(self.dropout_rate)
+        self.dropout = Dropout(self.dropout_rate)
         self.block = [
             Block(
                 self.num_heads,

@@ -4,16 +4,19 @@ New here: the head axis and the output projection that joins what the heads foun
 itself is stage 2's.
 """
 
+from functools import partial
+
 import jax
 from flax import linen as nn
 
 from models.dense import Dense
+from models.dropout import Dropout
 from models.self_attention import (
     Initializer,
     KeyValueCache,
     Position,
     TokenPositionEmbed,
-    causal_attention,
+    attend,
 )
 
 
@@ -42,8 +45,10 @@ class MultiHeadAttention(nn.Module):
 
         q_BTHK, k_BTHK, v_BTHK = heads("query"), heads("key"), heads("value")
         k_BSHK, v_BSHK = KeyValueCache(self.context_length, name="past")(k_BTHK, v_BTHK, start)
-        dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
-        y_BTHK = causal_attention(q_BTHK, k_BSHK, v_BSHK, start=start, drop=dropout)
+        drop = None
+        if train and self.dropout_rate:
+            drop = partial(Dropout(self.dropout_rate), deterministic=False)
+        y_BTHK = attend(q_BTHK, k_BSHK, v_BSHK, start=start, drop=drop)
         out = Dense(D, use_bias=self.use_bias, kernel_init=self.out_init, name="out")
         return out(y_BTHK.reshape(B, T, D))
 

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from models import cudnn, plain
 from models.dense import Dense
 
 Initializer = Callable[..., jax.Array]
+Drop = Callable[[jax.Array], jax.Array]
 Position = int | jax.Array  # Where in the context the first token stands.
 
 
@@ -72,7 +74,7 @@ def causal_attention(
     value: jax.Array,
     *,
     start: Position = 0,
-    drop: Callable[[jax.Array], jax.Array] = lambda weights: weights,
+    drop: Drop | None = None,
 ) -> jax.Array:
     """Mixes `value` rows by softmax(query . key / sqrt(K)), looking at the past only.
 
@@ -86,8 +88,43 @@ def causal_attention(
     scores = jnp.einsum("BT...K,BS...K->B...TS", query / K**0.5, key)
     visible_TS = jnp.arange(S)[None, :] <= start + jnp.arange(T)[:, None]
     scores = jnp.where(jnp.broadcast_to(visible_TS, scores.shape), scores, -jnp.inf)
-    weights = drop(jax.nn.softmax(scores))
+    weights = jax.nn.softmax(scores)
+    if drop:
+        weights = drop(weights)
     return jnp.einsum("B...TS,BS...K->BT...K", weights, value)
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    start: Position = 0,
+    drop: Drop | None = None,
+) -> jax.Array:
+    """`causal_attention` in the form that is soonest done; it differs in the order of sums.
+
+    A text that is read from its beginning is cut into up to four blocks of queries, each with the
+    keys up to its end: three quarters of what the mask hides is never computed. On a GPU one kernel
+    does it all.
+    """
+    if plain.is_wanted() or not isinstance(start, int) or start:
+        return causal_attention(query, key, value, start=start, drop=drop)
+    if not drop and cudnn.can_attend(query):
+        return cudnn.attend(query, key, value)
+    T = query.shape[1]
+    rows = max(-(-T // 4), 32)  # Shorter blocks cost more than they save.
+    blocks = [
+        causal_attention(
+            query[:, first : first + rows],
+            key[:, : first + rows],
+            value[:, : first + rows],
+            start=first,
+            drop=drop,
+        )
+        for first in range(0, T, rows)
+    ]
+    return jnp.concatenate(blocks, axis=1)
 
 
 class SelfAttention(nn.Module):
@@ -103,7 +140,7 @@ class SelfAttention(nn.Module):
             for name in ("query", "key", "value")
         )
         k_BSK, v_BSK = KeyValueCache(self.context_length, name="past")(k_BTK, v_BTK, start)
-        return causal_attention(q_BTK, k_BSK, v_BSK, start=start)
+        return attend(q_BTK, k_BSK, v_BSK, start=start)
 
 
 class SelfAttentionModel(nn.Module):

@@ -11,6 +11,7 @@ import jax
 from flax import linen as nn
 
 from models.dense import Dense
+from models.dropout import Dropout
 from models.multi_head_attention import MultiHeadAttention
 from models.self_attention import Initializer, Position, TokenPositionEmbed
 
@@ -57,7 +58,7 @@ class Block(nn.Module):
         )
         self.mlp_norm = LayerNorm()
         self.mlp = Mlp(self.activation, **inits)
-        self.dropout = nn.Dropout(self.dropout_rate)
+        self.dropout = Dropout(self.dropout_rate)
 
     def __call__(self, x_BTD: jax.Array, *, start: Position = 0, train: bool = False) -> jax.Array:
         drop = partial(self.dropout, deterministic=not train)

@@ -374,6 +374,6 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    runtime.use_huge_pages()
+    runtime.set_up_malloc()
     define_flags()
     errors.run_command(main, positional=True)
