@@ -45,17 +45,10 @@ class Sampling(NamedTuple):
 
 
 class Text(NamedTuple):
-    """What is being written: B texts of the same length, of which the model sees a window.
-
-    The window moves on by one token when it is full. Learned positions then change for every
-    token in it, so the cache is of no more use: `num_cached` falls to 0, and each further token
-    is read off the whole window, as a full forward pass would.
-    """
+    """What is being written: B texts of the same length, of which the model sees a window."""
 
     window_BT: jax.Array  # The last tokens, padded to the context length.
     length: jax.Array  # How many of them are there.
-    cache: Any  # Keys and values of the first `num_cached` of them.
-    num_cached: jax.Array
     num_made: jax.Array
     rngs_B: jax.Array
 
@@ -76,37 +69,52 @@ def generate(
     A sample depends on the seed and on its number, not on how many there are, and no sample
     shares another's draws.
     """
-    text = _start(model, params, prompt, context_length, seed, num_samples)
-    for made in range(0, num_tokens, CHUNK):
-        text, tokens_BC = _write_chunk(model, sampling, params, text)
-        yield np.asarray(tokens_BC)[:, : num_tokens - made]
-
-
-def _start(
-    model: nn.Module,
-    params: Any,
-    prompt: np.ndarray,
-    context_length: int,
-    seed: int,
-    num_samples: int,
-) -> Text:
     seen = prompt[-context_length:]
+    text = _start(params, seen, context_length, seed, num_samples)
+    # Learned positions change for every token of a window that moves on, and what was kept of them
+    # is of no more use. Until then a token is read once, and what attention needs of it is kept.
+    num_cached = min(num_tokens, context_length - len(seen) + 1)
+    size = _padded_size(len(seen) + num_cached, context_length)
+    tokens_1T = None
+    if len(seen) > 1:
+        # The padding is read, too: what it leaves is overwritten before it can be seen.
+        tokens_1T = np.zeros((1, _padded_size(len(seen), size)), np.int32)
+        tokens_1T[0, : len(seen)] = seen
+    cache = _read_prompt(model, params, tokens_1T, size, num_samples)
+    for made in range(0, num_cached, CHUNK):
+        count = min(CHUNK, num_cached - made)
+        text, cache, tokens_BC = _write_cached(model, sampling, params, text, cache, count)
+        yield np.asarray(tokens_BC)[:, :count]
+    del cache
+    for made in range(num_cached, num_tokens, CHUNK):
+        count = min(CHUNK, num_tokens - made)
+        text, tokens_BC = _write_windowed(model, sampling, params, text, count)
+        yield np.asarray(tokens_BC)[:, :count]
+
+
+def _start(params: Any, seen: np.ndarray, context_length: int, seed: int, num_samples: int) -> Text:
     window = np.zeros((num_samples, context_length), np.int32)
     window[:, : len(seen)] = seen
-    cache = jax.eval_shape(partial(_read, model), params, {}, window, 0)[1]
     text = Text(
         window_BT=jnp.asarray(window),
         length=jnp.int32(len(seen)),
-        cache=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cache),
-        num_cached=jnp.int32(0),
         num_made=jnp.int32(0),
         rngs_B=jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(num_samples)),
     )
-    # Laid out as the program will give it back, or its second call would compile it again.
+    return _laid_out_as(params, text)
+
+
+def _laid_out_as(params: Any, tree: Any) -> Any:
+    """`tree` where the programs will give it back, or their second call would compile them anew."""
     for leaf in jax.tree.leaves(params):
         if isinstance(leaf, jax.Array):
-            return jax.device_put(text, leaf.sharding)
-    return text  # NumPy's arrays, or none at all.
+            return jax.device_put(tree, leaf.sharding)
+    return tree  # NumPy's arrays, or none at all.
+
+
+def _padded_size(size: int, most: int) -> int:
+    """The power of two from 64 on that holds `size`: few sizes, so few programs to compile."""
+    return min(most, max(64, 1 << (size - 1).bit_length()))
 
 
 def _read(
@@ -119,41 +127,63 @@ def _read(
     return logits_BTV, variables.get("cache", {})  # A bigram has nothing to keep.
 
 
-@partial(jax.jit, static_argnames=("model", "sampling"), donate_argnames="text")
-def _write_chunk(
-    model: nn.Module, sampling: Sampling, params: Any, text: Text
-) -> tuple[Text, jax.Array]:
-    """`text` with CHUNK more tokens, and those tokens [B, CHUNK]."""
-    text, tokens_CB = jax.lax.scan(
-        lambda text, _: _write_token(model, sampling, params, text), text, length=CHUNK
+# XLA's usual library for products on a CPU is made for many rows; a token is one.
+_jit = partial(jax.jit, compiler_options={"xla_cpu_experimental_ynn_fusion_type": ""})
+
+
+@partial(_jit, static_argnames=("model", "size", "num_samples"))
+def _read_prompt(
+    model: nn.Module, params: Any, tokens_1T: jax.Array | None, size: int, num_samples: int
+) -> Any:
+    """A cache with room for `size` tokens, and in it, once for each sample, `tokens` if any."""
+    token_11 = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    described = jax.eval_shape(partial(_read, model), params, {}, token_11, 0)[1]
+    cache = jax.tree.map(
+        lambda leaf: jnp.zeros((*leaf.shape[:-2], size, leaf.shape[-1]), leaf.dtype), described
     )
-    return text, tokens_CB.T
+    if tokens_1T is not None:
+        cache = _read(model, params, cache, tokens_1T, 0)[1]
+    return jax.tree.map(partial(jnp.repeat, repeats=num_samples, axis=0), cache)
 
 
-def next_logits(model: nn.Module, params: Any, text: Text) -> tuple[jax.Array, Any]:
-    """Logits [B, V] of the token after `text`, and its cache brought up to date."""
-    last = text.length - 1
+@partial(_jit, static_argnames=("model", "sampling"), donate_argnames=("text", "cache"))
+def _write_cached(
+    model: nn.Module, sampling: Sampling, params: Any, text: Text, cache: Any, count: int
+) -> tuple[Text, Any, jax.Array]:
+    """`text` with `count` more tokens, and those [B, CHUNK]; `cache` has all but its last one."""
 
-    def read_window():
-        # The padding is read too: its keys and values are overwritten before they can be seen.
-        logits_BTV, cache = _read(model, params, text.cache, text.window_BT, 0)
-        return jax.lax.dynamic_index_in_dim(logits_BTV, last, axis=1, keepdims=False), cache
-
-    def read_last_token():
+    def write_token(n, carry):
+        text, cache, tokens_BC = carry
+        last = text.length - 1
         token_B1 = jax.lax.dynamic_slice_in_dim(text.window_BT, last, 1, axis=1)
-        logits_B1V, cache = _read(model, params, text.cache, token_B1, last)
-        return logits_B1V[:, 0], cache
+        logits_B1V, cache = _read(model, params, cache, token_B1, last)
+        text, token_B = _append(sampling, text, logits_B1V[:, 0])
+        return text, cache, tokens_BC.at[:, n].set(token_B)
 
-    return jax.lax.cond(text.num_cached == last, read_last_token, read_window)
+    tokens_BC = jnp.zeros((len(text.window_BT), CHUNK), jnp.int32)
+    return jax.lax.fori_loop(0, count, write_token, (text, cache, tokens_BC))
 
 
-def _write_token(
-    model: nn.Module, sampling: Sampling, params: Any, text: Text
+@partial(_jit, static_argnames=("model", "sampling"), donate_argnames="text")
+def _write_windowed(
+    model: nn.Module, sampling: Sampling, params: Any, text: Text, count: int
 ) -> tuple[Text, jax.Array]:
-    logits_BV, cache = next_logits(model, params, text)
+    """`text`, whose window is full, with `count` more tokens, each read off the whole window."""
+
+    def write_token(n, carry):
+        text, tokens_BC = carry
+        logits_BTV = model.apply({"params": params}, text.window_BT)
+        text, token_B = _append(sampling, text, logits_BTV[:, -1])
+        return text, tokens_BC.at[:, n].set(token_B)
+
+    tokens_BC = jnp.zeros((len(text.window_BT), CHUNK), jnp.int32)
+    return jax.lax.fori_loop(0, count, write_token, (text, tokens_BC))
+
+
+def _append(sampling: Sampling, text: Text, logits_BV: jax.Array) -> tuple[Text, jax.Array]:
+    """`text` with a token more, drawn from `logits`, and that token [B]."""
     rngs_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(text.rngs_B, text.num_made)
     token_B = jax.vmap(partial(sample_token, sampling))(logits_BV, rngs_B)
-
     T = text.window_BT.shape[1]
     is_full = text.length == T
     window_BT = jnp.where(is_full, jnp.roll(text.window_BT, -1, axis=1), text.window_BT)
@@ -161,8 +191,6 @@ def _write_token(
     text = text._replace(
         window_BT=jax.lax.dynamic_update_slice_in_dim(window_BT, token_B[:, None], position, 1),
         length=position + 1,
-        cache=cache,
-        num_cached=jnp.where(is_full, 0, text.length),
         num_made=text.num_made + 1,
     )
     return text, token_B

@@ -47,8 +47,8 @@ class KeyValueCache(nn.Module):
     """Remembers the keys and values of earlier calls while text is being generated.
 
     Asleep unless the caller makes the collection "cache" mutable. Then what comes in is written
-    to positions start, start + 1, ... of `context_length`, and all of them come out; the causal
-    mask hides those that are not written yet.
+    to positions start, start + 1, ... of as many as the caller's cache has, `context_length` if it
+    gives none, and all of them come out; the causal mask hides those that are not written yet.
     """
 
     context_length: int
@@ -62,10 +62,12 @@ class KeyValueCache(nn.Module):
         return self._remember("key", key, start), self._remember("value", value, start)
 
     def _remember(self, name: str, new: jax.Array, start: Position) -> jax.Array:
-        B, _, *head = new.shape
-        kept = self.variable("cache", name, jnp.zeros, (B, self.context_length, *head), new.dtype)
-        kept.value = jax.lax.dynamic_update_slice_in_dim(kept.value, new, start, axis=1)
-        return kept.value
+        # Kept as [B, ..., S, K]: the product with one query then reads it as it lies.
+        new = jnp.moveaxis(new, 1, -2)
+        *leading, _, K = new.shape
+        kept = self.variable("cache", name, jnp.zeros, (*leading, self.context_length, K))
+        kept.value = jax.lax.dynamic_update_slice_in_dim(kept.value, new, start, axis=-2)
+        return jnp.moveaxis(kept.value, -2, 1)
 
 
 def causal_attention(
