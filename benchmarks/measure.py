@@ -23,16 +23,16 @@ class Turns(NamedTuple):
 
 def side_by_side(name: str, config: ConfigDict, turns: Turns) -> Row:
     """A row of ours and PyTorch's best variant, with the same work in a process each."""
-    kind, texts = works.WORKS[name].kind, works.WORKS[name].texts
+    work = works.WORKS[name]
     # What a pass has a number of is told in milliseconds for one of them. A token is one of each
     # of the texts that are written side by side.
     unit, scale = {
         "training": ("ms/step", 1e3 / config.train.steps_per_dispatch),
         "evaluation": ("s", 1.0),
         "generation": ("ms/token", 1e3 / config.sample.num_tokens),
-    }[kind]
+    }[work.kind]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        works.load(kind, config, texts).save(Path(folder))
+        works.load(work, config).save(Path(folder))
         found = rounds.ask("benchmarks.variants", folder)
         mode, precision, threads = found["mode"], found["precision"], found["threads"]
         with (
@@ -42,7 +42,7 @@ def side_by_side(name: str, config: ConfigDict, turns: Turns) -> Row:
             times = rounds.interleave(ours, peer, **turns._asdict())
     return {
         "work": name,
-        "kind": kind,
+        "kind": work.kind,
         **ours.facts,
         "unit": unit,
         **rounds.compare(*[[scale * one for one in side] for side in times]),
@@ -62,7 +62,7 @@ def input_pipeline(name: str, config: ConfigDict, turns: Turns) -> Row:
         workers = []
         for kind in ("input", "training"):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
-            works.load(kind, config).save(Path(folder))
+            works.load(works.WORKS[name]._replace(kind=kind), config).save(Path(folder))
             workers.append(stack.enter_context(rounds.start("benchmarks.ours", folder)))
         times = rounds.interleave(*workers, **turns._asdict())
         precision = workers[0].facts["precision"]

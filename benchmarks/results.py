@@ -10,8 +10,8 @@ from benchmarks import rounds
 from benchmarks.measure import Row
 
 LIBRARIES = ("jax", "flax", "numpy", "torch", "transformers")
-# What may differ between two parts of one file.
-MEASURED = ("peak_gflops", "fast_bfloat16")
+# What may differ between two parts of one file: the system's name has its build in it.
+MAY_DIFFER = ("peak_gflops", "system")
 
 
 def machine() -> dict:
@@ -79,9 +79,8 @@ def read(path: Path) -> dict | None:
 
 def is_same(before: dict, now: dict) -> bool:
     """Whether two descriptions are of the same machine with the same libraries."""
-    measured = {"peak_gflops", "system"}  # The system's name has its build in it.
     return "peak_gflops" in before and all(
-        before.get(name) == value for name, value in now.items() if name not in measured
+        before.get(name) == value for name, value in now.items() if name not in MAY_DIFFER
     )
 
 

@@ -29,6 +29,7 @@ class Work(NamedTuple):
     kind: str
     config: ConfigDict  # A whole experiment's.
     vocab_size: int
+    heavy: bool  # A pass takes seconds: nothing is to be searched for with it.
     arrays: dict[str, np.ndarray]
 
     def save(self, folder: Path) -> None:
@@ -37,6 +38,7 @@ class Work(NamedTuple):
             "kind": self.kind,
             "config": json.loads(self.config.to_json()),
             "vocab_size": self.vocab_size,
+            "heavy": self.heavy,
         }
         (folder / "work.json").write_text(json.dumps(described))
         np.savez(folder / "work.npz", **self.arrays)
@@ -46,12 +48,8 @@ class Work(NamedTuple):
         """What `save` wrote."""
         described = json.loads((folder / "work.json").read_text())
         with np.load(folder / "work.npz") as arrays:
-            return cls(
-                described["kind"],
-                ConfigDict(described["config"]),
-                described["vocab_size"],
-                dict(arrays),
-            )
+            config = ConfigDict(described.pop("config"))
+            return cls(config=config, arrays=dict(arrays), **described)
 
 
 def serve(run: Callable[[int], float], **facts: str | float) -> None:

@@ -31,7 +31,7 @@ def starts(name: str, experiment: str, config: ConfigDict, num_rounds: int) -> l
     times = {"first": [], "again": []}
     with tempfile.TemporaryDirectory(prefix="bench-start-") as folder:
         folder = Path(folder)
-        works.load("training", config).save(folder)
+        works.load(works.WORKS[name]._replace(kind="training"), config).save(folder)
         runs = ["first"] * min(FIRST_STARTS, num_rounds) + ["again"] * num_rounds
         for number, which in enumerate(runs):
             # The last of the first ones fills the cache for the others.

@@ -1,6 +1,7 @@
-"""A worker that does a work in PyTorch: `python -m benchmarks.theirs FOLDER MODE PRECISION THREADS`.
+"""A worker that does a work in PyTorch.
 
-MODE is "eager" or "torch.compile"; PRECISION float32, or bfloat16: the autocast of PyTorch.
+`python -m benchmarks.theirs FOLDER MODE PRECISION THREADS`: MODE is "eager" or
+"torch.compile", PRECISION float32 or, by the autocast of PyTorch, bfloat16.
 """
 
 import sys

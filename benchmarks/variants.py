@@ -7,7 +7,6 @@ its own: what the others needed does not count as the memory of the one that is 
 import json
 import os
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -18,28 +17,26 @@ import torch
 from benchmarks.rounds import Work
 from benchmarks.theirs import Run, Variant, build
 
-# A pass of more seconds is one of products that fill every core.
-HEAVY = 2.0
 # How much longer than float32 products those of bfloat16 may take before no variant is tried.
 SLOW_BFLOAT16 = 1.5
 
 
 def seconds_of(call: Callable[[], object], times: int) -> float:
-    """The median of so many calls, after one that is not counted."""
+    """The fastest of so many calls, after one that is not counted."""
     call()
     taken = []
     for _ in range(times):
         started = time.perf_counter()
         call()
         taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
+    return min(taken)
 
 
-def choose_threads(run: Run) -> tuple[int, float]:
+def choose_threads(run: Run, heavy: bool) -> tuple[int, float]:
     """The number of threads that makes a pass fastest, for a small model one; and its seconds."""
     all_threads = torch.get_num_threads()
-    if (seconds := seconds_of(lambda: run(1), times=1)) > HEAVY:
-        return all_threads, seconds
+    if heavy:  # Its products fill every core.
+        return all_threads, seconds_of(lambda: run(1), times=1)
 
     def with_threads(threads: int) -> float:
         torch.set_num_threads(threads)
@@ -86,7 +83,7 @@ def main(folder: str) -> None:
         work.config.sample.num_tokens = max(num_tokens // 10, 1)
         share = work.config.sample.num_tokens / num_tokens
     variants, left_out = candidates(work)
-    tried = {variant: choose_threads(build(work, variant)) for variant in variants}
+    tried = {variant: choose_threads(build(work, variant), work.heavy) for variant in variants}
     best = min(tried, key=lambda variant: tried[variant][1])
     threads, _ = tried[best]
     found = {

@@ -19,13 +19,15 @@ class Work(NamedTuple):
 
     kind: str
     experiment: str  # With a preset after a colon.
-    changes: dict[str, int | float] = {}
+    changes: dict[str, int | float]
     texts: int = 1  # Written side by side.
+    heavy: bool = False  # Its passes take seconds.
 
 
-# A pass of seconds is one update.
-ONE = {"train.steps_per_dispatch": 1}
-BABY_8 = {"train.batch_size": 8, **ONE}
+# A pass of seconds has one update.
+BABY = {"train.steps_per_dispatch": 1}
+BABY_8 = {"train.batch_size": 8, **BABY}
+SMALL = {"model.context_length": 256, "train.batch_size": 2}
 NO_DROPOUT = {"model.dropout_rate": 0.0}
 # Room for the prompt and what follows it, on both sides.
 BABY_TEXT = {"model.context_length": 512}
@@ -33,24 +35,24 @@ SMALL_TEXT = {"model.context_length": 1024}
 
 WORKS = {
     "bigram": Work("training", "bigram", {"train.batch_size": 32, "model.context_length": 8}),
-    "self_attention": Work("training", "self_attention"),
-    "multi_head_attention": Work("training", "multi_head_attention"),
-    "transformer_decoder": Work("training", "transformer_decoder"),
-    "laptop": Work("training", "gpt2:laptop"),
-    "baby": Work("training", "gpt2:baby", ONE),
-    "baby-no-dropout": Work("training", "gpt2:baby", {**ONE, **NO_DROPOUT}),
-    "baby-8": Work("training", "gpt2:baby", BABY_8),
-    "baby-8-no-dropout": Work("training", "gpt2:baby", {**BABY_8, **NO_DROPOUT}),
-    "small": Work("training", "gpt2:small", {"model.context_length": 256, "train.batch_size": 2}),
-    "evaluation": Work("evaluation", "gpt2:laptop"),
+    "self_attention": Work("training", "self_attention", {}),
+    "multi_head_attention": Work("training", "multi_head_attention", {}),
+    "transformer_decoder": Work("training", "transformer_decoder", {}),
+    "laptop": Work("training", "gpt2:laptop", {}),
+    "baby": Work("training", "gpt2:baby", BABY, heavy=True),
+    "baby-no-dropout": Work("training", "gpt2:baby", {**BABY, **NO_DROPOUT}, heavy=True),
+    "baby-8": Work("training", "gpt2:baby", BABY_8, heavy=True),
+    "baby-8-no-dropout": Work("training", "gpt2:baby", {**BABY_8, **NO_DROPOUT}, heavy=True),
+    "small": Work("training", "gpt2:small", SMALL, heavy=True),
+    "evaluation": Work("evaluation", "gpt2:laptop", {}),
     "generation-baby-1": Work("generation", "gpt2:baby", BABY_TEXT),
-    "generation-baby-64": Work("generation", "gpt2:baby", BABY_TEXT, texts=64),
-    "generation-small-1": Work("generation", "gpt2:small", SMALL_TEXT),
-    "generation-small-64": Work("generation", "gpt2:small", SMALL_TEXT, texts=64),
-    "start": Work("start", "gpt2:laptop"),
-    "help": Work("command", "gpt2:laptop"),
-    "wrong-flag": Work("command", "gpt2:laptop"),
-    **{f"input-{stage}": Work("input", stage) for stage in STAGES},
+    "generation-baby-64": Work("generation", "gpt2:baby", BABY_TEXT, texts=64, heavy=True),
+    "generation-small-1": Work("generation", "gpt2:small", SMALL_TEXT, heavy=True),
+    "generation-small-64": Work("generation", "gpt2:small", SMALL_TEXT, texts=64, heavy=True),
+    "start": Work("start", "gpt2:laptop", {}),
+    "help": Work("command", "gpt2:laptop", {}),
+    "wrong-flag": Work("command", "gpt2:laptop", {}),
+    **{f"input-{stage}": Work("input", stage, {}) for stage in STAGES},
 }
 
 
@@ -80,15 +82,20 @@ def config_of(name: str, *, smoke: bool, num_tokens: int) -> ConfigDict:
     return config
 
 
-def load(kind: str, config: ConfigDict, texts: int = 1) -> rounds.Work:
-    """What workers need of a work of that kind; the data set is read for it."""
+def load(work: Work, config: ConfigDict) -> rounds.Work:
+    """What workers need of a work with that config; the data set is read for it."""
     data = corpus.load(config.data)
-    make = {"training": training, "evaluation": evaluation, "generation": generation}
-    arrays = make[kind](data, config, texts) if kind in make else {}
-    return rounds.Work(kind, config, data.tokenizer.vocab_size, arrays)
+    arrays = {}  # The input pipeline makes its own.
+    if work.kind == "training":
+        arrays = training(data, config)
+    elif work.kind == "evaluation":
+        arrays = evaluation(data, config)
+    elif work.kind == "generation":
+        arrays = generation(data, work.texts)
+    return rounds.Work(work.kind, config, data.tokenizer.vocab_size, work.heavy, arrays)
 
 
-def training(data: corpus.Corpus, config: ConfigDict, texts: int) -> dict[str, np.ndarray]:
+def training(data: corpus.Corpus, config: ConfigDict) -> dict[str, np.ndarray]:
     """The first dispatch of a run."""
     _, batches_KBT = next(
         batches.train_batches(
@@ -104,7 +111,7 @@ def training(data: corpus.Corpus, config: ConfigDict, texts: int) -> dict[str, n
     return {"batches_KBT": batches_KBT}
 
 
-def evaluation(data: corpus.Corpus, config: ConfigDict, texts: int) -> dict[str, np.ndarray]:
+def evaluation(data: corpus.Corpus, config: ConfigDict) -> dict[str, np.ndarray]:
     """Every window of the validation split."""
     chunks = batches.eval_windows(
         data.val,
@@ -116,7 +123,7 @@ def evaluation(data: corpus.Corpus, config: ConfigDict, texts: int) -> dict[str,
     return {"windows_NBT": np.concatenate(windows_CBT), "mask_NBT": np.concatenate(mask_CBT)}
 
 
-def generation(data: corpus.Corpus, config: ConfigDict, texts: int) -> dict[str, np.ndarray]:
+def generation(data: corpus.Corpus, texts: int) -> dict[str, np.ndarray]:
     """The beginning of the validation split, as often as there are texts."""
     prompt = np.asarray(data.val[:PROMPT_LENGTH], np.int32)
     return {"prompts_BT": np.tile(prompt, (texts, 1))}
