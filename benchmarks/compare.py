@@ -48,9 +48,10 @@ def main() -> None:
 
 def check(output: Path) -> None:
     """Raises UserError for a wrong flag: before the hours that measuring takes."""
-    if unknown := sorted(set(CHOSEN.value) - set(works.WORKS)) or not CHOSEN.value:
-        chosen = ",".join(unknown if CHOSEN.value else [])
-        raise errors.UserError(f"--works={chosen}: expected some of {','.join(works.WORKS)}")
+    unknown = [name for name in CHOSEN.value if name not in works.WORKS]
+    if unknown or not CHOSEN.value:
+        known = ",".join(works.WORKS)
+        raise errors.UserError(f"--works={','.join(unknown)}: expected some of {known}")
     if ROUNDS.value < 1 or not 0 < SECONDS.value < float("inf"):
         raise errors.UserError(
             f"--rounds={ROUNDS.value} --seconds={SECONDS.value}: expected 1 or more, and above 0"

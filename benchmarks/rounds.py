@@ -55,9 +55,11 @@ class Work(NamedTuple):
 def serve(run: Callable[[int], float], **facts: str | float) -> None:
     """The worker's side: `facts` about itself, then `run(passes)`, timed, for each number read.
 
-    `run` returns when the passes are done, with a number that depends on them and is finite: the
-    last loss for example. Each answer is a line of JSON.
+    The first pass, which compiles, is over when the facts are printed. `run` returns
+    when the passes are done, with a number that depends on them and is finite: the last loss for
+    example. Each answer is a line of JSON.
     """
+    run(1)
     print(json.dumps(facts), flush=True)
     for line in sys.stdin:
         started = time.perf_counter()
@@ -130,8 +132,7 @@ def start(module: str, *arguments: str) -> Iterator[Worker]:
 
 
 def enough_passes(worker: Worker, at_least: float) -> int:
-    """How many passes take `at_least` seconds; warms the worker up on the way."""
-    worker.seconds(1)  # What is left to compile.
+    """How many passes take `at_least` seconds."""
     passes = 1
     while (seconds := worker.seconds(passes)) < at_least:
         # Not more than tenfold: the first ones may be slow still.

@@ -103,11 +103,9 @@ def build(work: Work, variant: Variant) -> Run:
 
 
 def main(folder: str, mode: str, precision: str, threads: str) -> None:
-    """Serves passes over the work in `folder`, the first of which is done by then."""
+    """Serves passes over the work in `folder`."""
     torch.set_num_threads(int(threads))
-    run = build(Work.load(Path(folder)), Variant(mode, precision))
-    run(1)
-    serve(run)
+    serve(build(Work.load(Path(folder)), Variant(mode, precision)))
 
 
 if __name__ == "__main__":
