@@ -69,8 +69,9 @@ peers: .venv-peers/setup.stamp  ## Install PyTorch and transformers into .venv-p
 interop: .venv-peers/setup.stamp  ## Test against PyTorch and transformers.
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv-peers/bin/python -m pytest -o addopts=--strict-markers tests/interop
 
-bench: .venv-peers/setup.stamp  ## Time training steps against PyTorch: benchmarks/results.json.
-	.venv-peers/bin/python -m benchmarks.train_step
+# `make bench WORKS=laptop,baby` measures those and keeps the other rows.
+bench: .venv-peers/setup.stamp  ## Time everything against PyTorch, for hours: benchmarks/results.json.
+	.venv-peers/bin/python -m benchmarks.compare $(if $(WORKS),--works=$(WORKS))
 
 bench-sweep: .venv/setup.stamp  ## Time a sweep against its runs in turn: benchmarks/sweep.json.
 	.venv/bin/python -m benchmarks.sweep

@@ -1,22 +1,16 @@
-"""The five stages in PyTorch, as one would write them there, and a worker that trains one.
+"""The five stages in PyTorch, as one would write them there: training, evaluation, generation.
 
-`python -m benchmarks.peers FOLDER`. What PyTorch has ready is used: one product for queries, keys
-and values, its attention kernel, its fused AdamW, and the number of threads that suits the model.
-The learning rate stays at its peak, which is less work than a schedule.
+What PyTorch has ready is used: one product for queries, keys and values, its attention kernel, its
+fused AdamW. The learning rate stays at its peak, which is less work than a schedule. Texts are
+written by the GPT-2 of transformers, which caches keys and values.
 """
 
-import statistics
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from ml_collections import ConfigDict
 from torch import nn
 from torch.nn import functional as F
-
-from benchmarks.rounds import Work, serve
 
 
 class TokenPositionEmbed(nn.Module):
@@ -182,61 +176,65 @@ def build_optimizer(config: ConfigDict, model: nn.Module) -> torch.optim.Optimiz
     )
 
 
+def loss_of(model: nn.Module, batch_BT: torch.Tensor) -> torch.Tensor:
+    """Mean nats per token on windows of T + 1 tokens."""
+    logits_BTV = model(batch_BT[:, :-1])
+    return F.cross_entropy(logits_BTV.flatten(0, 1), batch_BT[:, 1:].flatten())
+
+
+def nats_of(model: nn.Module, windows_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """The sum of nats over the targets that `mask` lets count; windows hold T + 1 tokens."""
+    logits_BTV = model(windows_BT[:, :-1])
+    nats_BT = F.cross_entropy(logits_BTV.mT, windows_BT[:, 1:], reduction="none")
+    return (nats_BT * mask_BT).sum()
+
+
 def train_step(
-    model: nn.Module,
+    loss_of_batch: Callable[[torch.Tensor], torch.Tensor],
     optimizer: torch.optim.Optimizer,
     batch_BT: torch.Tensor,
     grad_clip_norm: float,
 ) -> torch.Tensor:
-    """One update on windows of T + 1 tokens; the loss of the batch before it."""
-    logits_BTV = model(batch_BT[:, :-1])
-    loss = F.cross_entropy(logits_BTV.flatten(0, 1), batch_BT[:, 1:].flatten())
+    """One update of the optimizer's weights; the loss of the batch before it."""
+    loss = loss_of_batch(batch_BT)
     loss.backward()
     if grad_clip_norm:
-        nn.utils.clip_grad_norm_(model.parameters(), grad_clip_norm)
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        nn.utils.clip_grad_norm_(weights, grad_clip_norm)
     optimizer.step()
     optimizer.zero_grad()
     return loss.detach()
 
 
-def choose_threads(run: Callable[[int], float]) -> int:
-    """Lets PyTorch use as many threads as make a pass fastest: for a small model that is one."""
-    all_threads = torch.get_num_threads()
+def build_generator(config: ConfigDict, vocab_size: int) -> nn.Module:
+    """The GPT-2 of transformers in the sizes of `config` (a whole config's `model`)."""
+    # Only those who generate wait for its import.
+    from transformers import GPT2Config, GPT2LMHeadModel
 
-    def seconds(threads: int) -> float:
-        torch.set_num_threads(threads)
-        run(1)
-        times = []
-        for _ in range(5):
-            started = time.perf_counter()
-            run(1)
-            times.append(time.perf_counter() - started)
-        return statistics.median(times)
-
-    powers = [2**n for n in range(all_threads.bit_length())]
-    chosen = min({*powers, all_threads}, key=seconds)
-    torch.set_num_threads(chosen)
-    return chosen
+    sizes = GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=config.context_length,
+        n_embd=config.embed_dim,
+        n_head=config.num_heads,
+        n_layer=config.num_layers,
+        bos_token_id=None,
+        eos_token_id=None,  # Nothing ends a text before its number of tokens.
+    )
+    return GPT2LMHeadModel(sizes).eval()
 
 
-def main(folder: str) -> None:
-    """Serves passes over the work in `folder`: K updates each, eager, float32."""
-    config, vocab_size, batches_KBT = Work.load(Path(folder))
-    torch.manual_seed(config.seed)
-    model = build(config.model, vocab_size).train()
-    optimizer = build_optimizer(config.optimizer, model)
-    # Targets have to be int64 there.
-    batches = list(torch.from_numpy(batches_KBT).long())
-
-    def run(passes: int) -> float:
-        for _ in range(passes):
-            for batch_BT in batches:
-                loss = train_step(model, optimizer, batch_BT, config.optimizer.grad_clip_norm)
-        return loss.item()
-
-    threads = choose_threads(run)
-    serve(run, peer_variant=f"eager, float32, {threads} thread{'s' if threads > 1 else ''}")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def generate(
+    model: nn.Module, prompts_BT: torch.Tensor, *, num_tokens: int, temperature: float
+) -> torch.Tensor:
+    """Tokens [B, num_tokens] that follow the prompts, drawn from all, by a `build_generator`."""
+    texts_BT = model.generate(
+        prompts_BT,
+        attention_mask=torch.ones_like(prompts_BT),
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,  # Else it draws from 50.
+        min_new_tokens=num_tokens,
+        max_new_tokens=num_tokens,
+        pad_token_id=0,
+    )
+    return texts_BT[:, prompts_BT.shape[1] :]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 import statistics
 import subprocess
 import sys
@@ -18,38 +19,59 @@ ROOT = Path(__file__).parent.parent
 
 
 class Work(NamedTuple):
-    """What both sides are given to do: a training step, again and again."""
+    """What both sides are given to do, again and again. A pass over it is, for each `kind`:
 
+    - training: an update with each of `batches_KBT`, windows of T + 1 tokens;
+    - evaluation: the nats of the N batches `windows_NBT`, where `mask_NBT` lets a target count;
+    - generation: what follows the texts `prompts_BT`, all of them the same.
+    """
+
+    kind: str
     config: ConfigDict  # A whole experiment's.
     vocab_size: int
-    batches_KBT: np.ndarray  # Windows of T + 1 tokens, one batch an update; int32.
+    heavy: bool  # A pass takes seconds: nothing is to be searched for with it.
+    arrays: dict[str, np.ndarray]
 
     def save(self, folder: Path) -> None:
         """Writes it where a worker can read it."""
-        described = {"config": json.loads(self.config.to_json()), "vocab_size": self.vocab_size}
+        described = {
+            "kind": self.kind,
+            "config": json.loads(self.config.to_json()),
+            "vocab_size": self.vocab_size,
+            "heavy": self.heavy,
+        }
         (folder / "work.json").write_text(json.dumps(described))
-        np.save(folder / "batches.npy", self.batches_KBT)
+        np.savez(folder / "work.npz", **self.arrays)
 
     @classmethod
     def load(cls, folder: Path) -> "Work":
         """What `save` wrote."""
         described = json.loads((folder / "work.json").read_text())
-        batches_KBT = np.load(folder / "batches.npy")
-        return cls(ConfigDict(described["config"]), described["vocab_size"], batches_KBT)
+        with np.load(folder / "work.npz") as arrays:
+            config = ConfigDict(described.pop("config"))
+            return cls(config=config, arrays=dict(arrays), **described)
 
 
-def serve(run: Callable[[int], float], **facts: str) -> None:
+def serve(run: Callable[[int], float], **facts: str | float) -> None:
     """The worker's side: `facts` about itself, then `run(passes)`, timed, for each number read.
 
-    A pass is one update with each of the K batches. `run` returns when they are done, with the
-    last one's loss. Each answer is a line of JSON.
+    The first pass, which compiles, is over when the facts are printed. `run` returns
+    when the passes are done, with a number that depends on them and is finite: the last loss for
+    example. Each answer is a line of JSON.
     """
+    run(1)
     print(json.dumps(facts), flush=True)
     for line in sys.stdin:
         started = time.perf_counter()
-        loss = run(int(line))
+        result = run(int(line))
         seconds = time.perf_counter() - started
-        print(json.dumps({"seconds": seconds, "loss": loss}), flush=True)
+        print(json.dumps({"seconds": seconds, "result": result, "mib": peak_mib()}), flush=True)
+
+
+def peak_mib() -> float:
+    """The most memory this process has had at once, in MiB; not less than its parent had then."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 class Worker:
@@ -58,17 +80,19 @@ class Worker:
     def __init__(self, process: subprocess.Popen):
         self._process = process
         self.facts = self._answer()
+        self.mib = 0.0  # The most memory it has had, as of its last answer.
 
     def seconds(self, passes: int) -> float:
         """How long so many passes took.
 
-        Raises RuntimeError if the worker died, or trains no more: its loss is not finite.
+        Raises RuntimeError if the worker died, or works no more: its result is not finite.
         """
         self._process.stdin.write(f"{passes}\n")
         self._process.stdin.flush()
         answer = self._answer()
-        if not math.isfinite(answer["loss"]):
-            raise RuntimeError(f"{self._process.args}: the loss is {answer['loss']}")
+        if not math.isfinite(answer["result"]):
+            raise RuntimeError(f"{self._process.args}: the result is {answer['result']}")
+        self.mib = answer["mib"]
         return answer["seconds"]
 
     def _answer(self) -> dict:
@@ -76,6 +100,15 @@ class Worker:
         if not line:
             raise RuntimeError(f"{self._process.args} ended with code {self._process.wait()}")
         return json.loads(line)
+
+
+def ask(module: str, *arguments: str) -> dict:
+    """The line of JSON that `python -m MODULE ARGUMENTS` prints.
+
+    Raises RuntimeError if it prints none; what it printed then says why.
+    """
+    with start(module, *arguments) as worker:
+        return worker.facts
 
 
 @contextmanager
@@ -99,8 +132,7 @@ def start(module: str, *arguments: str) -> Iterator[Worker]:
 
 
 def enough_passes(worker: Worker, at_least: float) -> int:
-    """How many passes take `at_least` seconds; warms the worker up on the way."""
-    worker.seconds(1)  # Compiles.
+    """How many passes take `at_least` seconds."""
     passes = 1
     while (seconds := worker.seconds(passes)) < at_least:
         # Not more than tenfold: the first ones may be slow still.

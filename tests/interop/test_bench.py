@@ -5,6 +5,10 @@ import json
 import math
 import subprocess
 import sys
+import time
+from copy import deepcopy
+from functools import partial
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,9 +16,12 @@ import pytest
 import torch
 
 import optimizer
+import parts
 import train_step
-from benchmarks import peers, rounds
+from benchmarks import peers, results, rounds, start, variants, works
+from benchmarks import theirs as theirs_worker
 from devices import data_mesh
+from evaluate import evaluate
 from experiments import default
 from tests import command
 from tests.stages import TINY, T, V
@@ -86,12 +93,13 @@ def test_a_peer_trains_as_ours_does(name):
     np.testing.assert_allclose(logits_BTV, peer(batch_BT[:, :-1]).detach(), atol=1e-5)
 
     adamw = peers.build_optimizer(config.optimizer, peer)
+    loss_of_batch = partial(peers.loss_of, peer)
     losses = []
     for _ in range(4):
         state, update = train_step.train_steps(
             state, train_step.no_update(), BATCH_BT[None], 0, 1, 0, 0
         )
-        loss = peers.train_step(peer, adamw, batch_BT, config.optimizer.grad_clip_norm)
+        loss = peers.train_step(loss_of_batch, adamw, batch_BT, config.optimizer.grad_clip_norm)
         np.testing.assert_allclose(update["train/loss"], loss, rtol=1e-4)
         losses.append(loss)
     assert losses[-1] < losses[0] - 0.1
@@ -151,51 +159,284 @@ def test_a_worker_times_its_passes():
         worker = rounds.Worker(one)
         assert worker.facts == {"a": "b"}
         assert 0.2 <= worker.seconds(2) < 1
+        assert 10 < worker.mib < 2**20
 
 
 def test_a_worker_that_diverges_or_dies_is_an_error():
     with worker_that("lambda passes: float('nan')") as one:
         worker = rounds.Worker(one)
-        with pytest.raises(RuntimeError, match="the loss is nan"):
+        with pytest.raises(RuntimeError, match="the result is nan"):
             worker.seconds(1)
-    with worker_that("lambda passes: exit(7)") as one:
+    with worker_that("lambda passes: passes == 1 or exit(7)") as one:
         worker = rounds.Worker(one)
         with pytest.raises(RuntimeError, match="ended with code 7"):
-            worker.seconds(1)
+            worker.seconds(2)
+    died = pytest.raises(RuntimeError, match="ended with code 7")
+    with worker_that("lambda passes: exit(7)") as one, died:
+        rounds.Worker(one)
 
 
-def test_the_benchmark_runs(tmp_path):
-    output = tmp_path / "results.json"
-    result = command.run(
-        *("-m", "benchmarks.train_step", "--preset=smoke", "--stages=bigram,gpt2"),
-        *("--rounds=2", "--seconds=0.01", f"--output={output}"),
-        OMP_NUM_THREADS="1",  # Quick on a busy machine, too.
+def test_a_work_comes_as_it_was_sent(tmp_path):
+    config = works.config_of("baby-8", smoke=True, num_tokens=8)
+    sent = works.load(works.WORKS["baby-8"], config)
+    sent.save(tmp_path)
+    came = rounds.Work.load(tmp_path)
+    assert came.config.to_json() == config.to_json()
+    assert came.arrays.keys() == {"batches_KBT"}
+    assert came.arrays["batches_KBT"].shape == (1, 8, config.model.context_length + 1)
+    np.testing.assert_array_equal(came.arrays["batches_KBT"], sent.arrays["batches_KBT"])
+    assert came._replace(config=None, arrays=None) == sent._replace(config=None, arrays=None)
+
+
+@pytest.mark.parametrize("name", works.WORKS)
+def test_every_work_is_a_config_that_can_be_built(name):
+    config = works.config_of(name, smoke=False, num_tokens=500)
+    parts.check_config(config)
+    smoke = works.config_of(name, smoke=True, num_tokens=500)
+    assert smoke.model.embed_dim <= 16
+    path = works.experiment(name, smoke=False).partition(":")[0]
+    assert (command.ROOT / "experiments" / path).is_file()
+
+
+def test_the_laptop_has_nanogpts_sizes():
+    model = works.config_of("laptop", smoke=False, num_tokens=8)
+    sizes = ("num_layers", "num_heads", "embed_dim", "context_length", "dropout_rate")
+    assert [model.model[size] for size in sizes] == [4, 4, 128, 64, 0.0]
+    assert model.train.batch_size == 12
+
+
+def evaluation_work():
+    """The windows of a short split, the last of them not full, for the tiny GPT-2."""
+    config = default.get_config()
+    config.model.update(name="gpt2", context_length=T, embed_dim=12, num_heads=3, num_layers=2)
+    config.eval.batch_size = 2
+    tokens = np.random.default_rng(1).integers(0, V, 4 * T - 2)
+    arrays = works.evaluation(SimpleNamespace(val=tokens), config)
+    return tokens, rounds.Work("evaluation", config, V, False, arrays)
+
+
+def test_the_peer_evaluates_to_the_same_nats(monkeypatch):
+    tokens, work = evaluation_work()
+    params = TINY["gpt2"].init(jax.random.key(0), BATCH_BT[:, :T])["params"]
+    ours = evaluate(
+        TINY["gpt2"],
+        params,
+        tokens,
+        np.ones(V, np.int64),
+        batch_size=2,
+        context_length=T,
+        mesh=data_mesh(2),
     )
-    assert result.returncode == 0, result.stderr
-    results = json.loads(output.read_text())
-    assert results["machine"]["cores"] >= 1
-    assert results["machine"]["versions"]["torch"].startswith("2.13.0")
-    assert "hugetlb" in results["machine"]["GLIBC_TUNABLES"]
-    works = {row["work"] for row in results["rows"]}
-    assert works == {"training step, bigram", "training step, gpt2"}
-    for row in results["rows"]:
-        assert row["precision"] in ("float32", "bfloat16")
-        assert (row["unit"], row["runs"]) == ("ms/step", 2)
-        assert row["peer_variant"].startswith("eager, float32, ")
-        assert all(0 < row[key] < math.inf for key in ("ours", "peer", "ratio"))
-        assert row["work"] in result.stdout
-        assert f"{row['ratio']:.2f}" in result.stdout
+    peer = build_peer(TINY["gpt2"], "gpt2")
+    put(peer, params)
+    monkeypatch.setattr(peers, "build", lambda config, vocab_size: peer)
+    theirs = theirs_worker.build(work, theirs_worker.Variant("eager", "float32"))(1)
+    np.testing.assert_allclose(theirs, ours["loss"], rtol=1e-5)
+
+
+def test_the_peer_in_bfloat16_does_the_same_work_roughly():
+    _, work = evaluation_work()
+    exact, rounded = (
+        theirs_worker.build(work, theirs_worker.Variant("eager", precision))(1)
+        for precision in ("float32", "bfloat16")
+    )
+    assert exact != rounded
+    np.testing.assert_allclose(rounded, exact, rtol=0.01)
+
+
+def test_the_generator_is_the_gpt2_that_ours_equals():
+    """The same weights as the model that our logits are tested against, in its sizes."""
+    config = default.get_config().model
+    config.update(context_length=9, embed_dim=12, num_heads=3, num_layers=2)
+    generator = peers.build_generator(config, V)
+    ours = TINY["gpt2"].clone(context_length=9)
+    params = ours.init(jax.random.key(0), BATCH_BT[:, :T])["params"]
+    assert sum(weight.numel() for weight in generator.parameters()) == sum(
+        leaf.size for leaf in jax.tree.leaves(params)
+    )
+
+
+def test_the_generator_makes_as_many_tokens_as_asked_for_from_all_of_them():
+    config = default.get_config().model
+    config.update(context_length=100, embed_dim=12, num_heads=3, num_layers=1)
+    prompts_BT = torch.zeros((3, 8), dtype=torch.long)
+    torch.manual_seed(0)
+    generator = peers.build_generator(config, vocab_size=80)
+    tokens_BT = peers.generate(generator, prompts_BT, num_tokens=92, temperature=5.0)
+    assert tokens_BT.shape == (3, 92)
+    assert len(tokens_BT.unique()) > 70  # The default draws from 50 at a time.
+
+
+def test_without_a_compiler_or_fast_bfloat16_variants_say_why(monkeypatch):
+    work = works.load(works.WORKS["laptop"], works.config_of("laptop", smoke=True, num_tokens=8))
+    monkeypatch.setenv("CXX", "no-compiler-of-this-name")
+    monkeypatch.setattr(variants, "bfloat16_slowness", lambda: 40.0)
+    found, left_out = variants.candidates(work)
+    assert [variant.name for variant in found] == ["eager, float32"]
+    assert left_out == {
+        "torch.compile": "no C++ compiler (no-compiler-of-this-name): not tried",
+        "bfloat16": "products take 40 times as long: not tried",
+    }
+    monkeypatch.setenv("CXX", sys.executable)
+    monkeypatch.setattr(variants, "bfloat16_slowness", lambda: 0.5)
+    found, left_out = variants.candidates(work)
+    assert len(found) == 4 and not left_out
+    work.config.train.precision = "float32"
+    assert {variant.precision for variant in variants.candidates(work)[0]} == {"float32"}
+
+
+def test_threads_are_those_that_make_a_pass_fastest(monkeypatch):
+    """Here a pass is slower the more there are; a heavy one takes all without a search."""
+    chosen = [4]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    asked = []
+
+    def run(passes):
+        asked.append(chosen[-1])
+        time.sleep(0.005 * chosen[-1])
+        return 0.0
+
+    threads, seconds = variants.choose_threads(run, heavy=False)
+    assert (threads, set(asked), chosen[-1]) == (1, {1, 2, 4}, 4)
+    assert 0.005 <= seconds < 0.02
+    asked.clear()
+    assert variants.choose_threads(run, heavy=True)[0] == 4
+    assert asked == [4, 4]
+
+
+MACHINE = {
+    "cpu": "one",
+    "system": "Linux-1",
+    "versions": {"jax": "1"},
+    "peak_gflops": {"ours": {"float32": 100.0}, "peer": {"float32": 80.0}},
+}
+ROW = {
+    "work": "laptop",
+    "precision": "float32",
+    "peer_precision": "float32",
+    "flops": 1e9,
+    "ours": 20.0,
+    "peer": 40.0,
+}
+
+
+def kept(path):
+    return json.loads(path.read_text())
+
+
+def test_a_part_replaces_its_own_rows_and_keeps_the_others(tmp_path):
+    path = tmp_path / "results.json"
+    results.Results(path, deepcopy(MACHINE)).put([dict(ROW), {**ROW, "work": "baby"}])
+    # Its peak was measured while something else ran, and so is its time.
+    slower = {**MACHINE, "system": "Linux-2", "peak_gflops": {"ours": {"float32": 50.0}}}
+    slower["peak_gflops"]["peer"] = {"float32": 200.0}
+    again = results.Results(path, deepcopy(slower))
+    assert "keeps its other rows" in again.beginning
+    again.put([{**ROW, "ours": 10.0}])
+    now = kept(path)
+    assert [(row["work"], row["ours"]) for row in now["rows"]] == [("laptop", 10.0), ("baby", 20.0)]
+    assert now["machine"]["peak_gflops"] == {"ours": {"float32": 100.0}, "peer": {"float32": 200.0}}
+    # 1 GFLOP in 10 ms is half of 200 GFLOP/s; in all rows it is a share of the same peak.
+    assert now["rows"][0]["utilisation"] == {"ours": 0.5, "peer": 0.125}
+    assert now["rows"][1]["utilisation"] == {"ours": 0.25, "peer": 0.125}
 
 
 @pytest.mark.parametrize(
-    ("flag", "message"),
+    "before",
     [
-        ("--stages=gpt3", "--stages=gpt3: expected some of bigram,self_attention"),
-        ("--rounds=0", "--rounds=0 --seconds=0.5: expected 1 or more, and above 0"),
-        ("--preset=huge", "unknown preset 'huge'"),
-        ("--output=/nowhere/results.json", "--output=/nowhere/results.json is no file in a fol"),
-        ("--output=benchmarks", "--output=benchmarks is no file in a folder"),
+        {**MACHINE, "cpu": "another"},
+        {**MACHINE, "versions": {"jax": "2"}},
+        {"cpu": "one"},
     ],
 )
-def test_a_wrong_flag_is_one_line(flag, message):
-    command.assert_refused(command.run("-m", "benchmarks.train_step", flag), message)
+def test_results_of_another_machine_are_not_mixed_in(tmp_path, before):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"machine": before, "rows": [{**ROW, "work": "baby"}]}))
+    now = results.Results(path, deepcopy(MACHINE))
+    assert "starts anew" in now.beginning
+    now.put([dict(ROW)])
+    assert [row["work"] for row in kept(path)["rows"]] == ["laptop"]
+
+
+def run_smoke(output, works, *flags):
+    return command.run(
+        *("-m", "benchmarks.compare", "--smoke", f"--works={works}", "--rounds=2"),
+        *("--seconds=0.01", f"--output={output}", *flags),
+        # Quick on a busy machine, too: one thread, nothing compiled by PyTorch.
+        OMP_NUM_THREADS="1",
+        CXX="no-compiler-of-this-name",
+    )
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs(tmp_path):
+    output = tmp_path / "results.json"
+    chosen = "bigram,laptop,evaluation,generation-baby-1,help,wrong-flag,input-bigram"
+    result = run_smoke(output, chosen, "--tokens=9")
+    assert result.returncode == 0, result.stderr
+    assert f"{output} is new" in result.stdout
+    found = kept(output)
+    assert found["machine"]["cores"] >= 1
+    assert found["machine"]["versions"]["torch"].startswith("2.13.0")
+    assert "hugetlb" in found["machine"]["GLIBC_TUNABLES"]
+    assert all(peaks["float32"] > 0.1 for peaks in found["machine"]["peak_gflops"].values())
+    rows = {row["work"]: row for row in found["rows"]}
+    assert {f"{name}:smoke" for name in chosen.split(",")} == rows.keys()
+    for work, row in rows.items():
+        assert row["runs"] == 2 and 0 < row["ours"] < math.inf
+        assert work in result.stdout
+        if row["peer"] is None:
+            assert row["ratio"] is row["peer_variant"] is None
+            continue
+        assert 0 < row["lowest_ratio"] <= row["ratio"] <= row["highest_ratio"] < math.inf
+        assert row["peer_variant"] == "eager, float32, 1 thread"
+        assert row["variants"]["eager, float32"] > 0
+        assert all(mib > 50 for mib in row["peak_mib"].values())
+        assert f"{row['ratio']:.2f}" in result.stdout
+    for work in ("bigram:smoke", "laptop:smoke"):
+        assert rows[work]["flops"] > 0
+        assert all(0 < share < 1 for share in rows[work]["utilisation"].values())
+    assert rows["input-bigram:smoke"]["share"] > 0
+    units = [rows[f"{name}:smoke"]["unit"] for name in ("bigram", "evaluation", "help")]
+    assert units == ["ms/step", "s", "s"]
+    assert rows["generation-baby-1:smoke"]["unit"] == "ms/token"
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_starts_are_timed_to_the_first_step(tmp_path):
+    result = run_smoke(tmp_path / "results.json", "start", "--rounds=1")
+    assert result.returncode == 0, result.stderr
+    first, again = kept(tmp_path / "results.json")["rows"]
+    assert [first["work"], again["work"]] == ["start-first:smoke", "start-again:smoke"]
+    assert first["ours"] > again["ours"] > 0.5  # Programs come out of the cache.
+    assert min(first["peer"], again["peer"]) > 0.5
+
+
+def test_a_command_that_ends_as_it_should_not_is_no_row(monkeypatch):
+    monkeypatch.setitem(start.COMMANDS, "help", (["--help"], 0))
+    with pytest.raises(RuntimeError, match=r"\['--help'\] ended with code 1"):
+        start.command("help", "gpt2.py", 1)
+
+
+def test_a_run_that_ends_before_its_first_step_is_no_row(tmp_path):
+    with pytest.raises(RuntimeError, match="ended with code 2 before step 1"):
+        start.seconds_to_step_1("gpt2.py:huge", tmp_path / "run", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--works=gpt3"], "--works=gpt3: expected some of bigram,self_attention"),
+        (["--works="], "--works=: expected some of bigram,self_attention"),
+        (["--rounds=0"], "--rounds=0 --seconds=0.5: expected 1 or more, and above 0"),
+        (["--seconds=0"], "--rounds=7 --seconds=0.0: expected 1 or more, and above 0"),
+        (["--tokens=0"], "--tokens=0: expected 1 to 504, for generation-baby-1 has a context"),
+        (["--tokens=505"], "--tokens=505: expected 1 to 504, for generation-baby-1 has a context"),
+        (["--output=/nowhere/results.json"], "--output=/nowhere/results.json: expected a .json"),
+        (["--output=benchmarks"], "--output=benchmarks: expected a .json file in a folder"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(flags, message):
+    command.assert_refused(command.run("-m", "benchmarks.compare", *flags), message)
