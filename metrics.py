@@ -9,11 +9,20 @@ import math
 
 import jax
 import jax.numpy as jnp
+import optax
+
+from models import plain
+
+
+def next_token_nats(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
+    """How surprised the model was by each target: -log p, in nats, [B, T]."""
+    if plain.is_wanted():
+        return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
+    return _next_token_nats(logits_BTV, targets_BT)
 
 
 @jax.custom_vjp
-def next_token_nats(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
-    """How surprised the model was by each target: -log p, in nats, [B, T]."""
+def _next_token_nats(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
     return _nats(logits_BTV, targets_BT)[0]
 
 
@@ -29,12 +38,13 @@ def _nats(logits_BTV: jax.Array, targets_BT: jax.Array):
 def _gradient_of_nats(kept, dnats_BT: jax.Array):
     """p minus 1 at the target: one pass over the logits, where autodiff would scatter the ones."""
     exps_BTV, sums_BT1, targets_BT = kept
-    is_target_BTV = jnp.arange(exps_BTV.shape[-1]) == targets_BT[..., None]
+    vocab_BTV = jax.lax.broadcasted_iota(jnp.int32, exps_BTV.shape, exps_BTV.ndim - 1)
+    is_target_BTV = vocab_BTV == targets_BT[..., None]
     dnats_BT1 = dnats_BT[..., None]
     return exps_BTV * (dnats_BT1 / sums_BT1) - jnp.where(is_target_BTV, dnats_BT1, 0), None
 
 
-next_token_nats.defvjp(_nats, _gradient_of_nats)
+_next_token_nats.defvjp(_nats, _gradient_of_nats)
 
 
 def score(nats: float, num_tokens: int, num_bytes: int) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """A switch between two forms of the same numbers: the soonest done, and the plain definition.
 
-`Dense` and attention have both. The plain one is what the fast one is tested and, in
+`Dense`, attention and the loss have both. The plain one is what the fast one is tested and, in
 benchmarks/losses.py, trained against; and FLOPs are counted on it, so that they are the model's
 and not those of a form.
 """

@@ -88,15 +88,45 @@ def test_a_sample_does_not_depend_on_how_many_there_are():
     np.testing.assert_array_equal(write(model, params, [1], 12, Sampling()), three[:1])
 
 
-def test_one_program_serves_every_prompt_and_length():
-    from generate import _write_chunk
+def test_few_programs_serve_every_prompt_and_length():
+    import generate as module
 
     model, params = TINY["gpt2"], init("gpt2")
-    write(model, params, [1], 3)
-    before = _write_chunk._cache_size()
-    write(model, params, [1, 2, 3], 30)
-    write(model, params, list(range(9)), 3)
-    assert _write_chunk._cache_size() == before
+    programs = [module._read_prompt, module._write_cached, module._write_windowed]
+    write(model, params, [1], 30)
+    write(model, params, [1, 2], 3)
+    before = [program._cache_size() for program in programs]
+    for prompt, num_tokens in [([1, 2, 3], 30), ([1], 1), ([5, 4, 3, 2], 9), (range(9), 11)]:
+        write(model, params, list(prompt), num_tokens)
+    assert [program._cache_size() for program in programs] == before
+
+
+@pytest.mark.parametrize(
+    ("prompt_length", "num_tokens", "size"),
+    [(1, 10, 64), (8, 120, 128), (8, 121, 256), (9, 999, 300)],
+)
+def test_the_cache_has_the_size_that_is_needed(monkeypatch, prompt_length, num_tokens, size):
+    import generate as module
+
+    sizes = []
+
+    def read_prompt(model, params, tokens_1T, size, num_samples):
+        sizes.append((size, tokens_1T if tokens_1T is None else tokens_1T.shape))
+        raise StopIteration
+
+    monkeypatch.setattr(module, "_read_prompt", read_prompt)
+    made = module.generate(
+        TINY["gpt2"],
+        {},
+        np.zeros(prompt_length, np.int32),
+        num_tokens=num_tokens,
+        context_length=300,
+        sampling=GREEDY,
+        seed=0,
+    )
+    with pytest.raises(RuntimeError):
+        next(made)
+    assert sizes == [(size, None if prompt_length == 1 else (1, 64))]
 
 
 LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.3]))

@@ -11,8 +11,10 @@ from flax.traverse_util import flatten_dict
 import models
 from errors import UserError
 from experiments import default
+from models import plain
 from models.dense import product
-from models.self_attention import causal_attention
+from models.dropout import Dropout
+from models.self_attention import attend, causal_attention
 from tests.stages import ATTENTIVE, TINY, T, V, init
 
 B = 2
@@ -76,6 +78,33 @@ def test_attention_equals_the_library(heads):
     np.testing.assert_allclose(ours, theirs.reshape(ours.shape), atol=1e-6)
 
 
+@pytest.mark.parametrize("heads", [(), (3,)], ids=["one head", "three heads"])
+@pytest.mark.parametrize("length", [1, 32, 64, 100, 256])
+def test_attention_in_blocks_and_its_gradients_equal_the_plain_definition(length, heads):
+    """One block, several, and a last one that is shorter; the padding of a longer cache is cut."""
+    rngs = jax.random.split(jax.random.key(0), 4)
+    q, k, v, weight = (jax.random.normal(rng, (B, length, *heads, 4)) for rng in rngs)
+
+    def of(f):
+        return jax.value_and_grad(lambda *qkv: (f(*qkv) * weight).sum(), argnums=(0, 1, 2))
+
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, of(attend)(q, k, v), of(causal_attention)(q, k, v))
+    longer = [jnp.concatenate([x, jnp.full_like(x, 9.0)], axis=1) for x in (k, v)]
+    close(attend(q, *longer), causal_attention(q, k, v))
+
+
+def test_most_of_what_the_mask_hides_is_not_computed():
+    shape = jax.ShapeDtypeStruct((1, 256, 1, 64), jnp.float32)
+
+    def flops(f):
+        return jax.jit(f).lower(shape, shape, shape).cost_analysis()["flops"]
+
+    assert flops(attend) < 0.65 * flops(causal_attention)
+    with plain.definitions():
+        assert flops(lambda *qkv: attend(*qkv)) == flops(causal_attention)
+
+
 def test_attention_from_a_start_equals_the_rows_of_the_whole():
     rngs = jax.random.split(jax.random.key(0), 3)
     q, k, v = (jax.random.normal(rng, (B, T, 3, 4)) for rng in rngs)
@@ -87,7 +116,7 @@ def test_product_and_its_gradients_equal_the_plain_definition():
     rngs = jax.random.split(jax.random.key(0), 2)
     x_BTD = jax.random.normal(rngs[0], (B, T, 4))
     kernel_DF = jax.random.normal(rngs[1], (4, 6))
-    plain = partial(jnp.einsum, "BTD,DF->BTF")
+    definition = partial(jnp.einsum, "BTD,DF->BTF")
 
     def of(f):
         return jax.value_and_grad(lambda x, k: jnp.sin(f(x, k)).sum(), argnums=(0, 1))
@@ -95,7 +124,7 @@ def test_product_and_its_gradients_equal_the_plain_definition():
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
         of(product)(x_BTD, kernel_DF),
-        of(plain)(x_BTD, kernel_DF),
+        of(definition)(x_BTD, kernel_DF),
     )
 
 
@@ -115,6 +144,36 @@ def test_a_product_of_bfloat16_factors_is_near_the_exact_one_and_so_are_its_grad
     for one, other in zip(jax.tree.leaves(exact), jax.tree.leaves(rounded), strict=True):
         assert other.dtype == jnp.float32
         assert 0 < jnp.linalg.norm(one - other) < 0.01 * jnp.linalg.norm(one)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.2, 0.5, 0.9])
+def test_dropout_drops_each_activation_with_the_probability_it_was_given(rate):
+    """Every one of them, wherever it stands in its random word, and on its own."""
+    x = jnp.arange(1.0, 38.0)  # No multiple of 4.
+
+    @jax.jit
+    def drop(rng):
+        return Dropout(rate).apply({}, x, deterministic=False, rngs={"dropout": rng})
+
+    draws = 20_000
+    y = np.asarray(jax.vmap(drop)(jax.random.split(jax.random.key(0), draws)))
+    is_kept = y != 0
+    np.testing.assert_allclose(y[is_kept], (np.broadcast_to(x, y.shape) / (1 - rate))[is_kept])
+    deviation = (rate * (1 - rate) / draws) ** 0.5
+    np.testing.assert_allclose(is_kept.mean(axis=0), 1 - rate, atol=5 * deviation)
+    together = (is_kept[:, 1:] & is_kept[:, :-1]).mean(axis=0)
+    np.testing.assert_allclose(together, (1 - rate) ** 2, atol=5 * deviation)
+
+
+def test_dropout_passes_gradients_where_it_kept():
+    x = jnp.ones((B, 30))
+
+    def total(x):
+        y = Dropout(0.5).apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(0)})
+        return y.sum(), y
+
+    gradient, y = jax.grad(total, has_aux=True)(x)
+    np.testing.assert_array_equal(gradient, y)
 
 
 def test_dropout_drops_in_training_only():
@@ -150,11 +209,11 @@ def test_every_dropout_of_gpt2_drops():
             )
         return logits, seen + 1
 
-    plain = model.apply({"params": params}, TOKENS_BT)
+    undropped = model.apply({"params": params}, TOKENS_BT)
     count = only(-1)[1]
     assert count == 1 + 3 * 2  # The embedding, and three in each of two blocks.
     for nth in range(count):
-        rates.append(float(jnp.abs(only(nth)[0] - plain).max()))
+        rates.append(float(jnp.abs(only(nth)[0] - undropped).max()))
     assert min(rates) > 0
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax._src.cudnn import fused_attention_stablehlo
 from safetensors.numpy import load_file
 
 import models
@@ -25,6 +27,7 @@ from devices import data_mesh
 from errors import Diverged, UserError
 from evaluate import evaluate
 from input_pipeline import corpus
+from models.self_attention import attend
 from tests.command import run
 from tests.stages import ATTENTIVE, TINY, V
 from tracking import run_folder
@@ -442,6 +445,31 @@ def test_a_step_lowers_for_cuda(stage):
         shapes, train_step.no_update(), batches_KBT, 0, 3, seed=0, max_skipped=0
     )
     assert exported.platforms == ("cuda",)
+
+
+@pytest.mark.slow
+def test_attention_lowers_for_cuda_as_one_kernel(monkeypatch):
+    """In bfloat16, forward and backward, where there is a GPU: here it is made believe."""
+    gpu = SimpleNamespace(compute_capability="9.0")
+    monkeypatch.setattr(models.cudnn.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(models.cudnn.jax, "devices", lambda: [gpu])
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda _: True)
+    shape = jax.ShapeDtypeStruct((2, 64, 3, 8), jnp.float32)
+
+    def lowered():
+        gradient = jax.jit(jax.grad(lambda *qkv: attend(*qkv).sum(), argnums=(0, 1, 2)))
+        allowed = [
+            jax.export.DisabledSafetyCheck.custom_call(f"__cudnn$fmhaSoftmax{which}")
+            for which in ("", "Backward")
+        ]
+        export = jax.export.export(gradient, platforms=["cuda"], disabled_checks=allowed)
+        return export(shape, shape, shape).mlir_module()
+
+    with jax.default_matmul_precision("bfloat16"):
+        kernels = lowered()
+    assert "__cudnn$fmhaSoftmax" in kernels and "__cudnn$fmhaSoftmaxBackward" in kernels
+    assert "__cudnn" not in lowered()  # In float32 there is no such kernel.
 
 
 @pytest.mark.slow
