@@ -16,18 +16,22 @@ MAY_DIFFER = ("peak_gflops", "system")
 
 def machine() -> dict:
     """What the times depend on besides the code, and how fast it multiplies matrices."""
+    ours, theirs = (rounds.ask("benchmarks.peak", library) for library in ("jax", "torch"))
+    versions = {name: metadata.version(name) for name in LIBRARIES}
+    return {**facts(), "versions": versions, "peak_gflops": {"ours": ours, "peer": theirs}}
+
+
+def facts() -> dict[str, str | int]:
+    """The processor and the system."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    ours, theirs = (rounds.ask("benchmarks.peak", library) for library in ("jax", "torch"))
     return {
         "cpu": models[0] if models else platform.processor(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in LIBRARIES},
-        "peak_gflops": {"ours": ours, "peer": theirs},
     }
 
 
