@@ -18,6 +18,7 @@ from flax import linen as nn
 
 import checkpoint
 import errors
+import programs
 import runtime
 from input_pipeline.tokenizers import Tokenizer
 from terminal import inert_lines
@@ -77,8 +78,9 @@ def generate(
     shares another's draws.
     """
     text = _start(model, params, prompt, context_length, seed, num_samples)
+    write_chunk = programs.for_model(_write_chunk, (model, sampling), (params, text))
     for made in range(0, num_tokens, CHUNK):
-        text, tokens_BC = _write_chunk(model, sampling, params, text)
+        text, tokens_BC = write_chunk(params, text)
         yield np.asarray(tokens_BC)[:, : num_tokens - made]
 
 
@@ -93,20 +95,29 @@ def _start(
     seen = prompt[-context_length:]
     window = np.zeros((num_samples, context_length), np.int32)
     window[:, : len(seen)] = seen
-    cache = jax.eval_shape(partial(_read, model), params, {}, window, 0)[1]
-    text = Text(
-        window_BT=jnp.asarray(window),
-        length=jnp.int32(len(seen)),
-        cache=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cache),
-        num_cached=jnp.int32(0),
-        num_made=jnp.int32(0),
-        rngs_B=jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(num_samples)),
-    )
+    args = params, window, np.int32(len(seen)), np.uint32(seed)
+    text = programs.for_model(_start_text, (model,), args)(*args)
     # Laid out as the program will give it back, or its second call would compile it again.
     for leaf in jax.tree.leaves(params):
         if isinstance(leaf, jax.Array):
             return jax.device_put(text, leaf.sharding)
     return text  # NumPy's arrays, or none at all.
+
+
+@partial(jax.jit, static_argnames="model")
+def _start_text(
+    model: nn.Module, params: Any, window_BT: jax.Array, length: jax.Array, seed: jax.Array
+) -> Text:
+    cache = jax.eval_shape(partial(_read, model), params, {}, window_BT, 0)[1]
+    rng = jax.random.key(seed)
+    return Text(
+        window_BT=window_BT,
+        length=length,
+        cache=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cache),
+        num_cached=jnp.int32(0),
+        num_made=jnp.int32(0),
+        rngs_B=jax.vmap(partial(jax.random.fold_in, rng))(jnp.arange(len(window_BT))),
+    )
 
 
 def _read(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+import programs
 from generate import CHUNK, Sampling, generate, limit_logits, sample_token
 from tests.stages import TINY, T, V, init
 
@@ -89,14 +90,12 @@ def test_a_sample_does_not_depend_on_how_many_there_are():
 
 
 def test_one_program_serves_every_prompt_and_length():
-    from generate import _write_chunk
-
     model, params = TINY["gpt2"], init("gpt2")
     write(model, params, [1], 3)
-    before = _write_chunk._cache_size()
+    before = set(programs._loaded)
     write(model, params, [1, 2, 3], 30)
     write(model, params, list(range(9)), 3)
-    assert _write_chunk._cache_size() == before
+    assert set(programs._loaded) == before
 
 
 LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.3]))
