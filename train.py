@@ -183,14 +183,17 @@ class Run:
         line = {}
         if update and is_due(step, config.train.log_every_steps, last):
             line |= self.training_metrics(step, update)
-        if eval_is_due:
-            line |= self.validation_metrics(step, state.params)
-        if line:
-            self.log(step, line)
+        # A text is written token by token, which leaves the evaluation what it needs.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            sample = beside.submit(self.sample, state.params) if sample_is_due else None
+            if eval_is_due:
+                line |= self.validation_metrics(step, state.params)
+            if line:
+                self.log(step, line)
         if not math.isfinite(line.get("val/loss", 0.0)):
             self.stop_diverged(f"val/loss is {line['val/loss']} at step {step}", state)
-        if sample_is_due:
-            self.tracker.log_sample(step, config.sample.prompt, self.sample(state.params))
+        if sample:
+            self.tracker.log_sample(step, config.sample.prompt, sample.result())
         save_is_due = is_due(step, config.checkpoint.every_steps, last)
         if step and (eval_is_due or save_is_due or leaving or self.save_is_due_by_the_clock()):
             self.save(state, step, line["val/loss"] if eval_is_due else None)
