@@ -95,7 +95,7 @@ class Run:
         ]
         # That of the dispatch before the last one, and of the last one.
         before = update = devices.replicate(no_update(self.progress["skipped"]), self.parts.mesh)
-        with ThreadPoolExecutor(max_workers=1) as pool:
+        with ThreadPoolExecutor(max_workers=2) as pool:
             # The step compiles on one core while another measures the fresh model.
             compiling = pool.submit(self.compile, state)
             counting = pool.submit(self.count_flops, state)
