@@ -20,6 +20,7 @@ from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
 import checkpoint_files
+import devices
 import models
 from checkpoint_files import Damaged
 from errors import UserError
@@ -258,4 +259,6 @@ def load(workdir: Path, which: str) -> Trained:
     shapes = jax.tree.map(lambda x: x.update(sharding=sharding), shapes)
     with Checkpoints(workdir) as checkpoints:
         step, params = checkpoints.restore_params(which, shapes)
+    # Laid out as in the run itself, whose programs then serve here, too.
+    params = devices.replicate(params, devices.data_mesh(1))
     return Trained(config, tokenizer, model, params, step)

@@ -21,6 +21,7 @@ import checkpoint
 import devices
 import errors
 import metrics
+import programs
 import run_start
 import runtime
 from input_pipeline import batches, corpus
@@ -66,12 +67,9 @@ def evaluate(
         context_length=context_length,
         batches_per_chunk=BATCHES_PER_CHUNK,
     ):
-        nats_C = nats_of_batches(
-            model,
-            params,
-            devices.split_batches(windows_CBT, mesh),
-            devices.split_batches(mask_CBT, mesh),
-        )
+        windows_CBT = devices.split_batches(windows_CBT, mesh)
+        args = params, windows_CBT, devices.split_batches(mask_CBT, mesh)
+        nats_C = programs.for_model(nats_of_batches, (model,), args)(*args)
         # Totals in float64: in float32 a long split would lose its last digits.
         nats += np.asarray(nats_C, np.float64).sum()
     num_bytes = 0

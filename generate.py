@@ -18,6 +18,7 @@ from flax import linen as nn
 
 import checkpoint
 import errors
+import programs
 import runtime
 from input_pipeline.tokenizers import Tokenizer
 from terminal import inert_lines
@@ -70,7 +71,9 @@ def generate(
     shares another's draws.
     """
     seen = prompt[-context_length:]
-    text = _start(params, seen, context_length, seed, num_samples)
+    window = np.zeros((num_samples, context_length), np.int32)
+    window[:, : len(seen)] = seen
+    text = _laid_out_as(params, _begin(window, np.int32(len(seen)), np.uint32(seed)))
     # Learned positions change for every token of a window that moves on, and what was kept of them
     # is of no more use. Until then a token is read once, and what attention needs of it is kept.
     num_cached = min(num_tokens, context_length - len(seen) + 1)
@@ -80,28 +83,31 @@ def generate(
         # The padding is read, too: what it leaves is overwritten before it can be seen.
         tokens_1T = np.zeros((1, _padded_size(len(seen), size)), np.int32)
         tokens_1T[0, : len(seen)] = seen
-    cache = _read_prompt(model, params, tokens_1T, size, num_samples)
+    args = params, tokens_1T
+    cache = programs.for_model(_read_prompt, (model, size, num_samples), args)(*args)
+    cache = _laid_out_as(params, cache)
+    args = params, text, cache, np.int32(0)
+    write = programs.for_model(_write_cached, (model, sampling), args)
     for made in range(0, num_cached, CHUNK):
         count = min(CHUNK, num_cached - made)
-        text, cache, tokens_BC = _write_cached(model, sampling, params, text, cache, count)
+        text, cache, tokens_BC = write(params, text, cache, np.int32(count))
         yield np.asarray(tokens_BC)[:, :count]
+    if num_cached == num_tokens:
+        return
     del cache
+    write = programs.for_model(_write_windowed, (model, sampling), (params, text, np.int32(0)))
     for made in range(num_cached, num_tokens, CHUNK):
         count = min(CHUNK, num_tokens - made)
-        text, tokens_BC = _write_windowed(model, sampling, params, text, count)
+        text, tokens_BC = write(params, text, np.int32(count))
         yield np.asarray(tokens_BC)[:, :count]
 
 
-def _start(params: Any, seen: np.ndarray, context_length: int, seed: int, num_samples: int) -> Text:
-    window = np.zeros((num_samples, context_length), np.int32)
-    window[:, : len(seen)] = seen
-    text = Text(
-        window_BT=jnp.asarray(window),
-        length=jnp.int32(len(seen)),
-        num_made=jnp.int32(0),
-        rngs_B=jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(num_samples)),
-    )
-    return _laid_out_as(params, text)
+@jax.jit
+def _begin(window_BT: jax.Array, length: jax.Array, seed: jax.Array) -> Text:
+    """The text of which `length` tokens are there, with a random number generator for each row."""
+    rng = jax.random.key(seed)
+    rngs_B = jax.vmap(partial(jax.random.fold_in, rng))(jnp.arange(len(window_BT)))
+    return Text(window_BT, length, jnp.int32(0), rngs_B)
 
 
 def _laid_out_as(params: Any, tree: Any) -> Any:
@@ -133,7 +139,7 @@ _jit = partial(jax.jit, compiler_options={"xla_cpu_experimental_ynn_fusion_type"
 
 @partial(_jit, static_argnames=("model", "size", "num_samples"))
 def _read_prompt(
-    model: nn.Module, params: Any, tokens_1T: jax.Array | None, size: int, num_samples: int
+    model: nn.Module, size: int, num_samples: int, params: Any, tokens_1T: jax.Array | None
 ) -> Any:
     """A cache with room for `size` tokens, and in it, once for each sample, `tokens` if any."""
     token_11 = jax.ShapeDtypeStruct((1, 1), jnp.int32)

@@ -1,5 +1,10 @@
 """One run: `python main.py --config=experiments/gpt2.py --config.train.num_steps=500`."""
 
+import runtime
+
+if __name__ == "__main__":
+    runtime.set_up_malloc()  # First of all: what was imported would be imported again.
+
 import sys
 import time
 from pathlib import Path
@@ -8,7 +13,6 @@ from absl import flags
 from ml_collections import config_flags
 
 import errors
-import runtime
 from experiments import check
 from tracking import sweep
 
@@ -44,7 +48,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runtime.set_up_malloc()
     # ml_collections wants the file before its keys; an agent of a sweep sends them in any order.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: not word.startswith("--config="))
     errors.run_command(main, explain=check.explain_flags)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 import devices
 import models
 import optimizer
+import programs
 import runtime
 from errors import UserError
 from experiments import check
@@ -31,6 +32,7 @@ class Parts(NamedTuple):
     schedule: optax.Schedule
     precision: str  # As jax.default_matmul_precision takes it.
     mesh: Mesh
+    made_of: str | None  # Tells its programs from those of other configs: see programs.py.
 
 
 def check_config(config: ConfigDict) -> None:
@@ -62,7 +64,9 @@ def build_parts(config: ConfigDict) -> Parts:
     mesh = devices.data_mesh(part_size, config.eval.batch_size)
     sampling = Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
     precision = choose_precision(config.train.precision)
-    return Parts(data, prompt, sampling, model, tx, schedule, precision, mesh)
+    described = programs.describe(model)
+    made_of = described and f"{described} {config.optimizer} {config.train.num_steps}"
+    return Parts(data, prompt, sampling, model, tx, schedule, precision, mesh, made_of)
 
 
 def choose_precision(wanted: str) -> str:

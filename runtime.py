@@ -1,5 +1,6 @@
 """The process around JAX: how it gets its memory, and where compiled programs are kept."""
 
+import functools
 import os
 import sys
 import warnings
@@ -38,11 +39,21 @@ def has_fast_bfloat16() -> bool:
 
     if jax.default_backend() != "cpu":
         return True
+    # Apple's processors have it, but XLA does not use it there.
+    return "avx512_bf16" in processor() or "amx_bf16" in processor()
+
+
+@functools.cache
+def processor() -> str:
+    """The name and the instruction sets of the CPU, as far as the system tells them."""
+    import platform
+
     try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False  # Not Linux; Apple's processors have it, but XLA does not use it there.
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # Not Linux.
+        return platform.platform() + platform.processor()
+    # Once, not for every core; an ARM calls its instruction sets features.
+    return "\n".join(dict.fromkeys(x for x in lines if x.startswith(("model", "flags", "Feat"))))
 
 
 def configure_jax() -> None:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict
 
 import devices
 import divergence
+import programs
 import run_start
 import stopping
 from checkpoint import Checkpoints, Restored
@@ -85,23 +87,22 @@ class Run:
         """
         config = self.config
         last = config.train.num_steps
-        batch_shape = (config.train.batch_size, config.model.context_length + 1)
-        self.flops_per_step = flops_per_step(state, batch_shape)
         everys = [
             config.train.log_every_steps,
             config.eval.every_steps,
             config.sample.every_steps,
             config.checkpoint.every_steps,
         ]
-        lowered = self.lower(state)
         # That of the dispatch before the last one, and of the last one.
         before = update = devices.replicate(no_update(self.progress["skipped"]), self.parts.mesh)
-        with ThreadPoolExecutor(max_workers=1) as pool:
+        with ThreadPoolExecutor(max_workers=2) as pool:
             # The step compiles on one core while another measures the fresh model.
-            compiling = pool.submit(lowered.compile)
+            compiling = pool.submit(self.compile, state)
+            counting = pool.submit(self.count_flops, state)
             if step == 0:
                 self.look(state, 0, {}, stop)
             update_state = compiling.result()
+            self.flops_per_step = counting.result()
         self.stopwatch.start()
         for first, batches_KBT in self.batches(step, last):
             batches_KBT = devices.split_batches(batches_KBT, self.parts.mesh)
@@ -137,21 +138,25 @@ class Run:
         """The last arguments of each dispatch."""
         return np.uint32(self.config.seed), self.config.train.max_skipped_updates
 
-    def lower(self, state: TrainState) -> jax.stages.Lowered:
-        """`train_steps` in this run's precision, to be compiled; all else stays in float32."""
-        train = self.config.train
+    def compile(self, state: TrainState) -> jax.stages.Compiled:
+        """`train_steps` in this run's precision; all else stays in float32."""
+        train, mesh = self.config.train, self.parts.mesh
         shape = (train.steps_per_dispatch, train.batch_size, self.config.model.context_length + 1)
-        batches_KBT = devices.split_batches(np.zeros(shape, np.int32), self.parts.mesh)
+        batches_KBT = devices.split_batches(np.zeros(shape, np.int32), mesh)
+        update = devices.replicate(no_update(), mesh)
+        args = (state, update, batches_KBT, 0, 0, *self.constants)
+        num_parts = train.grad_accumulation_steps
+        made_of = self.parts.made_of and f"{self.parts.made_of} {num_parts}"
         with jax.default_matmul_precision(self.parts.precision):
-            return train_steps.lower(
-                state,
-                devices.replicate(no_update(), self.parts.mesh),
-                batches_KBT,
-                0,
-                0,
-                *self.constants,
-                num_parts=train.grad_accumulation_steps,
-            )
+            lower = partial(train_steps.lower, *args, num_parts=num_parts)
+            return programs.compiled("train_steps", made_of, args, lower, out=(state, update))
+
+    def count_flops(self, state: TrainState) -> float:
+        """Floating-point operations of an update."""
+        shape = (self.config.train.batch_size, self.config.model.context_length + 1)
+        made_of = self.parts.made_of and f"{self.parts.made_of} {shape}"
+        count = partial(flops_per_step, state, shape)
+        return programs.remembered("flops", made_of, (state.params,), count)
 
     def look(self, state: TrainState, step: int, update: Update, stop: stopping.Stop) -> None:
         """Does what is due after `step` updates: metrics, evaluation, sample, checkpoint.
@@ -174,17 +179,21 @@ class Run:
                     what += f" after {skipped} that were skipped"
                 self.stop_diverged(what, before)
         eval_is_due = step == 0 or is_due(step, config.eval.every_steps, last)
+        sample_is_due = step == 0 or is_due(step, config.sample.every_steps, last)
         line = {}
         if update and is_due(step, config.train.log_every_steps, last):
             line |= self.training_metrics(step, update)
-        if eval_is_due:
-            line |= self.validation_metrics(step, state.params)
-        if line:
-            self.log(step, line)
+        # A text is written token by token, which leaves the evaluation what it needs.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            sample = beside.submit(self.sample, state.params) if sample_is_due else None
+            if eval_is_due:
+                line |= self.validation_metrics(step, state.params)
+            if line:
+                self.log(step, line)
         if not math.isfinite(line.get("val/loss", 0.0)):
             self.stop_diverged(f"val/loss is {line['val/loss']} at step {step}", state)
-        if step == 0 or is_due(step, config.sample.every_steps, last):
-            self.tracker.log_sample(step, config.sample.prompt, self.sample(state.params))
+        if sample:
+            self.tracker.log_sample(step, config.sample.prompt, sample.result())
         save_is_due = is_due(step, config.checkpoint.every_steps, last)
         if step and (eval_is_due or save_is_due or leaving or self.save_is_due_by_the_clock()):
             self.save(state, step, line["val/loss"] if eval_is_due else None)
@@ -271,12 +280,19 @@ class Run:
             "train/loss": float(update["train/loss"]),
             "train/grad_norm": float(update["train/grad_norm"]),
             # The schedule counts the updates that were made.
-            "train/learning_rate": float(self.parts.schedule(max(step - 1 - skipped, 0))),
+            "train/learning_rate": self.learning_rate(max(step - 1 - skipped, 0)),
             "train/tokens_per_second": (now["tokens_seen"] - since["tokens_seen"])
             / (now["seconds"] - since["seconds"]),
         }
         allowed = self.config.train.max_skipped_updates
         return {**made, "train/skipped_updates": skipped} if allowed else made
+
+    def learning_rate(self, updates: int) -> float:
+        """That of the next update after so many, by one program: its operations would be eight."""
+        args = (np.int32(updates),)
+        lower = partial(jax.jit(self.parts.schedule).lower, *args)
+        program = programs.compiled("learning_rate", self.parts.made_of, args, lower)
+        return float(program(*args))
 
     def validation_metrics(self, step: int, params: Any) -> dict[str, float]:
         """The scores of `params` on the whole validation split; keeps the best one in mind."""
@@ -351,7 +367,7 @@ def run_in(
 
     Raises OSError if the folder can't be written, and else what `train_and_evaluate` does.
     """
-    state = create_state(parts.model, parts.tx, config.seed, parts.mesh)
+    state = create_state(parts.model, parts.tx, config.seed, parts.mesh, parts.made_of)
     num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     restored = restore_or_begin(workdir, config, checkpoints, state)
     changes = run_start.write_start(

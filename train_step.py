@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 import devices
 import metrics
+import programs
 from models import plain
 
 # What an update measures; "skipped" counts those that were left out, since the run began.
@@ -25,17 +26,26 @@ Update = dict[str, jax.Array]
 
 
 def create_state(
-    model: nn.Module, tx: optax.GradientTransformation, seed: int, mesh: Mesh
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    made_of: str | None = None,
 ) -> TrainState:
-    """A TrainState with fresh parameters, on every device of `mesh`."""
+    """A TrainState with fresh parameters, on every device of `mesh`.
+
+    `made_of` says what model and `tx` are, for the program to be kept: see programs.py.
+    """
 
     # The seed is an argument, no constant of the program: another one compiles nothing.
     def create(seed: jax.Array) -> TrainState:
         init_rng, _ = jax.random.split(jax.random.key(seed))
         params = model.init(init_rng, jnp.zeros((1, 1), jnp.int32))["params"]
-        return TrainState.create(apply_fn=model.apply, params=params, tx=tx)
+        return TrainState.create(apply_fn=None, params=params, tx=tx).replace(tx=None)
 
-    return devices.replicate(jax.jit(create)(np.uint32(seed)), mesh)
+    args = (np.uint32(seed),)
+    made = programs.compiled("create", made_of, args, partial(jax.jit(create).lower, *args))(*args)
+    return devices.replicate(made, mesh).replace(apply_fn=model.apply, tx=tx)
 
 
 def loss_of(

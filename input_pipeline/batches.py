@@ -7,7 +7,6 @@ and a run that resumes sees the batches that the uninterrupted one would have se
 import math
 from collections.abc import Iterator
 
-import grain
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -60,9 +59,8 @@ def train_batches(
 
     first_step = start_step // steps_per_dispatch * steps_per_dispatch
     last = num_steps if start_step < num_steps else first_step
-    dispatches = grain.MapDataset.range(first_step, last, steps_per_dispatch).map(draw)
-    # Drawing takes microseconds, so one thread that stays two ahead hides it.
-    return iter(dispatches.to_iter_dataset(grain.ReadOptions(1, prefetch_buffer_size=2)))
+    # Drawn when it is asked for: that takes microseconds, and the device is at work meanwhile.
+    return map(draw, range(first_step, last, steps_per_dispatch))
 
 
 def eval_windows(

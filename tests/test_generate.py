@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+import programs
 from generate import CHUNK, Sampling, generate, limit_logits, sample_token
 from tests.stages import TINY, T, V, init
 
@@ -89,16 +90,14 @@ def test_a_sample_does_not_depend_on_how_many_there_are():
 
 
 def test_few_programs_serve_every_prompt_and_length():
-    import generate as module
-
     model, params = TINY["gpt2"], init("gpt2")
-    programs = [module._read_prompt, module._write_cached, module._write_windowed]
     write(model, params, [1], 30)
     write(model, params, [1, 2], 3)
-    before = [program._cache_size() for program in programs]
+    before = set(programs._loaded)
+    assert before
     for prompt, num_tokens in [([1, 2, 3], 30), ([1], 1), ([5, 4, 3, 2], 9), (range(9), 11)]:
         write(model, params, list(prompt), num_tokens)
-    assert [program._cache_size() for program in programs] == before
+    assert set(programs._loaded) == before
 
 
 @pytest.mark.parametrize(
@@ -106,16 +105,14 @@ def test_few_programs_serve_every_prompt_and_length():
     [(1, 10, 64), (8, 120, 128), (8, 121, 256), (9, 999, 300)],
 )
 def test_the_cache_has_the_size_that_is_needed(monkeypatch, prompt_length, num_tokens, size):
-    import generate as module
-
     sizes = []
 
-    def read_prompt(model, params, tokens_1T, size, num_samples):
-        sizes.append((size, tokens_1T if tokens_1T is None else tokens_1T.shape))
-        raise StopIteration
+    def for_model(function, static, args):
+        sizes.append((static[1], args[1] if args[1] is None else args[1].shape))
+        raise InterruptedError
 
-    monkeypatch.setattr(module, "_read_prompt", read_prompt)
-    made = module.generate(
+    monkeypatch.setattr(programs, "for_model", for_model)
+    made = generate(
         TINY["gpt2"],
         {},
         np.zeros(prompt_length, np.int32),
@@ -124,7 +121,7 @@ def test_the_cache_has_the_size_that_is_needed(monkeypatch, prompt_length, num_t
         sampling=GREEDY,
         seed=0,
     )
-    with pytest.raises(RuntimeError):
+    with pytest.raises(InterruptedError):
         next(made)
     assert sizes == [(size, None if prompt_length == 1 else (1, 64))]
 

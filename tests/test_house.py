@@ -30,6 +30,7 @@ LAYERS = [
     "metrics",
     "optimizer",
     "devices",
+    "programs",
     "run_start",
     "checkpoint_files",
     "checkpoint",

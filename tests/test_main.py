@@ -37,6 +37,16 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("flags", [["--help"], ["--config.modle.name=x", BIGRAM]])
+def test_what_flags_alone_decide_is_said_before_jax_is_imported(flags):
+    command = [sys.executable, "-X", "importtime", "main.py", *flags]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode in (1, 2)
+    imported = set(re.findall(r"^import time:.*\| +(\w+)$", result.stderr, re.MULTILINE))
+    assert "ml_collections" in imported
+    assert not imported & {"jax", "numpy", "flax", "optax", "wandb", "train"}
+
+
 @pytest.mark.slow
 def test_a_diverging_run_exits_with_3(tmp_path):
     flags = ["--config.optimizer.learning_rate=1e30", "--config.optimizer.grad_clip_norm=0.0"]

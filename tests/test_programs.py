@@ -1,0 +1,144 @@
+"""Programs outlive the process, and are told apart by all that goes into them."""
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import programs
+from tests.command import run
+from tests.stages import TINY
+
+NUMBERS = (np.arange(3, dtype=np.float32),)
+
+
+@pytest.fixture
+def forget(monkeypatch, tmp_path):
+    """Makes this process like a new one, with a cache of its own that stays."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(programs, "_loaded", {})
+    return programs._loaded.clear
+
+
+def files():
+    return sorted(programs._folder().iterdir())
+
+
+def double(made_of="double", args=NUMBERS, lower=None):
+    lower = lower or jax.jit(lambda x: {"twice": 2 * x}).lower
+    return programs.compiled("double", made_of, args, lambda: lower(*args))(*args)["twice"]
+
+
+def refuse(*_):
+    raise AssertionError("it should have been kept")
+
+
+def test_a_kept_program_is_neither_traced_nor_compiled(forget):
+    np.testing.assert_array_equal(double(), [0, 2, 4])
+    np.testing.assert_array_equal(double(lower=refuse), [0, 2, 4])
+    forget()
+    np.testing.assert_array_equal(double(lower=refuse), [0, 2, 4])
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-9], lambda b: b[:-3] + b"abc"])
+def test_a_damaged_file_is_made_anew(damage, forget):
+    double()
+    good = {path: path.read_bytes() for path in files()}
+    for path, content in good.items():
+        path.write_bytes(damage(content))
+    forget()
+    np.testing.assert_array_equal(double(), [0, 2, 4])
+    forget()
+    np.testing.assert_array_equal(double(lower=refuse), [0, 2, 4])
+    assert set(files()) == set(good)
+
+
+def test_a_file_that_holds_something_else_is_made_anew(forget):
+    double()
+    for path in files():
+        programs._keep(path.name, ("neither", "a program"))
+    forget()
+    np.testing.assert_array_equal(double(), [0, 2, 4])
+
+
+def test_a_cache_that_can_t_be_written_is_no_error(forget, tmp_path):
+    (tmp_path / "transformers-from-scratch").write_text("not a folder")
+    np.testing.assert_array_equal(double(), [0, 2, 4])
+    assert programs.remembered("number", "it", NUMBERS, lambda: 5) == 5
+
+
+def test_what_makes_another_program_is_never_taken_for_this_one(forget, monkeypatch):
+    double()
+    with pytest.raises(AssertionError):
+        double(made_of="another", lower=refuse)
+    with pytest.raises(AssertionError):
+        double(args=(np.arange(4, dtype=np.float32),), lower=refuse)
+    with pytest.raises(AssertionError):
+        double(args=(np.arange(3),), lower=refuse)
+    with pytest.raises(AssertionError):
+        double(args=(jax.device_put(NUMBERS[0]),), lower=refuse)
+    with pytest.raises(AssertionError), jax.default_matmul_precision("bfloat16"):
+        double(lower=refuse)
+    for name in ("_sources", "_surroundings"):
+        with monkeypatch.context() as patch, pytest.raises(AssertionError):
+            patch.setattr(programs, name, lambda: "another")
+            double(lower=refuse)
+
+
+def test_other_sources_that_come_to_the_same_program_compile_nothing(forget, monkeypatch):
+    double()
+    forget()
+    monkeypatch.setattr(programs, "_sources", lambda: "with one more comment")
+    monkeypatch.setattr(programs, "_compile", refuse)
+    np.testing.assert_array_equal(double(), [0, 2, 4])
+
+
+def test_what_came_out_of_jax_s_cache_is_not_saved_again(forget):
+    """Saved again, it loads and then fails when it is called."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    try:
+        lower = [jax.jit(lambda x: {"twice": 2 * x + 0 * 4713}).lower for _ in range(2)]
+        lower[0](*NUMBERS).compile()
+        np.testing.assert_array_equal(double(lower=lower[1]), [0, 2, 4])
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+    assert [path.name.split("-")[0] for path in files()] == ["double"]  # And not the program.
+
+
+def test_the_oldest_are_removed(forget, monkeypatch):
+    monkeypatch.setattr(programs, "KEPT", 3)
+    for number in range(5):
+        programs.remembered("number", str(number), NUMBERS, lambda number=number: number)
+    assert len(files()) == 3
+
+
+def test_models_from_elsewhere_are_told_apart_by_jax_alone(forget):
+    class Mine(nn.Module):
+        pass
+
+    assert programs.describe(Mine()) is None
+    assert programs.describe(TINY["gpt2"]) != programs.describe(TINY["gpt2"].copy(num_layers=5))
+    called = programs.for_model(lambda model, x: x, (Mine(),), NUMBERS)
+    assert called(*NUMBERS) is NUMBERS[0]
+
+
+def test_a_second_start_and_the_other_commands_compile_nothing_of_the_run(tmp_path):
+    surroundings = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_LOG_COMPILES": "1"}
+    big = ("create", "train_steps", "nats_of_batches", "_write_chunk", "_start_text", "schedule")
+
+    def compiles(script, *flags):
+        result = run(script, *flags, **surroundings)
+        assert result.returncode == 0, result.stderr
+        return {name for name in big if f"Finished XLA compilation of jit({name})" in result.stderr}
+
+    config = ["--config=experiments/self_attention.py:smoke", "--config.train.num_steps=2"]
+    config += ["--config.tracking.wandb_mode=disabled"]
+    assert compiles("main.py", *config, f"--workdir={tmp_path / 'first'}") == set(big)
+    assert compiles("main.py", *config, f"--workdir={tmp_path / 'second'}") == set()
+    kept = set((tmp_path / "cache/transformers-from-scratch/programs").iterdir())
+    assert compiles("evaluate.py", f"--workdir={tmp_path / 'first'}") == set()
+    assert compiles("generate.py", f"--workdir={tmp_path / 'first'}", "--num_tokens=9") == set()
+    assert set((tmp_path / "cache/transformers-from-scratch/programs").iterdir()) == kept
+    first, second = (tmp_path / name / "samples.jsonl" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
