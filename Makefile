@@ -10,7 +10,7 @@ STAGES := bigram self_attention multi_head_attention transformer_decoder gpt2
 # Appended to the experiment's name: `make ladder PRESET=:smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup ladder test soak lint peers interop bench bench-sweep bench-checkpoint clean
+.PHONY: help setup ladder test soak lint peers interop bench bench-losses bench-sweep bench-checkpoint clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -72,6 +72,9 @@ interop: .venv-peers/setup.stamp  ## Test against PyTorch and transformers.
 # `make bench WORKS=laptop,baby` measures those and keeps the other rows.
 bench: .venv-peers/setup.stamp  ## Time everything against PyTorch, for hours: benchmarks/results.json.
 	.venv-peers/bin/python -m benchmarks.compare $(if $(WORKS),--works=$(WORKS))
+
+bench-losses: .venv/setup.stamp  ## Train by fast paths and plain definitions: benchmarks/losses.json.
+	.venv/bin/python -m benchmarks.losses
 
 bench-sweep: .venv/setup.stamp  ## Time a sweep against its runs in turn: benchmarks/sweep.json.
 	.venv/bin/python -m benchmarks.sweep

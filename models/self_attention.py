@@ -115,7 +115,7 @@ def attend(
     if not drop and cudnn.can_attend(query):
         return cudnn.attend(query, key, value)
     T = query.shape[1]
-    rows = max(-(-T // 4), 32)  # Shorter blocks cost more than they save.
+    rows = max(-(-T // 4), 64)  # Shorter blocks cost more than they save.
     blocks = [
         causal_attention(
             query[:, first : first + rows],
