@@ -73,7 +73,9 @@ def generate(
     seen = prompt[-context_length:]
     window = np.zeros((num_samples, context_length), np.int32)
     window[:, : len(seen)] = seen
-    text = _laid_out_as(params, _begin(window, np.int32(len(seen)), np.uint32(seed)))
+    args = window, np.int32(len(seen)), np.uint32(seed)
+    begin = programs.compiled("begin", "a text", args, partial(_begin.lower, *args))
+    text = _laid_out_as(params, begin(*args))
     # Learned positions change for every token of a window that moves on, and what was kept of them
     # is of no more use. Until then a token is read once, and what attention needs of it is kept.
     num_cached = min(num_tokens, context_length - len(seen) + 1)
@@ -290,4 +292,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("num_samples", 1, "Texts, made side by side.")
     flags.DEFINE_string("checkpoint", "best", "best (by validation loss), latest, or a step.")
     runtime.configure_jax()
+    # The module that training has, too: kept programs know Text by its name.
+    from generate import main
+
     errors.run_command(main)
