@@ -23,7 +23,7 @@ MALLOC = (
 
 
 def set_up_malloc() -> None:
-    """Restarts this process, once, with MALLOC in force: page faults cost a tenth of a step.
+    """Restarts this process, once, with MALLOC in force: see docs/performance.md for the gain.
 
     Whoever has set GLIBC_TUNABLES is left alone.
     """
