@@ -25,6 +25,8 @@ from terminal import inert_lines
 
 # Tokens made between two looks by the host: long enough to hide its work, short enough to watch.
 CHUNK = 8
+# Texts that together have so many keys and values that reading them is most of the work.
+MANY = 8
 
 
 class Sampling(NamedTuple):
@@ -79,7 +81,10 @@ def generate(
     # Learned positions change for every token of a window that moves on, and what was kept of them
     # is of no more use. Until then a token is read once, and what attention needs of it is kept.
     num_cached = min(num_tokens, context_length - len(seen) + 1)
-    size = _padded_size(len(seen) + num_cached, context_length)
+    # Each token is compared with all that the cache has room for: of many texts it grows with them.
+    # Of a few it is soon read, and one program serves.
+    room = num_cached if num_samples < MANY else 1
+    size = _padded_size(len(seen) + room, context_length)
     tokens_1T = None
     if len(seen) > 1:
         # The padding is read, too: what it leaves is overwritten before it can be seen.
@@ -88,10 +93,16 @@ def generate(
     args = params, tokens_1T
     cache = programs.for_model(_read_prompt, (model, size, num_samples), args)(*args)
     cache = _laid_out_as(params, cache)
-    args = params, text, cache, np.int32(0)
-    write = programs.for_model(_write_cached, (model, sampling), args)
+    write = None
     for made in range(0, num_cached, CHUNK):
         count = min(CHUNK, num_cached - made)
+        if size < (needed := len(seen) + made + count - 1):
+            size = _padded_size(needed, context_length)
+            cache = programs.for_model(_grown, (model, size), (cache,))(cache)
+            write = None
+        if write is None:
+            args = params, text, cache, np.int32(0)
+            write = programs.for_model(_write_cached, (model, sampling), args)
         text, cache, tokens_BC = write(params, text, cache, np.int32(count))
         yield np.asarray(tokens_BC)[:, :count]
     if num_cached == num_tokens:
@@ -152,6 +163,18 @@ def _read_prompt(
     if tokens_1T is not None:
         cache = _read(model, params, cache, tokens_1T, 0)[1]
     return jax.tree.map(partial(jnp.repeat, repeats=num_samples, axis=0), cache)
+
+
+@partial(_jit, static_argnames=("model", "size"))
+def _grown(model: nn.Module, size: int, cache: Any) -> Any:
+    """The cache of a model with room for `size` tokens."""
+    del model  # Which tells this program from those for other caches.
+
+    def grow(leaf: jax.Array) -> jax.Array:
+        *leading, _, K = leaf.shape
+        return jnp.zeros((*leading, size, K), leaf.dtype).at[..., : leaf.shape[-2], :].set(leaf)
+
+    return jax.tree.map(grow, cache)
 
 
 @partial(_jit, static_argnames=("model", "sampling"), donate_argnames=("text", "cache"))

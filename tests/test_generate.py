@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 import programs
-from generate import CHUNK, Sampling, generate, limit_logits, sample_token
+from generate import CHUNK, MANY, Sampling, generate, limit_logits, sample_token
 from tests.stages import TINY, T, V, init
 
 GREEDY = Sampling(temperature=0)
@@ -73,6 +73,33 @@ def test_cached_logits_equal_those_of_a_full_pass(name):
         )
         cache = variables.get("cache", {})
         np.testing.assert_allclose(logits[:, 0], whole[:, t], rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_samples", [MANY - 1, MANY])
+@pytest.mark.parametrize("prompt", [[3], list(range(V)) * 6])
+def test_many_texts_are_those_that_are_written_alone(num_samples, prompt):
+    """The cache of many grows on the way, three times here; past the context there is none."""
+    model = TINY["gpt2"].clone(context_length=150)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = jax.tree.map(lambda leaf: 3 * leaf, params)
+
+    def write_so_many(count):
+        made = generate(
+            model,
+            params,
+            np.array(prompt),
+            num_tokens=170,
+            context_length=150,
+            sampling=Sampling(),
+            seed=0,
+            num_samples=count,
+        )
+        return np.concatenate(list(made), axis=1)
+
+    many, alone = write_so_many(num_samples), write_so_many(1)
+    assert many.shape == (num_samples, 170)
+    np.testing.assert_array_equal(many[:1], alone)
 
 
 def test_samples_differ_from_each_other_and_repeat_with_the_seed():
