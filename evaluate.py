@@ -17,7 +17,6 @@ from absl import flags
 from flax import linen as nn
 from jax.sharding import Mesh
 
-import checkpoint
 import devices
 import errors
 import metrics
@@ -25,6 +24,7 @@ import programs
 import run_start
 import runtime
 from input_pipeline import batches, corpus
+from models import pretrained
 
 # Windows go to the device by this many batches; bounds the memory that a large split needs.
 BATCHES_PER_CHUNK = 64
@@ -81,9 +81,10 @@ def evaluate(
 def main() -> None:
     """Prints the scores as one JSON object."""
     flag = flags.FLAGS
-    trained = checkpoint.load(Path(flag.workdir), flag.checkpoint)
+    trained = pretrained.open_model(Path(flag.workdir), flag.checkpoint)
     data = corpus.load(trained.config.data)
     run_start.check_text(data, Path(flag.workdir))
+    pretrained.check_tokenizer(Path(flag.workdir), data.tokenizer)
     batch_size = trained.config.eval.batch_size
     mesh = devices.data_mesh(batch_size)
     score = evaluate(
@@ -100,7 +101,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Run folder.", required=True)
+    flags.DEFINE_string("workdir", None, "Run folder, or one of weights.", required=True)
     flags.DEFINE_enum("split", "val", ["train", "val"], "Which split to measure on.")
     flags.DEFINE_string("checkpoint", "latest", "best (by validation loss), latest, or a step.")
     runtime.configure_jax()

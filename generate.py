@@ -16,11 +16,11 @@ import numpy as np
 from absl import flags
 from flax import linen as nn
 
-import checkpoint
 import errors
 import programs
 import runtime
 from input_pipeline.tokenizers import Tokenizer
+from models import pretrained
 from terminal import inert_lines
 
 # Tokens made between two looks by the host: long enough to hide its work, short enough to watch.
@@ -270,7 +270,7 @@ def main() -> None:
         if flag[name].value < 1:
             raise errors.UserError(f"--{name}={flag[name].value}: expected 1 or more")
     sampling = Sampling(flag.temperature, flag.top_k, flag.top_p).check("--")
-    trained = checkpoint.load(Path(flag.workdir), flag.checkpoint)
+    trained = pretrained.open_model(Path(flag.workdir), flag.checkpoint)
     prompt = trained.tokenizer.encode(flag.prompt)
     if not len(prompt):
         raise errors.UserError("--prompt is empty: a model continues at least one token")
@@ -305,7 +305,7 @@ def show(prompt: str, tokenizer: Tokenizer, chunks: Iterator[np.ndarray]) -> Non
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Run folder.", required=True)
+    flags.DEFINE_string("workdir", None, "Run folder, or one of weights.", required=True)
     flags.DEFINE_string("prompt", "\n", "What the text continues.")
     flags.DEFINE_integer("num_tokens", 500, "How many tokens to add.")
     flags.DEFINE_float("temperature", 0.8, "Below 1 prefers likely tokens; 0 takes the likeliest.")

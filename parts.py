@@ -17,7 +17,7 @@ import runtime
 from errors import UserError
 from experiments import check
 from generate import Sampling
-from input_pipeline import batches, corpus
+from input_pipeline import batches, corpus, tokenizers
 from tracking.wandb_run import choose_mode
 
 
@@ -42,8 +42,14 @@ def check_config(config: ConfigDict) -> None:
     check.refuse(
         check.mistaken_values(config)
         + check.collect(
+            partial(tokenizers.check_name, config.data.tokenizer),
             partial(models.build, config.model, vocab_size=1),
-            partial(optimizer.build, config.optimizer, max(config.train.num_steps, 1)),
+            partial(
+                optimizer.build,
+                config.optimizer,
+                max(config.train.num_steps, 1),
+                models.widening(config.model),
+            ),
             partial(choose_precision, config.train.precision),
             partial(choose_mode, config.tracking.wandb_mode),
             partial(sampling.check, "config.sample."),
@@ -59,7 +65,9 @@ def build_parts(config: ConfigDict) -> Parts:
     if not len(prompt):
         raise UserError("config.sample.prompt is empty: a model continues at least one token")
     model = models.build(config.model, data.tokenizer.vocab_size)
-    tx, schedule = optimizer.build(config.optimizer, config.train.num_steps)
+    tx, schedule = optimizer.build(
+        config.optimizer, config.train.num_steps, models.widening(config.model)
+    )
     part_size = config.train.batch_size // config.train.grad_accumulation_steps
     mesh = devices.data_mesh(part_size, config.eval.batch_size)
     sampling = Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)

@@ -94,6 +94,18 @@ def check_text(data: Corpus, workdir: Path) -> None:
         )
 
 
+def check_weights(digest: str, workdir: Path) -> None:
+    """Raises UserError if the run in `workdir`, if there is one, began with other weights."""
+    if not (workdir / run_folder.ENVIRONMENT).exists():
+        return
+    before = run_folder.read_object(workdir / run_folder.ENVIRONMENT).get("weights_sha256")
+    if before != digest:
+        raise UserError(
+            f"{workdir} began with weights of sha256 {before}, and now config.model.init_from has "
+            f"{digest}: put those back, or begin with these in another folder"
+        )
+
+
 def take(workdir: Path) -> IO[str]:
     """Creates the run folder, if need be, for this process alone, as long as the file is open.
 
@@ -116,7 +128,13 @@ def is_finished(workdir: Path, step: int, config: ConfigDict) -> bool:
 
 
 def write_start(
-    config: ConfigDict, workdir: Path, data: Corpus, *, precision: str, mesh: Mesh
+    config: ConfigDict,
+    workdir: Path,
+    data: Corpus,
+    *,
+    precision: str,
+    mesh: Mesh,
+    weights_digest: str | None,
 ) -> str:
     """config.json, environment.json, tokenizer.json, and sweep.json for the run of a sweep.
 
@@ -127,6 +145,8 @@ def write_start(
     if (workdir / run_folder.ENVIRONMENT).exists():
         before = run_folder.read_object(workdir / run_folder.ENVIRONMENT)
     now = environment(data, precision=precision, mesh=mesh)
+    if weights_digest or "weights_sha256" in before:
+        now["weights_sha256"] = weights_digest or before["weights_sha256"]
     if before:
         now["before"] = [*before.pop("before", []), before]
     # First: with it the folder holds a run.

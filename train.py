@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 import devices
 import divergence
+import models
 import programs
 import run_start
 import stopping
@@ -27,6 +28,7 @@ from errors import Diverged, Failed, UserError
 from evaluate import evaluate
 from generate import generate
 from input_pipeline import batches
+from models import pretrained
 from parts import Parts, build_parts, check_config
 from tracking import Tracker, open_tracker, run_folder
 from train_step import Update, create_state, flops_per_step, no_update, train_steps
@@ -145,10 +147,10 @@ class Run:
         batches_KBT = devices.split_batches(np.zeros(shape, np.int32), mesh)
         update = devices.replicate(no_update(), mesh)
         args = (state, update, batches_KBT, 0, 0, *self.constants)
-        num_parts = train.grad_accumulation_steps
-        made_of = self.parts.made_of and f"{self.parts.made_of} {num_parts}"
+        options = dict(num_parts=train.grad_accumulation_steps, z_loss=train.z_loss)
+        made_of = self.parts.made_of and f"{self.parts.made_of} {options}"
         with jax.default_matmul_precision(self.parts.precision):
-            lower = partial(train_steps.lower, *args, num_parts=num_parts)
+            lower = partial(train_steps.lower, *args, **options)
             return programs.compiled("train_steps", made_of, args, lower, out=(state, update))
 
     def count_flops(self, state: TrainState) -> float:
@@ -243,6 +245,7 @@ class Run:
                     batches_KBT[step - first],
                     seed=config.seed,
                     num_parts=config.train.grad_accumulation_steps,
+                    z_loss=config.train.z_loss,
                     mesh=self.parts.mesh,
                     workdir=self.workdir,
                 )
@@ -338,10 +341,12 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
     checkpoint can't be written; KeyboardInterrupt, after saving, if SIGINT or SIGTERM asks for it.
     """
     started = time.perf_counter()
+    config = pretrained.adopt(config, workdir)
     check_config(config)
     run_start.check_free(config, workdir)
     parts = build_parts(config)
     run_start.check_text(parts.data, workdir)
+    weights = begin_with(config, parts, workdir)
     with run_start.take(workdir):
         run_start.check_free(
             config, workdir
@@ -352,7 +357,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
                 print(f"{workdir}: finished at step {newest} already")
                 return
             try:
-                run_in(workdir, config, parts, checkpoints, started)
+                run_in(workdir, config, parts, checkpoints, weights, started)
             except OSError as error:
                 raise Failed(
                     f"{workdir} can't be written ({error}); what is saved is kept: make room and "
@@ -360,18 +365,40 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
                 ) from error
 
 
+def begin_with(config: ConfigDict, parts: Parts, workdir: Path) -> pretrained.Weights | None:
+    """The weights that a run begins with, which has come to no checkpoint; None for fresh ones.
+
+    Raises UserError if they do not fit, or are others than the run in `workdir` began with.
+    """
+    if not config.model.init_from or Checkpoints(workdir).steps():
+        return None
+    weights = pretrained.load(config, parts.model, parts.data.tokenizer)
+    run_start.check_weights(weights.digest, workdir)
+    return weights
+
+
 def run_in(
-    workdir: Path, config: ConfigDict, parts: Parts, checkpoints: Checkpoints, started: float
+    workdir: Path,
+    config: ConfigDict,
+    parts: Parts,
+    checkpoints: Checkpoints,
+    weights: pretrained.Weights | None,
+    started: float,
 ) -> None:
     """Trains in a folder that is this process's own; `started` is when it began.
 
     Raises OSError if the folder can't be written, and else what `train_and_evaluate` does.
     """
-    state = create_state(parts.model, parts.tx, config.seed, parts.mesh, parts.made_of)
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    state = fresh_state(config, parts, weights)
+    num_params, num_inside = models.count_parameters(state.params)
     restored = restore_or_begin(workdir, config, checkpoints, state)
     changes = run_start.write_start(
-        config, workdir, parts.data, precision=parts.precision, mesh=parts.mesh
+        config,
+        workdir,
+        parts.data,
+        precision=parts.precision,
+        mesh=parts.mesh,
+        weights_digest=weights and weights.digest,
     )
     resumed_from = restored.step or None
     tracker = open_tracker(config, workdir, num_params=num_params, resumed_from=resumed_from)
@@ -400,10 +427,23 @@ def run_in(
         finally:
             checkpoints.wait()
             seconds = time.perf_counter() - started
-            about = {"num_params": num_params, "wall_seconds": seconds, "status": status}
+            about = {
+                "num_params": num_params,
+                "num_params_without_embeddings": num_inside,
+                "wall_seconds": seconds,
+                "status": status,
+            }
             written = tracker.finish({**run.summary(), **about}, exit_code=int(status != "done"))
         if not written:
             raise OSError("its summary was not written")
+
+
+def fresh_state(config: ConfigDict, parts: Parts, weights: pretrained.Weights | None) -> TrainState:
+    """The state before the first update: with `weights`, if there are any, or drawn ones."""
+    state = create_state(parts.model, parts.tx, config.seed, parts.mesh, parts.made_of)
+    if not weights:
+        return state
+    return state.replace(params=devices.replicate(weights.params, parts.mesh))
 
 
 def restore_or_begin(

@@ -52,29 +52,53 @@ def loss_of(
     params: Any, apply: Callable[..., jax.Array], batch_BT: jax.Array, rng: jax.Array
 ) -> jax.Array:
     """Mean nats per token on windows of T + 1 tokens: inputs, and shifted by one the targets."""
+    return objective_of(params, apply, batch_BT, rng, z_loss=0.0)[1]
+
+
+def objective_of(
+    params: Any,
+    apply: Callable[..., jax.Array],
+    batch_BT: jax.Array,
+    rng: jax.Array,
+    z_loss: float,
+) -> tuple[jax.Array, jax.Array]:
+    """What an update lowers, and the loss in it.
+
+    The rest is `z_loss` times the mean of the squared log of what the softmax divides by, which
+    keeps logits from drifting (Chowdhery et al., 2022, section 5).
+    """
     logits_BTV = apply({"params": params}, batch_BT[:, :-1], train=True, rngs={"dropout": rng})
-    return metrics.next_token_nats(logits_BTV, batch_BT[:, 1:]).mean()
+    loss = metrics.next_token_nats(logits_BTV, batch_BT[:, 1:]).mean()
+    if not z_loss:
+        return loss, loss
+    return loss + z_loss * jnp.square(jax.nn.logsumexp(logits_BTV, axis=-1)).mean(), loss
 
 
 def gradient_of(
-    state: TrainState, batch_BT: jax.Array, seed: jax.Array, num_parts: int = 1
+    state: TrainState, batch_BT: jax.Array, seed: jax.Array, num_parts: int = 1, z_loss: float = 0.0
 ) -> tuple[jax.Array, Any]:
-    """The loss of a batch and its gradient, read in `num_parts` equal parts, one after the other.
+    """The loss of a batch and the objective's gradient, read in `num_parts` equal parts in turn.
 
     Parts need less memory at a time and come to the same, but for the order in which numbers are
     added up, and for dropout, which draws for each part anew.
     """
     _, dropout_rng = jax.random.split(jax.random.key(seed))
     rng = jax.random.fold_in(dropout_rng, state.step)
-    loss_and_gradient = jax.value_and_grad(loss_of)
+
+    def loss_and_gradient(batch_BT, rng):
+        measured = jax.value_and_grad(objective_of, has_aux=True)(
+            state.params, state.apply_fn, batch_BT, rng, z_loss
+        )
+        (_, loss), gradient = measured
+        return loss, gradient
+
     if num_parts == 1:
-        return loss_and_gradient(state.params, state.apply_fn, batch_BT, rng)
+        return loss_and_gradient(batch_BT, rng)
 
     def add_part(total, part):
         number, part_BT = part
         part_rng = jax.random.fold_in(rng, number)
-        of_part = loss_and_gradient(state.params, state.apply_fn, part_BT, part_rng)
-        return jax.tree.map(jnp.add, total, of_part), None
+        return jax.tree.map(jnp.add, total, loss_and_gradient(part_BT, part_rng)), None
 
     # Part p has the rows p, p + num_parts, ...: each device keeps the rows that it has.
     parts_PBT = batch_BT.reshape(-1, num_parts, batch_BT.shape[1]).swapaxes(0, 1)
@@ -90,10 +114,15 @@ def no_update(skipped: int = 0) -> Update:
 
 
 def train_step(
-    state: TrainState, batch_BT: jax.Array, seed: jax.Array, skipped: jax.Array, num_parts: int
+    state: TrainState,
+    batch_BT: jax.Array,
+    seed: jax.Array,
+    skipped: jax.Array,
+    num_parts: int,
+    z_loss: float,
 ) -> tuple[TrainState, Update]:
     """One update; the loss of its batch and the length of its gradient, before clipping."""
-    loss, grads = gradient_of(state, batch_BT, seed, num_parts)
+    loss, grads = gradient_of(state, batch_BT, seed, num_parts, z_loss)
     norm = optax.global_norm(grads)
     is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     state = jax.lax.cond(
@@ -108,7 +137,7 @@ def train_step(
     }
 
 
-@partial(jax.jit, static_argnames="num_parts", donate_argnames="state")
+@partial(jax.jit, static_argnames=("num_parts", "z_loss"), donate_argnames="state")
 def train_steps(
     state: TrainState,
     update: Update,
@@ -118,6 +147,7 @@ def train_steps(
     seed: jax.Array,
     max_skipped: int,
     num_parts: int = 1,
+    z_loss: float = 0.0,
 ) -> tuple[TrainState, Update]:
     """Updates with batches first .. stop - 1 of K in one dispatch; what the last one measured.
 
@@ -132,7 +162,8 @@ def train_steps(
     def body(carry):
         k, state, update = carry
         batch_BT = jax.lax.dynamic_index_in_dim(batches_KBT, k, keepdims=False)
-        return k + 1, *train_step(state, batch_BT, seed, update["skipped"], num_parts)
+        step = train_step(state, batch_BT, seed, update["skipped"], num_parts, z_loss)
+        return k + 1, *step
 
     _, state, update = jax.lax.while_loop(goes_on, body, (jnp.int32(first), state, update))
     return state, update

@@ -1,5 +1,7 @@
 """Every config key of the harness, with its neutral value. Experiments state only differences."""
 
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
 from errors import UserError
@@ -38,7 +40,9 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.name = "tiny_shakespeare"  # Or "text" (see path), or "tfds:<name>" (prepared).
     config.data.path = ""  # A UTF-8 file or a folder of .txt files; for "text", or a local copy.
-    config.data.tokenizer = "char"  # Or "gpt2": the byte-pair encoding GPT-2 was trained with.
+    # Or "gpt2", the byte-pair encoding GPT-2 was trained with; "bpe:1024" learns one of so many
+    # tokens from the training split; "byte" has none but the 256 bytes.
+    config.data.tokenizer = "char"
 
     config.model = ConfigDict()
     config.model.name = "bigram"  # Which stage: see models/__init__.py.
@@ -47,13 +51,31 @@ def get_config() -> ConfigDict:
     config.model.num_heads = 0  # Attention heads a block, H; divides embed_dim.
     config.model.num_layers = 0  # Blocks.
     config.model.dropout_rate = 0.0  # Share of activations dropped in training.
+    # What follows belongs to stage 5 alone; so far it is GPT-2 as it was published.
+    config.model.init_from = ""  # Folder or hub name of GPT-2 weights to begin with.
+    config.model.mlp_dim = 0  # Width of the MLP, F; 0 is 4 D, and 8/3 D for swiglu.
+    config.model.positions = "learned"  # Or "rotary", "alibi", "none".
+    config.model.norm = "layer_norm"  # Or "rms_norm", "rms_norm_unscaled".
+    config.model.norm_epsilon = 1e-5  # Added to the variance that a norm divides by.
+    config.model.activation = "gelu"  # Or "gelu_exact", "relu", "relu_squared", "silu", "swiglu".
+    config.model.use_bias = True  # In every Dense and LayerNorm.
+    config.model.query_key_norm = False  # A norm on each head's queries and keys.
+    config.model.num_kv_heads = 0  # Heads of keys and values, shared by queries; 0: num_heads.
+    config.model.logit_soft_cap = 0.0  # Bound on the size of logits; 0 is none.
+    config.model.tied_embeddings = True  # One matrix for tokens in and out.
+    config.model.zero_init = False  # What writes to the residual stream starts at 0.
+    config.model.mup_base_dim = 0  # Width that learning_rate was found at, to transfer it; 0: off.
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "adamw"  # The only one so far.
+    config.optimizer.name = "adamw"  # Or "muon", "lion", "adafactor", "sgd".
     config.optimizer.learning_rate = 1e-3  # At its peak, where warm-up ends and decay starts.
-    config.optimizer.final_learning_rate = 0.0  # At the last step, after cosine decay.
+    config.optimizer.adam_learning_rate = 0.0  # muon's, of all but the blocks' matrices; 0: same.
+    config.optimizer.final_learning_rate = 0.0  # At the last step, after the decay.
     config.optimizer.warmup_steps = 100  # Steps of linear rise from 0.
-    config.optimizer.b1 = 0.9  # Decay of the gradient's running mean.
+    config.optimizer.schedule = "cosine"  # Or "linear", or "wsd": stable until it decays.
+    config.optimizer.decay_share = 0.2  # Of the steps after warm-up: the last, in which wsd decays.
+    config.optimizer.momentum = 0.95  # Decay of the gradient's running mean in muon and sgd.
+    config.optimizer.b1 = 0.9  # The same in adamw and lion.
     config.optimizer.b2 = 0.99  # Decay of its running square; 0.999 remembers too long here.
     config.optimizer.weight_decay = 0.1  # On matrices only: not biases, norms or embeddings.
     config.optimizer.grad_clip_norm = 1.0  # Longest gradient let through; 0 lets all through.
@@ -65,6 +87,7 @@ def get_config() -> ConfigDict:
     config.train.log_every_steps = 50  # Between two lines of train/ metrics.
     config.train.steps_per_dispatch = 20  # Updates the device does between two looks by the host.
     config.train.precision = "float32"  # Or "bfloat16": of the factors of products, if it is fast.
+    config.train.z_loss = 0.0  # Weight of the squared log of the softmax's sum in the objective.
     config.train.max_skipped_updates = 0  # Left out for not being finite before the run stops.
 
     config.eval = ConfigDict()
@@ -98,14 +121,21 @@ def get_config() -> ConfigDict:
     return config.lock()
 
 
-def with_preset(config: ConfigDict, preset: str, presets: dict[str, dict]) -> ConfigDict:
-    """`config` with the dotted keys of `presets[preset]` set; the empty preset changes nothing.
+def with_preset(
+    config: ConfigDict,
+    preset: str,
+    presets: dict[str, dict],
+    family: Callable[[str, ConfigDict], dict[str, dict]] = lambda name, config: {},
+) -> ConfigDict:
+    """`config` with the dotted keys of the presets that `preset` names, one or more with "+"
+    between them, in turn; the empty preset changes nothing.
 
-    Raises UserError for a name that is not in `presets`.
+    `family` has those whose names hold a number. Raises UserError for an unknown name.
     """
-    choices = {"": {}, **presets}
-    if preset not in choices:
-        names = ", ".join(f":{name}" for name in presets)
-        raise UserError(f"unknown preset {preset!r}: this experiment has {names}, or none at all")
-    config.update_from_flattened_dict(choices[preset])
+    for name in preset.split("+") if preset else ():
+        choices = {**presets, **family(name, config)}
+        if name not in choices:
+            names = ", ".join(f":{name}" for name in presets)
+            raise UserError(f"unknown preset {name!r}: this experiment has {names}, or none at all")
+        config.update_from_flattened_dict(choices[name])
     return config

@@ -1,12 +1,14 @@
 """Stage 5: GPT-2, by default at a size that a CPU trains in a minute; `:small` is the real one.
 
+What has been changed in GPT-2 since is a preset each, and presets can be joined: `:rotary+swiglu`.
+
 The default has stage 4's depth and width and twice its steps: at a learning rate of 6e-3 a fourth
 block took a third more time a step and ended where three did (1.624 and 1.623 after 5,500 steps).
 Dropout is there and off: a minute is five passes over the text, too few for a model this small to
 learn it by heart. The larger presets, which can, drop.
 """
 
-from experiments import default
+from experiments import default, sizes
 
 # Table 2 of Radford et al. (2019); the head counts are those of the released weights.
 PUBLISHED_SIZES = {
@@ -33,10 +35,39 @@ def get_config(preset: str = ""):
     config.train.precision = "bfloat16"
     config.eval.every_steps = 1000
     config.sample.every_steps = 1000
-    return default.with_preset(config, preset, PRESETS)
+    return default.with_preset(config, preset, PRESETS, sizes.family)
 
+
+# One change each to GPT-2 as it was published, in its architecture, its objective or its
+# optimizer: what sweeps/architecture.yaml compares. Learning rates are the best of three.
+CHANGES = {
+    "rotary": {"model.positions": "rotary"},
+    "alibi": {"model.positions": "alibi"},
+    "no_positions": {"model.positions": "none"},
+    "rms_norm": {"model.norm": "rms_norm"},
+    "relu_squared": {"model.activation": "relu_squared"},
+    "swiglu": {"model.activation": "swiglu"},
+    "query_key_norm": {"model.query_key_norm": True},
+    "grouped_queries": {"model.num_kv_heads": 1},
+    "no_biases": {"model.use_bias": False},
+    "zero_init": {"model.zero_init": True},
+    "soft_cap": {"model.logit_soft_cap": 15.0},
+    "untied": {"model.tied_embeddings": False},
+    "z_loss": {"train.z_loss": 1e-4},
+    "linear": {"optimizer.schedule": "linear"},
+    "wsd": {"optimizer.schedule": "wsd"},
+    "muon": {
+        "optimizer.name": "muon",
+        "optimizer.learning_rate": 0.02,
+        "optimizer.adam_learning_rate": 4e-3,
+    },
+    "lion": {"optimizer.name": "lion", "optimizer.learning_rate": 5e-4},
+    "adafactor": {"optimizer.name": "adafactor", "optimizer.learning_rate": 2e-2},
+    "sgd": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.3},
+}
 
 PRESETS = {
+    **CHANGES,
     "smoke": {
         **default.SMOKE,
         "model.context_length": 16,
@@ -53,6 +84,17 @@ PRESETS = {
         "optimizer.final_learning_rate": 1e-4,
         "optimizer.warmup_steps": 100,
         "train.num_steps": 2000,
+    },
+    # For --config.model.init_from: small steps from what is known already. GPT-2's own weights need
+    # --config.data.tokenizer=gpt2.
+    "finetune": {
+        "model.dropout_rate": 0.1,
+        "optimizer.learning_rate": 1e-4,
+        "optimizer.warmup_steps": 20,
+        "train.num_steps": 400,
+        "train.batch_size": 8,
+        "eval.every_steps": 100,
+        "sample.every_steps": 200,
     },
     # nanoGPT's config for this text on a GPU: 10.65 million parameters.
     "baby": {

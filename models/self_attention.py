@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from models import cudnn, plain
@@ -25,16 +26,20 @@ class TokenPositionEmbed(nn.Module):
     context_length: int
     embed_dim: int
     embedding_init: Initializer = nn.linear.default_embed_init
+    learns_positions: bool = True  # Stage 5 has other ways to tell where a token stands.
 
     def setup(self):
         embed = dict(features=self.embed_dim, embedding_init=self.embedding_init)
         self.token = nn.Embed(self.vocab_size, **embed)
-        self.position = nn.Embed(self.context_length, **embed)
+        if self.learns_positions:
+            self.position = nn.Embed(self.context_length, **embed)
 
     def __call__(self, tokens_BT: jax.Array, start: Position) -> jax.Array:
         T = tokens_BT.shape[1]
         if self.context_length < T:
             raise ValueError(f"{T} tokens do not fit into a context of {self.context_length}")
+        if not self.learns_positions:
+            return self.token(tokens_BT)
         positions_1T = start + jnp.arange(T)[None]
         return self.token(tokens_BT) + self.position(positions_1T)
 
@@ -77,18 +82,23 @@ def causal_attention(
     *,
     start: Position = 0,
     drop: Drop | None = None,
+    slopes: np.ndarray | None = None,
 ) -> jax.Array:
     """Mixes `value` rows by softmax(query . key / sqrt(K)), looking at the past only.
 
     Vaswani et al. (2017), section 3.2.1. query [B, T, ..., K], key and value [B, S, ..., K] give
     [B, T, ..., K]; the axes between are the caller's: none in stage 2, heads from stage 3 on.
     Query t stands at position start + t and sees the keys at 0 .. start + t. `drop` is applied
-    to the weights (dropout in stage 5).
+    to the weights, and `slopes` [...] of the heads times the distance are taken off the scores
+    (dropout and ALiBi in stage 5).
     """
     T, S, K = query.shape[1], key.shape[1], query.shape[-1]
     # Scaled before the product: T x K numbers to divide, not T x S.
     scores = jnp.einsum("BT...K,BS...K->B...TS", query / K**0.5, key)
-    visible_TS = jnp.arange(S)[None, :] <= start + jnp.arange(T)[:, None]
+    distance_TS = start + jnp.arange(T)[:, None] - jnp.arange(S)[None, :]
+    if slopes is not None:
+        scores -= jnp.multiply.outer(slopes, distance_TS)[None]
+    visible_TS = distance_TS >= 0
     scores = jnp.where(jnp.broadcast_to(visible_TS, scores.shape), scores, -jnp.inf)
     weights = jax.nn.softmax(scores)
     if drop:
@@ -103,6 +113,7 @@ def attend(
     *,
     start: Position = 0,
     drop: Drop | None = None,
+    slopes: np.ndarray | None = None,
 ) -> jax.Array:
     """`causal_attention` in the form that is soonest done; it differs in the order of sums.
 
@@ -111,8 +122,8 @@ def attend(
     does it all.
     """
     if plain.is_wanted() or not isinstance(start, int) or start:
-        return causal_attention(query, key, value, start=start, drop=drop)
-    if not drop and cudnn.can_attend(query):
+        return causal_attention(query, key, value, start=start, drop=drop, slopes=slopes)
+    if not drop and slopes is None and cudnn.can_attend(query):
         return cudnn.attend(query, key, value)
     T = query.shape[1]
     rows = max(-(-T // 4), 64)  # Shorter blocks cost more than they save.
@@ -123,6 +134,7 @@ def attend(
             value[:, : first + rows],
             start=first,
             drop=drop,
+            slopes=slopes,
         )
         for first in range(0, T, rows)
     ]

@@ -26,38 +26,32 @@ class Mlp(nn.Module):
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     kernel_init: Initializer = nn.initializers.lecun_normal()
     out_init: Initializer = nn.initializers.lecun_normal()
+    use_bias: bool = True
+    hidden_dim: int = 0  # F; 0 is 4 D.
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         D = x_BTD.shape[-1]
-        h_BTF = Dense(4 * D, kernel_init=self.kernel_init, name="up")(x_BTD)
-        return Dense(D, kernel_init=self.out_init, name="down")(self.activation(h_BTF))
+        F = self.hidden_dim or 4 * D
+        up = Dense(F, use_bias=self.use_bias, kernel_init=self.kernel_init, name="up")
+        down = Dense(D, use_bias=self.use_bias, kernel_init=self.out_init, name="down")
+        return down(self.activation(up(x_BTD)))
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): pre-LayerNorm, Xiong et al. (2020)."""
 
-    num_heads: int
-    context_length: int
-    # Neutral here; stage 5 turns them on.
-    attention_bias: bool = False
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    make_attention: Callable[[], nn.Module]
+    # Neutral here; stage 5 has others.
+    make_mlp: Callable[[], nn.Module] = Mlp
+    make_norm: Callable[[], nn.Module] = LayerNorm
     dropout_rate: float = 0.0
-    kernel_init: Initializer = nn.initializers.lecun_normal()
-    out_init: Initializer = nn.initializers.lecun_normal()
 
     def setup(self):
-        inits = dict(kernel_init=self.kernel_init, out_init=self.out_init)
-        self.attention_norm = LayerNorm()
-        self.attention = MultiHeadAttention(
-            self.num_heads,
-            self.context_length,
-            use_bias=self.attention_bias,
-            dropout_rate=self.dropout_rate,
-            **inits,
-        )
-        self.mlp_norm = LayerNorm()
-        self.mlp = Mlp(self.activation, **inits)
+        self.attention_norm = self.make_norm()
+        self.attention = self.make_attention()
+        self.mlp_norm = self.make_norm()
+        self.mlp = self.make_mlp()
         self.dropout = Dropout(self.dropout_rate)
 
     def __call__(self, x_BTD: jax.Array, *, start: Position = 0, train: bool = False) -> jax.Array:
@@ -83,7 +77,7 @@ class TransformerDecoder(nn.Module):
         D, T = self.embed_dim, self.context_length
         x_BTD = TokenPositionEmbed(self.vocab_size, T, D, name="embed")(tokens_BT, start)
         for layer in range(self.num_layers):
-            block = Block(self.num_heads, T, name=f"block_{layer}")
+            block = Block(partial(MultiHeadAttention, self.num_heads, T), name=f"block_{layer}")
             x_BTD = block(x_BTD, start=start, train=train)
         x_BTD = LayerNorm(name="final_norm")(x_BTD)
         return Dense(self.vocab_size, name="logits")(x_BTD)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 import models
+from experiments import gpt2
 
 V, T = 11, 5
 TINY = {
@@ -13,11 +14,17 @@ TINY = {
     "transformer_decoder": models.TransformerDecoder(V, T, embed_dim=12, num_heads=3, num_layers=2),
     "gpt2": models.GPT2(V, T, embed_dim=12, num_heads=3, num_layers=2, dropout_rate=0.5),
 }
+# Stage 5 with each of its changes; what starts at 0 is the same model.
+CHANGED = {
+    name: TINY["gpt2"].clone(**{key.removeprefix("model."): value for key, value in change.items()})
+    for name, change in gpt2.CHANGES.items()
+    if all(key.startswith("model.") for key in change) and name != "zero_init"
+}
 # Stages that look further back than one token.
 ATTENTIVE = [name for name in TINY if name != "bigram"]
 
 
 def init(name: str, scale: float = 1.0) -> dict:
-    """Parameters of `TINY[name]`, multiplied by `scale` to make differences visible."""
-    params = TINY[name].init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    """Parameters of that model, multiplied by `scale` to make differences visible."""
+    params = (TINY | CHANGED)[name].init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     return jax.tree.map(lambda leaf: leaf * scale, params)

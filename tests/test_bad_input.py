@@ -105,12 +105,13 @@ FLAGS = [
             BIGRAM,
             "--config.train.num_steps=0",
             "--config.model.name=rnn",
-            "--config.optimizer.name=sgd",
+            "--config.optimizer.name=adam",
             "--config.sample.top_p=2",
         ],
         "config.train.num_steps=0: expected 1 to 2147483647; "
         "config.model.name='rnn' is none of bigram, self_attention, multi_head_attention, "
-        "transformer_decoder, gpt2; config.optimizer.name='sgd': the only one is 'adamw'; "
+        "transformer_decoder, gpt2; config.optimizer.name='adam': expected one of adamw, muon, "
+        "lion, adafactor, sgd; "
         "config.sample.top_p=2.0: expected above 0 and at most 1",
         id="all names at once",
     ),
@@ -145,7 +146,6 @@ FLAGS = [
     key("checkpoint.every_minutes", -1, "expected 0 (not by the clock) or more"),
     key("checkpoint.every_minutes", "inf", "expected 0 (not by the clock) or more"),
     key("checkpoint.keep", 0, "config.checkpoint.keep=0: expected 1 to"),
-    key("optimizer.name", "sgd", "config.optimizer.name='sgd': the only one is 'adamw'"),
     key("optimizer.learning_rate", -1, "config.optimizer.learning_rate=-1.0: expected 0 or more"),
     key("optimizer.learning_rate", "nan", "config.optimizer.learning_rate=nan: expected 0 or more"),
     key("optimizer.learning_rate", "inf", "config.optimizer.learning_rate=inf: expected 0 or more"),
@@ -167,7 +167,25 @@ FLAGS = [
     key("data.name", "wikipedia", "unknown data set 'wikipedia'"),
     key("data.name", "text", "--config.data.name=text needs --config.data.path"),
     key("data.name", "tfds:nothing", "no prepared TFDS data set in"),
-    key("data.tokenizer", "words", "unknown tokenizer 'words'"),
+    key(
+        "data.tokenizer", "words", "config.data.tokenizer='words': expected 'char', 'byte', 'gpt2'"
+    ),
+    key("data.tokenizer", "bpe:9", "config.data.tokenizer='bpe:9': expected 257 to 1000000 tokens"),
+    key(
+        "model.positions", "round", "config.model.positions='round': expected one of learned", GPT2
+    ),
+    key("model.positions", "rotary", "config.model.positions=rotary: bigram has none; leave it at"),
+    key("model.norm", "l2", "config.model.norm='l2': expected one of layer_norm, rms_norm", GPT2),
+    key("model.activation", "tanh", "config.model.activation='tanh': expected one of gelu", GPT2),
+    key("model.num_kv_heads", 3, "config.model.num_kv_heads=3: expected a divisor of", GPT2),
+    key("model.logit_soft_cap", -1, "config.model.logit_soft_cap=-1.0: expected 0 (none) or", GPT2),
+    key("model.init_from", "gpt2", "config.model.name is 'bigram', and GPT-2's is 'gpt2'"),
+    key("model.init_from", "/nowhere/at/all", "/nowhere/at/all is no folder: expected one", GPT2),
+    key("model.init_from", "sweeps", "sweeps holds no config.json: expected one of a GPT-2", GPT2),
+    key("optimizer.name", "adam", "config.optimizer.name='adam': expected one of adamw, muon"),
+    key("optimizer.schedule", "flat", "config.optimizer.schedule='flat': expected one of cosine"),
+    key("optimizer.decay_share", 0, "config.optimizer.decay_share=0.0: expected above 0, and at"),
+    key("train.z_loss", -1, "config.train.z_loss=-1.0: expected 0 or more"),
     key("data.path", "README.md", "but Tiny Shakespeare has"),
 ]
 

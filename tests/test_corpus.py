@@ -317,7 +317,7 @@ def refused(*args, **keywords):
 
 def test_unknown_names(text_file):
     assert "unknown data set 'shakespeare'" in refused("shakespeare")
-    assert "unknown tokenizer '../words'" in refused("text", text_file, "../words")
+    assert "config.data.tokenizer='../words'" in refused("text", text_file, "../words")
 
 
 def test_texts_that_are_not_there(tmp_path):

@@ -77,7 +77,14 @@ def test_the_first_layer_is_found(tmp_path, layer):
     inner[last] = jax.tree.map(lambda leaf: leaf.at[..., 0].set(jnp.inf), inner[last])
     state = TrainState.create(apply_fn=TINY["gpt2"].apply, params=params, tx=optax.sgd(0.1))
     finding = divergence.examine(
-        TINY["gpt2"], state, BATCH_BT, seed=0, num_parts=2, mesh=data_mesh(2), workdir=tmp_path
+        TINY["gpt2"],
+        state,
+        BATCH_BT,
+        seed=0,
+        num_parts=2,
+        z_loss=0.1,
+        mesh=data_mesh(2),
+        workdir=tmp_path,
     )
     assert finding.output == layer
     assert finding.gradient
@@ -168,6 +175,26 @@ def test_a_batch_in_parts_is_the_batch(stage, parts):
         grads,
         in_parts,
     )
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_z_loss_is_in_the_gradient_and_not_in_the_loss(parts):
+    """Chowdhery et al. (2022), by hand; a bigram's logits are its parameters."""
+    model, z_loss = TINY["bigram"], 0.3
+    state = train_step.create_state(model, optax.adam(1e-2), 0, data_mesh(1))
+    seed = np.uint32(0)
+    loss, grads = train_step.gradient_of(state, BATCH_BT, seed)
+    same_loss, with_z = train_step.gradient_of(state, BATCH_BT, seed, parts, z_loss)
+    assert float(same_loss) == pytest.approx(float(loss), rel=1e-6)
+
+    def z_of(table_VV):
+        logits_BTV = table_VV[BATCH_BT[:, :-1]]
+        return z_loss * jnp.mean(jnp.log(jnp.exp(logits_BTV).sum(axis=-1)) ** 2)
+
+    (table_VV,), (gradient_VV,), (more_VV,) = map(jax.tree.leaves, (state.params, grads, with_z))
+    expected = gradient_VV + jax.grad(z_of)(table_VV)
+    np.testing.assert_allclose(more_VV, expected, rtol=1e-4, atol=1e-7)
+    assert jnp.abs(more_VV - gradient_VV).max() > 1e-3
 
 
 def test_parts_of_a_batch_drop_differently_and_repeatably():

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 import programs
 from generate import CHUNK, MANY, Sampling, generate, limit_logits, sample_token
-from tests.stages import TINY, T, V, init
+from tests.stages import CHANGED, TINY, T, V, init
 
 GREEDY = Sampling(temperature=0)
 
@@ -46,10 +46,10 @@ def test_a_known_model_is_followed(prompt, num_tokens):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", [[3], [1, 2, 3], [1, 2, 3, 4, 5], [9, 8, 7, 6, 5, 4, 3, 2]])
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [*TINY, "rotary", "alibi", "grouped_queries"])
 def test_cached_equals_a_full_pass_at_every_token(name, prompt):
     """Up to the context length, at it and past it, where the window moves on."""
-    model, params = TINY[name], init(name, scale=3.0)
+    model, params = (TINY | CHANGED)[name], init(name, scale=3.0)
     sampling = Sampling(temperature=1.0)
     text = list(prompt)
     tokens = write(model, params, prompt, 2 * T, sampling)[0]
@@ -60,10 +60,10 @@ def test_cached_equals_a_full_pass_at_every_token(name, prompt):
         text.append(int(token))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [*TINY, *CHANGED])
 def test_cached_logits_equal_those_of_a_full_pass(name):
     """The logits themselves, token by token through the cache."""
-    model, params = TINY[name], init(name, scale=3.0)
+    model, params = (TINY | CHANGED)[name], init(name, scale=3.0)
     tokens_BT = np.random.default_rng(0).integers(0, V, (2, T))
     whole = model.apply({"params": params}, tokens_BT)
     cache = {}

@@ -34,6 +34,7 @@ LAYERS = [
     "run_start",
     "checkpoint_files",
     "checkpoint",
+    "models/pretrained",
     "evaluate",
     "generate",
     "train_step",

@@ -5,17 +5,21 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
 import models
+import optimizer
 from errors import UserError
 from experiments import default
 from models import plain
 from models.dense import product
 from models.dropout import Dropout
+from models.multi_head_attention import MultiHeadAttention
 from models.self_attention import attend, causal_attention
-from tests.stages import ATTENTIVE, TINY, T, V, init
+from models.since_gpt2 import alibi_slopes, rotate
+from tests.stages import ATTENTIVE, CHANGED, TINY, T, V, init
 
 B = 2
 TOKENS_BT = np.random.default_rng(0).integers(0, V, (B, T))
@@ -31,10 +35,10 @@ def test_logits_are_float32_of_shape_btv_in_both_modes(name):
         assert logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", ATTENTIVE)
+@pytest.mark.parametrize("name", [*ATTENTIVE, *CHANGED])
 def test_no_logit_depends_on_a_later_token(name):
     """The gradient of the loss at t with respect to what stands at s > t is exactly zero."""
-    model, params = TINY[name], init(name, scale=3.0)
+    model, params = (TINY | CHANGED)[name], init(name, scale=3.0)
     onehot_BTV = jax.nn.one_hot(TOKENS_BT, V)
 
     def logit_at(onehot_BTV, t):
@@ -44,9 +48,11 @@ def test_no_logit_depends_on_a_later_token(name):
 
         def embed(next_fun, args, kwargs, context):
             if context.module.name == "embed" and context.method_name == "__call__":
-                position = params["embed"]["position"]["embedding"]
                 captured["seen"] = True
-                return onehot_BTV @ table + position[None]
+                x_BTD = onehot_BTV @ table
+                if position := params["embed"].get("position"):
+                    x_BTD += position["embedding"][None]
+                return x_BTD
             return next_fun(*args, **kwargs)
 
         with models.nn.intercept_methods(embed):
@@ -76,6 +82,99 @@ def test_attention_equals_the_library(heads):
         *(x.reshape(shape) for x in (q, k, v)), is_causal=True, implementation="xla"
     )
     np.testing.assert_allclose(ours, theirs.reshape(ours.shape), atol=1e-6)
+
+
+def test_shared_keys_and_values_equal_the_library():
+    model = MultiHeadAttention(num_heads=6, context_length=T, num_kv_heads=2)
+    x_BTD = jax.random.normal(jax.random.key(0), (B, T, 24))
+    params = model.init(jax.random.key(1), x_BTD)["params"]
+    assert params["key"]["kernel"].shape == params["value"]["kernel"].shape == (24, 8)
+    q, k, v = (
+        (x_BTD @ params[name]["kernel"]).reshape(B, T, -1, 4) for name in ("query", "key", "value")
+    )
+    theirs = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="xla")
+    expected = theirs.reshape(B, T, 24) @ params["out"]["kernel"]
+    np.testing.assert_allclose(model.apply({"params": params}, x_BTD), expected, atol=1e-5)
+
+
+def test_rotated_scores_depend_on_the_distance_alone():
+    """Su et al. (2021), section 3.3; and a rotation keeps lengths."""
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
+
+    def score(at, other):
+        return (rotate(q, at) * rotate(k, other)).sum()
+
+    for distance in (0, 1, 7):
+        scores = [score(distance + start, start) for start in (0, 3, 50)]
+        np.testing.assert_allclose(scores, scores[0], rtol=1e-4)
+    assert abs(score(1, 0) - score(7, 0)) > 1e-3
+    np.testing.assert_allclose(jnp.linalg.norm(rotate(q, 9)), jnp.linalg.norm(q), rtol=1e-6)
+    np.testing.assert_array_equal(rotate(q, 0), q)
+    rows = rotate(jnp.broadcast_to(q, (1, 4, 1, 8)), 3)
+    np.testing.assert_allclose(rows[:, 2:3], rotate(q, 5), rtol=1e-5)
+
+
+def test_alibi_takes_the_distance_off_the_scores():
+    """Press et al. (2021): slopes 1/2, 1/4, ... for 8 heads; nothing at distance 0."""
+    np.testing.assert_allclose(alibi_slopes(8), 0.5 ** np.arange(1, 9))
+    np.testing.assert_allclose(alibi_slopes(3), [2**-4, 2**-8, 2**-2])
+    rngs = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (jax.random.normal(rng, (B, 100, 3, 4)) for rng in rngs)
+    distance_TT = np.arange(100)[:, None] - np.arange(100)
+    scores = jnp.einsum("BTHK,BSHK->BHTS", q, k) / 2
+    scores -= alibi_slopes(3)[None, :, None, None] * distance_TT[None, None]
+    scores = jnp.where(distance_TT[None, None] >= 0, scores, -jnp.inf)
+    expected = jnp.einsum("BHTS,BSHK->BTHK", jax.nn.softmax(scores), v)
+    for attention in (causal_attention, attend):
+        ours = attention(q, k, v, slopes=alibi_slopes(3))
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+    last = causal_attention(q[:, 60:], k, v, start=60, slopes=alibi_slopes(3))
+    np.testing.assert_allclose(last, expected[:, 60:], atol=1e-5)
+
+
+def test_capped_logits_stay_within_the_cap_and_keep_their_order():
+    capped = TINY["gpt2"].clone(logit_soft_cap=2.0)
+    params = init("gpt2", scale=10.0)
+    plain_logits = TINY["gpt2"].apply({"params": params}, TOKENS_BT)
+    logits = capped.apply({"params": params}, TOKENS_BT)
+    assert jnp.abs(plain_logits).max() > 2 >= jnp.abs(logits).max()
+    np.testing.assert_allclose(logits, 2 * jnp.tanh(plain_logits / 2), rtol=1e-5)
+
+
+def test_zero_init_starts_as_the_embedding_alone():
+    model = TINY["gpt2"].clone(zero_init=True)
+    params = model.init(jax.random.key(0), TOKENS_BT)["params"]
+    x_BTD = params["embed"]["token"]["embedding"][TOKENS_BT]
+    x_BTD += params["embed"]["position"]["embedding"][None]
+    mean, variance = x_BTD.mean(-1, keepdims=True), x_BTD.var(-1, keepdims=True)
+    expected = (x_BTD - mean) / jnp.sqrt(variance + 1e-5) @ params["embed"]["token"]["embedding"].T
+    np.testing.assert_allclose(model.apply({"params": params}, TOKENS_BT), expected, atol=1e-5)
+
+
+def test_what_a_wider_model_says_keeps_its_size_under_mup():
+    """The logits of fresh models after one step of what an optimizer does first: a sign, times the
+    learning rate over the widening in hidden matrices. Without muP they grow with the width."""
+    tokens_BT = np.random.default_rng(0).integers(0, V, (4, 16))
+
+    def change(width, base):
+        model = models.GPT2(
+            V, 16, embed_dim=width, num_heads=width // 8, num_layers=2, mup_base_dim=base
+        )
+        params = model.init(jax.random.key(0), tokens_BT)["params"]
+        loss = lambda params: optax.softmax_cross_entropy_with_integer_labels(  # noqa: E731
+            model.apply({"params": params}, tokens_BT), np.roll(tokens_BT, -1, 1)
+        ).mean()
+        config = default.get_config().optimizer
+        config.update(learning_rate=0.01, warmup_steps=0)
+        tx, _ = optimizer.build(config, 10, width / base if base else 1.0)
+        state = tx.init(params)
+        for _ in range(3):
+            updates, state = tx.update(jax.grad(loss)(params), state, params)
+            params = optax.apply_updates(params, updates)
+        return float(jnp.std(model.apply({"params": params}, tokens_BT)))
+
+    assert change(256, 0) > 3 * change(32, 0)
+    assert 0.5 < change(256, 32) / change(32, 32) < 2
 
 
 @pytest.mark.parametrize("heads", [(), (3,)], ids=["one head", "three heads"])
@@ -296,6 +395,20 @@ def test_more_tokens_than_the_context_is_an_error():
         ({"name": "gpt2", "num_heads": 3}, "embed_dim=16 is not divisible by config.model.num_h"),
         ({"name": "gpt2", "num_layers": 0}, "config.model.num_layers=0: gpt2 needs at least 1"),
         ({"num_heads": 4}, "config.model.num_heads=4: bigram has none; leave it at 0"),
+        (
+            {"norm": "rms_norm"},
+            "config.model.norm=rms_norm: bigram has none; leave it at 'layer_no",
+        ),
+        ({"name": "gpt2", "norm": "l2"}, "norm='l2': expected one of layer_norm, rms_norm"),
+        (
+            {"name": "gpt2", "num_kv_heads": 3},
+            "num_kv_heads=3: expected a divisor of config.model.n",
+        ),
+        (
+            {"name": "gpt2", "positions": "rotary", "embed_dim": 12},
+            "config.model.positions='rotary' turns pairs, and config.model.embed_dim=12 over "
+            "num_heads=4 is 3: make that even",
+        ),
         ({"context_length": 0}, "config.model.context_length=0: bigram needs at least 1"),
     ],
 )

@@ -1,6 +1,7 @@
 """The schedule against its closed form, the decay mask, the clip, and one step of AdamW by hand."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -69,5 +70,104 @@ def test_the_clip_bounds_the_gradient_and_0_does_not(clip, length):
 
 
 def test_an_unknown_optimizer():
-    with pytest.raises(UserError, match=r"config\.optimizer\.name='sgd': the only one is 'adamw'"):
-        optimizer.build(config(name="sgd"), num_steps=10)
+    with pytest.raises(
+        UserError, match=r"config\.optimizer\.name='adam': expected one of adamw, mu"
+    ):
+        optimizer.build(config(name="adam"), num_steps=10)
+
+
+def test_an_unknown_schedule():
+    with pytest.raises(UserError, match=r"config\.optimizer\.schedule='flat': expected one of cos"):
+        optimizer.build(config(schedule="flat"), num_steps=10)
+
+
+def test_the_linear_and_the_stable_schedule():
+    changes = dict(learning_rate=1.0, final_learning_rate=0.1, warmup_steps=10)
+    _, linear = optimizer.build(config(schedule="linear", **changes), num_steps=110)
+    stable = config(schedule="wsd", decay_share=0.25, **changes)
+    _, stable = optimizer.build(stable, num_steps=110)
+    for step in range(111):
+        rise = min(step / 10, 1.0)
+        line = 1.0 - 0.9 * max(step - 10, 0) / 100
+        last = 1.0 - 0.9 * max(step - 85, 0) / 25
+        assert float(linear(step)) == pytest.approx(min(rise, line), abs=1e-6)
+        assert float(stable(step)) == pytest.approx(min(rise, last), abs=1e-6)
+
+
+def first_update(name, params, grads, widening=1.0, **changes):
+    changes = dict(learning_rate=0.5, warmup_steps=0, grad_clip_norm=0.0) | changes
+    tx, _ = optimizer.build(config(name=name, **changes), num_steps=10, widening=widening)
+    updates, state = tx.update(grads, tx.init(params), params)
+    return updates, state
+
+
+MATRIX = {"block_0": {"up": {"kernel": jax.random.normal(jax.random.key(0), (4, 16))}}}
+TABLE = {"embed": {"token": {"embedding": jax.random.normal(jax.random.key(1), (5, 4))}}}
+
+
+def test_muon_makes_the_update_of_a_matrix_orthogonal_and_leaves_the_rest_to_adam():
+    """Jordan et al. (2024): singular values near 1, by sqrt(max(1, out / in)), here 2."""
+    params = MATRIX | TABLE
+    grads = jax.tree.map(lambda leaf: leaf**3, params)
+    updates, _ = first_update("muon", params, grads, adam_learning_rate=0.01, weight_decay=0.0)
+    update = updates["block_0"]["up"]["kernel"]
+    singular = np.linalg.svd(update, compute_uv=False) / (0.5 * 2)
+    assert (singular > 0.6).all() and (singular < 1.3).all()
+    u, _, vt = np.linalg.svd(grads["block_0"]["up"]["kernel"], full_matrices=False)
+    alike = -(update * (u @ vt)).sum() / np.linalg.norm(update) / np.linalg.norm(u @ vt)
+    assert alike > 0.95
+    # Adam's first step is the sign of the gradient; optax's adds Nesterov's.
+    table = updates["embed"]["token"]["embedding"]
+    np.testing.assert_array_equal(np.sign(table), -np.sign(grads["embed"]["token"]["embedding"]))
+    assert jnp.abs(table).max() < 0.03
+
+
+def test_muon_takes_one_rate_for_all_unless_it_is_given_two():
+    one, _ = first_update("muon", TABLE, TABLE)
+    two, _ = first_update("muon", TABLE, TABLE, adam_learning_rate=1.0)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), two, jax.tree.map(twice, one))
+
+
+def twice(leaf):
+    return 2 * leaf
+
+
+@pytest.mark.parametrize("name", ["muon", "lion", "adafactor", "sgd"])
+def test_others_shrink_kernels_alone(name):
+    """Without a gradient nothing is left but the decay, learning rate times weight_decay."""
+    params = MATRIX | TABLE
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = first_update(name, params, zeros, weight_decay=0.1)
+    shrunk = jax.tree.map(lambda leaf: -0.5 * 0.1 * leaf, MATRIX)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, atol=1e-6), updates, shrunk | {"embed": zeros["embed"]}
+    )
+
+
+def test_lion_and_sgd_by_hand():
+    lion, _ = first_update("lion", TABLE, TABLE, weight_decay=0.0)
+    sgd, _ = first_update("sgd", TABLE, TABLE, momentum=0.9, weight_decay=0.0)
+    jax.tree.map(lambda u, g: np.testing.assert_allclose(u, -0.5 * jnp.sign(g)), lion, TABLE)
+    # Nesterov's: the gradient, and 0.9 of the momentum that it has just become part of.
+    close = partial(np.testing.assert_allclose, rtol=1e-6)
+    jax.tree.map(lambda u, g: close(u, -0.5 * 1.9 * g), sgd, TABLE)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion"])
+def test_a_wider_model_steps_less_where_inputs_have_become_more(name):
+    """Yang et al. (2021), table 8: hidden matrices by the widening, embeddings not."""
+    params = MATRIX | TABLE
+    narrow, _ = first_update(name, params, params)
+    wide, _ = first_update(name, params, params, widening=4.0)
+    close = partial(np.testing.assert_allclose, rtol=1e-6)
+    jax.tree.map(lambda n, w: close(w, n / 4), narrow["block_0"], wide["block_0"])
+    jax.tree.map(close, narrow["embed"], wide["embed"])
+
+
+def test_muon_needs_no_rule_for_a_wider_model_and_others_have_none():
+    params = MATRIX | TABLE
+    close = partial(np.testing.assert_allclose, rtol=1e-6)
+    one, other = (first_update("muon", params, params, widening=w)[0] for w in (1.0, 4.0))
+    jax.tree.map(close, one, other)
+    with pytest.raises(UserError, match=r"'sgd' has no rule for config\.model\.mup_base_dim"):
+        first_update("sgd", params, params, widening=4.0)

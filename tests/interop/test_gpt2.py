@@ -19,7 +19,8 @@ import optimizer
 import train_step
 from experiments import default
 from generate import Sampling, generate, limit_logits
-from tests.gpt2_weights import FIXTURE, D, H, L, T, V, to_params
+from models.hugging_face import to_params
+from tests.gpt2_weights import FIXTURE, D, H, L, T, V
 from tests.interop.fixture import TOKENS_BT, fixture, logits_of, tiny_gpt2, weights_of
 
 OURS = models.GPT2(V, T, embed_dim=D, num_heads=H, num_layers=L, dropout_rate=0.0)
@@ -28,7 +29,7 @@ OURS = models.GPT2(V, T, embed_dim=D, num_heads=H, num_layers=L, dropout_rate=0.
 def ours_from(theirs):
     """Our parameter tree with the weights of a GPT2LMHeadModel."""
     # Copies: PyTorch's optimizer writes to the memory that numpy looks at.
-    return jax.tree.map(np.array, to_params(weights_of(theirs)))
+    return jax.tree.map(np.array, to_params(weights_of(theirs), OURS))
 
 
 def assert_leaves_close(ours, theirs, **tolerance):
@@ -66,7 +67,7 @@ def test_loss_and_every_gradient_are_equal():
     tokens_BT = torch.from_numpy(TOKENS_BT)
     their_loss = theirs(tokens_BT, labels=tokens_BT).loss  # It shifts the labels itself.
     their_loss.backward()
-    their_grads = to_params({name: w.grad.numpy() for name, w in theirs.named_parameters()})
+    their_grads = to_params({name: w.grad.numpy() for name, w in theirs.named_parameters()}, OURS)
 
     state, _ = our_state(theirs, default.get_config(), num_steps=1)
     value_and_grad = jax.jit(jax.value_and_grad(train_step.loss_of), static_argnums=1)

@@ -1,5 +1,7 @@
 """The parts that stages 2 to 4 introduce against PyTorch's own, with the same weights."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -76,7 +78,7 @@ def test_layer_norm_is_that_of_torch():
 
 def test_a_block_is_a_pre_norm_encoder_layer_of_torch():
     """Masked, PyTorch's encoder layer is a decoder block: the same two sub-layers."""
-    ours = Block(H, T, attention_bias=True)
+    ours = Block(partial(MultiHeadAttention, H, T, use_bias=True))
     params = random_params(ours)
     theirs = torch.nn.TransformerEncoderLayer(
         D, H, dim_feedforward=4 * D, dropout=0.0, batch_first=True, norm_first=True

@@ -1,0 +1,214 @@
+"""GPT-2 as Hugging Face's transformers writes it down: what its numbers and its settings are here.
+
+One table each, read in both directions. Kernels are [in, out] on both sides, so numbers are moved,
+never mixed; gradients go the same way.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from errors import UserError
+
+# Their setting, ours, and what theirs is where a config.json leaves it out; its type is theirs.
+SETTINGS = {
+    "n_positions": ("context_length", 1024),
+    "n_embd": ("embed_dim", 768),
+    "n_head": ("num_heads", 12),
+    "n_layer": ("num_layers", 12),
+    "n_inner": ("mlp_dim", 0),
+    "activation_function": ("activation", "gelu_new"),
+    "layer_norm_epsilon": ("norm_epsilon", 1e-5),
+    "tie_word_embeddings": ("tied_embeddings", True),
+}
+ACTIVATIONS = {
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "gelu": "gelu_exact",
+    "relu": "relu",
+    "relu2": "relu_squared",
+    "silu": "silu",
+    "swish": "silu",
+}
+# What a GPT2Config may ask for and no model here does: the values that ask for nothing.
+FIXED = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+# What a model here may have and no GPT2Config can say.
+NOT_GPT2 = {
+    "positions": "learned",
+    "norm": "layer_norm",
+    "use_bias": True,
+    "query_key_norm": False,
+    "num_kv_heads": 0,
+    "logit_soft_cap": 0.0,
+    "mup_base_dim": 0,
+}
+
+# Tensors of a block, theirs and ours; query, key and value stand side by side in one of theirs.
+BLOCK = {
+    "ln_1": ["attention_norm"],
+    "attn.c_attn": ["attention/query", "attention/key", "attention/value"],
+    "attn.c_proj": ["attention/out"],
+    "ln_2": ["mlp_norm"],
+    "mlp.c_fc": ["mlp/up"],
+    "mlp.c_proj": ["mlp/down"],
+}
+HEAD, POSITIONS = "lm_head.weight", "wpe.weight"
+# Their prefix; the files on the hub have none. The masks of old files are no parameters.
+PREFIX, MASKS = "transformer.", (".attn.bias", ".attn.masked_bias")
+
+
+def settings_from(theirs: dict[str, Any], where: object) -> dict[str, Any]:
+    """The keys of `config.model` for a GPT2Config as a config.json has it.
+
+    Raises UserError, naming `where`, for what is no GPT-2 and for what no model here can do.
+    """
+    if theirs.get("model_type") != "gpt2":
+        raise UserError(
+            f"{where}: model_type is {theirs.get('model_type')!r}, and expected is 'gpt2'"
+        )
+    # None stands for what is usual; for n_inner that is 4 n_embd, our 0.
+    stated = {name: value for name, value in theirs.items() if value is not None}
+    found = {ours: stated.get(name, usual) for name, (ours, usual) in SETTINGS.items()}
+    wrong = [
+        f"{name} is {found[ours]!r}: expected {type(usual).__name__}"
+        for name, (ours, usual) in SETTINGS.items()
+        if type(found[ours]) is not type(usual)
+    ]
+    wrong += [
+        f"{name} is {theirs[name]!r}, and only {value!r} is supported"
+        for name, value in FIXED.items()
+        if theirs.get(name, value) != value
+    ]
+    if not wrong and found["activation"] not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        wrong.append(f"activation_function is {found['activation']!r}: expected one of {known}")
+    if wrong:
+        raise UserError(f"{where}: {'; '.join(wrong)}")
+    return found | {"activation": ACTIVATIONS[found["activation"]]}
+
+
+def check_is_gpt2(ours: dict[str, Any]) -> None:
+    """Raises UserError for a `config.model` that has what no GPT2Config can say."""
+    wrong = [
+        f"config.model.{key} is {ours[key]!r}, and GPT-2's is {value!r}"
+        for key, value in {"name": "gpt2", **NOT_GPT2}.items()
+        if ours[key] != value
+    ]
+    if wrong:
+        raise UserError(f"no such model is a GPT-2 as transformers has it: {'; '.join(wrong)}")
+
+
+def settings_to(ours: dict[str, Any], vocab_size: int, end_of_text: int | None) -> dict[str, Any]:
+    """The GPT2Config, as JSON, of a `config.model`; `end_of_text` is the token that ends a text.
+
+    Raises UserError if GPT-2 has no such thing.
+    """
+    check_is_gpt2(ours)
+    names = {our_name: their_name for their_name, our_name in reversed(ACTIVATIONS.items())}
+    if ours["activation"] not in names:
+        raise UserError(f"config.model.activation is {ours['activation']!r}, which GPT-2 has not")
+    theirs = {name: ours[key] for name, (key, _) in SETTINGS.items()}
+    theirs |= {
+        "activation_function": names[ours["activation"]],
+        "n_inner": ours["mlp_dim"] or None,  # Their word for 4 n_embd.
+        **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), ours["dropout_rate"]),
+    }
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": vocab_size,
+        # The usual ones are of the published vocabulary.
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "dtype": "float32",
+        **theirs,
+    }
+
+
+def tensor_names(num_layers: int, tied_embeddings: bool) -> dict[str, list[str]]:
+    """For each of their tensors, by its name without the prefix, the leaves of ours in it."""
+    names = {"wte.weight": ["embed/token/embedding"], POSITIONS: ["embed/position/embedding"]}
+    places = {"ln_f": ["final_norm"]}
+    for layer in range(num_layers):
+        for theirs, ours in BLOCK.items():
+            places[f"h.{layer}.{theirs}"] = [f"block_{layer}/{one}" for one in ours]
+    for theirs, ours in places.items():
+        weight = "scale" if "norm" in ours[0] else "kernel"
+        names[f"{theirs}.weight"] = [f"{one}/{weight}" for one in ours]
+        names[f"{theirs}.bias"] = [f"{one}/bias" for one in ours]
+    if not tied_embeddings:
+        names[HEAD] = ["logits/kernel"]
+    return names
+
+
+def to_params(tensors: dict[str, np.ndarray], model: nn.Module) -> dict:
+    """The parameters of a models.GPT2 out of the tensors of a GPT2LMHeadModel, as float32.
+
+    Of the positions the first ones are taken, as many as the model's context is long.
+    Raises UserError that lists what differs: missing (-), surplus (+) and misshapen tensors.
+    """
+    tensors = {plain_name(name): tensor for name, tensor in tensors.items()}
+    check_shapes({name: tensor.shape for name, tensor in tensors.items()}, model)
+    leaves = {}
+    for name, ours in tensor_names(model.num_layers, model.tied_embeddings).items():
+        tensor = np.asarray(tensors[name], np.float32)
+        if name == POSITIONS:
+            tensor = tensor[: model.context_length]
+        parts = [tensor.T] if name == HEAD else np.split(tensor, len(ours), axis=-1)
+        leaves |= dict(zip(ours, map(np.ascontiguousarray, parts), strict=True))
+    return unflatten_dict(leaves, sep="/")
+
+
+def from_params(params: dict) -> dict[str, np.ndarray]:
+    """The tensors of a GPT2LMHeadModel, by their names there, out of our parameters."""
+    leaves = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
+    num_layers = sum(name.startswith("block_") for name in params)
+    tensors = {}
+    for name, ours in tensor_names(num_layers, "logits" not in params).items():
+        tensor = np.concatenate([leaves[one] for one in ours], axis=-1)
+        full_name = name if name == HEAD else PREFIX + name
+        tensors[full_name] = np.ascontiguousarray(tensor.T if name == HEAD else tensor)
+    return tensors
+
+
+def plain_name(name: str) -> str:
+    """The name of one of their tensors as `tensor_names` has it."""
+    return name.removeprefix(PREFIX)
+
+
+def check_shapes(there: dict[str, tuple[int, ...]], model: nn.Module) -> None:
+    """Raises UserError that lists where tensors differ from what `model` takes."""
+    # A head that is the token embedding may be written down twice.
+    optional = {HEAD} if model.tied_embeddings else set()
+    there = {name: shape for name, shape in there.items() if not name.endswith(MASKS)}
+    tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    leaves = {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
+    if len(there.get(POSITIONS, ())) == 2:
+        there[POSITIONS] = min(there[POSITIONS][0], model.context_length), there[POSITIONS][1]
+    wanted = {}
+    for name, ours in tensor_names(model.num_layers, model.tied_embeddings).items():
+        shape = (*leaves[ours[0]][:-1], sum(leaves[one][-1] for one in ours))
+        wanted[name] = shape[::-1] if name == HEAD else shape
+    differences = [f"-{name} {list(wanted[name])}" for name in wanted if name not in there]
+    differences += [
+        f"+{name} {list(there[name])}" for name in there if name not in {*wanted, *optional}
+    ]
+    differences += [
+        f"{name} {list(there[name])}, expected {list(shape)}"
+        for name, shape in wanted.items()
+        if name in there and tuple(there[name]) != shape
+    ]
+    if differences:
+        more = f", and {len(differences) - 12} more" if differences[12:] else ""
+        raise UserError(
+            "the tensors do not fit the config.json beside them (- missing, + surplus): "
+            f"{', '.join(differences[:12])}{more}"
+        )

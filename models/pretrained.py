@@ -1,0 +1,237 @@
+"""Weights of GPT-2 in Hugging Face's format: to begin with, to write and measure with, to pass on.
+
+    python main.py --config=experiments/gpt2.py:finetune --config.model.init_from=FOLDER
+    python generate.py --workdir=FOLDER --prompt="ROMEO:"
+    python -m models.pretrained export --workdir=runs/x --output=FOLDER
+
+FOLDER holds config.json and *.safetensors; what a model begins with may also be a name on the hub,
+such as openai-community/gpt2, where there is a network. What export writes, transformers reads.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from absl import flags
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+import checkpoint
+import devices
+import errors
+import models
+import runtime
+from errors import UserError
+from experiments import check, default
+from input_pipeline import hugging_face as tokenizer_files
+from input_pipeline import text_files
+from input_pipeline.hugging_face import to_library
+from input_pipeline.tokenizers import Tokenizer
+from models import hugging_face
+from tracking import run_folder
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class Weights(NamedTuple):
+    """Parameters to begin with: NumPy arrays of float32, and the sha256 of the files."""
+
+    params: dict[str, Any]
+    digest: str
+
+
+def find(name: str) -> Path:
+    """The folder that `name` is, or that the hub has under that name.
+
+    Raises UserError if there is neither.
+    """
+    try:
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            return folder
+        is_file = folder.exists()
+    except (OSError, RuntimeError) as error:  # A name that is too long, a user that there is not.
+        raise UserError(f"{name} is no folder: {error}") from None
+    if is_file or name.count("/") > 1 or name.startswith((".", "~")):
+        raise UserError(f"{name} is no folder: expected one with {CONFIG} and *.safetensors")
+    try:
+        from huggingface_hub import snapshot_download
+
+        # Folders below have the same weights for other programs.
+        wanted = dict(allow_patterns=["*.json", "*.safetensors"], ignore_patterns=["*/*"])
+        return Path(snapshot_download(name, **wanted))
+    except Exception as error:  # No network, no such name, no right to it: of many classes.
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"{name} is no folder here and could not be had from the hub "
+            f"({reason[0] if reason else type(error).__name__})"
+        ) from None
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder is one of pretrained weights and no run folder."""
+    return any(folder.glob("*.safetensors")) and (folder / CONFIG).exists()
+
+
+def adopt(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """`config` with the shape of the weights that `model.init_from` names, if it names any.
+
+    A run that has begun in `workdir` has that shape already, and the weights need not be there any
+    more. The context stays what the config says, as long as the weights have so many positions.
+    Raises UserError for weights that can't be used.
+    """
+    if not config.model.init_from:
+        return config
+    check.refuse(check.mistakes(config))
+    hugging_face.check_is_gpt2(config.model.to_dict())
+    if (workdir / run_folder.CONFIG).exists():
+        before = run_folder.read_object(workdir / run_folder.CONFIG).get("model", {})
+        keys = [ours for ours, _ in hugging_face.SETTINGS.values()]
+        settings = {key: before[key] for key in keys if key in before}
+        settings.pop("context_length", None)
+    else:
+        folder = find(config.model.init_from)
+        settings = _settings(folder)
+        asked, most = config.model.context_length, settings.pop("context_length")
+        if asked > most:
+            raise UserError(
+                f"config.model.context_length={asked}: {folder} has {most} positions; ask for no "
+                "more"
+            )
+    adopted = ConfigDict(config.to_dict())
+    adopted.model.update(settings)
+    return adopted.lock()
+
+
+def load(config: ConfigDict, model: nn.Module, tokenizer: Tokenizer) -> Weights:
+    """The weights of `config.model.init_from` for `model`; of its positions the first ones.
+
+    Raises UserError that lists what does not fit the model or the tokenizer.
+    """
+    folder = find(config.model.init_from)
+    check_tokenizer(folder, tokenizer)
+    return Weights(load_params(folder, model), text_files.digest(_files(folder)))
+
+
+def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Raises UserError if `folder` is one of weights, and they were trained with other tokens."""
+    if not holds_weights(folder):
+        return
+    size = _config(folder).get("vocab_size", 50_257)
+    vocabulary = tokenizer_files.read_vocabulary(folder)
+    differs = vocabulary is not None and vocabulary != to_library(tokenizer).get_vocab()
+    if differs or size != tokenizer.vocab_size:
+        raise UserError(
+            f"config.data.tokenizer={tokenizer.name!r} has, for this text, {tokenizer.vocab_size} "
+            f"tokens that are not the {size} of the weights in {folder}: those were trained with "
+            "another tokenizer, or with one that learned from another text"
+        )
+
+
+def load_params(folder: Path, model: nn.Module) -> dict[str, Any]:
+    """The parameters of `model` out of a folder of weights, as `load` has them."""
+    with _tensors(folder) as parts:
+        shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
+        try:
+            hugging_face.check_shapes(shapes, model)
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from None
+        names = hugging_face.tensor_names(model.num_layers, model.tied_embeddings)
+        # On the host, wherever the model goes.
+        with jax.default_device(jax.devices("cpu")[0]):
+            return hugging_face.to_params({name: parts[name][:] for name in names}, model)
+
+
+def open_model(workdir: Path, which: str) -> checkpoint.Trained:
+    """The model of a run folder, at checkpoint `which`, or that of a folder of weights.
+
+    Raises UserError if it is neither.
+    """
+    if not holds_weights(workdir):
+        return checkpoint.load(workdir, which)
+    tokenizer = tokenizer_files.read(workdir)
+    check_tokenizer(workdir, tokenizer)
+    config = default.get_config()
+    config.data.tokenizer = tokenizer.name
+    config.model.update(name="gpt2", **_settings(workdir))
+    check.refuse([f"{workdir / CONFIG}: {message}" for message in check.mistakes(config)])
+    model = models.build(config.model, tokenizer.vocab_size)
+    params = devices.replicate(load_params(workdir, model), devices.data_mesh(1))
+    return checkpoint.Trained(config, tokenizer, model, params, step=0)
+
+
+def export(workdir: Path, which: str, output: Path) -> None:
+    """Writes the model of a run as a folder for `transformers.GPT2LMHeadModel.from_pretrained`.
+
+    Raises UserError if GPT-2 has no such model, or the folder can't be written.
+    """
+    from safetensors.numpy import save
+
+    trained = checkpoint.load(workdir, which)
+    vocab_size = trained.tokenizer.vocab_size
+    end_of_text = vocab_size - 1 if trained.tokenizer.name == "gpt2" else None
+    settings = hugging_face.settings_to(trained.config.model.to_dict(), vocab_size, end_of_text)
+    tensors = hugging_face.from_params(trained.params)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if any(output.iterdir()):
+            raise UserError(f"--output={output} is not empty: name a new folder")
+        run_folder.write_json(output / CONFIG, settings)
+        tokenizer_files.write(trained.tokenizer, output)
+        with run_folder.replacing(output / WEIGHTS) as file:
+            file.write(save(tensors, {"format": "pt"}))
+    except OSError as error:
+        raise UserError(f"--output={output} can't be written: {error.strerror}") from None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder} holds no {CONFIG}: expected one of a GPT-2, as transformers has")
+    return run_folder.read_object(folder / CONFIG)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    return hugging_face.settings_from(_config(folder), folder / CONFIG)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+@contextmanager
+def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
+    """The tensors in all files of a folder, by name, to be read one by one."""
+    from safetensors import SafetensorError, safe_open
+
+    files = _files(folder)
+    if not files:
+        raise UserError(f"{folder} holds no *.safetensors: expected the weights there")
+    try:
+        with ExitStack() as stack:
+            opened = [stack.enter_context(safe_open(file, framework="flax")) for file in files]
+            yield {
+                hugging_face.plain_name(name): file.get_slice(name)
+                for file in opened
+                for name in file.keys()  # noqa: SIM118
+            }
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder}: the weights can't be read: {error}") from None
+
+
+def main(*words: str) -> None:
+    """Runs the command `export`."""
+    if words != ("export",):
+        raise UserError(f"{' '.join(words) or 'no command'}: the only command is export")
+    output = Path(flags.FLAGS.output)
+    export(Path(flags.FLAGS.workdir), flags.FLAGS.checkpoint, output)
+    print(output)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Run folder.", required=True)
+    flags.DEFINE_string("output", None, "Folder to write.", required=True)
+    flags.DEFINE_string("checkpoint", "best", "best (by validation loss), latest, or a step.")
+    runtime.configure_jax()
+    errors.run_command(main, positional=True)

@@ -1,0 +1,140 @@
+"""Weights and tokenizers to and from transformers itself, at GPT-2 small's real shape too."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+import models
+from input_pipeline import hugging_face as tokenizer_files
+from input_pipeline import tokenizers
+from models import hugging_face, pretrained
+from tests.command import run
+from tests.interop.fixture import logits_of
+
+OFFLINE = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
+TEXT = "ROMEO:\nO, she doth teach the torches to burn bright! né €uro 𝄞 "
+
+
+def random_gpt2(seed=0, **changes):
+    """A GPT2LMHeadModel with every weight random, in evaluation mode."""
+    model = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **changes)).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            mean = 1.0 if ".ln_" in name and name.endswith("weight") else 0.0
+            weight.copy_(mean + 0.05 * torch.randn(weight.shape, generator=generator))
+    return model
+
+
+def opened(folder):
+    """Our model of a folder of weights without a tokenizer, and its parameters."""
+    content = json.loads((folder / "config.json").read_text())
+    settings = hugging_face.settings_from(content, folder)
+    model = models.GPT2(content["vocab_size"], dropout_rate=0.0, **settings)
+    return model, pretrained.load_params(folder, model)
+
+
+def assert_same_logits(folder, theirs, num_tokens, atol):
+    model, params = opened(folder)
+    tokens_BT = np.random.default_rng(1).integers(0, model.vocab_size, (2, num_tokens))
+    logits_BTV = jax.jit(model.apply)({"params": params}, tokens_BT)
+    expected_BTV = logits_of(theirs, tokens_BT)
+    assert expected_BTV.std() > 0.05
+    np.testing.assert_allclose(logits_BTV, expected_BTV, atol=atol)
+
+
+def test_logits_of_gpt2_small_are_equal(tmp_path):
+    theirs = random_gpt2()
+    assert sum(weight.numel() for weight in theirs.parameters()) == 124_439_808
+    theirs.save_pretrained(tmp_path)
+    assert_same_logits(tmp_path, theirs, num_tokens=96, atol=1e-4)
+
+
+TINY = dict(vocab_size=65, n_positions=32, n_embd=24, n_head=3, n_layer=2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_word_embeddings": False},
+        {"n_inner": 40},
+        {"layer_norm_epsilon": 0.1},
+        {"reorder_and_upcast_attn": True},
+        *({"activation_function": name} for name in hugging_face.ACTIVATIONS),
+    ],
+    ids=str,
+)
+def test_logits_of_any_gpt2_config_are_equal_and_come_back(tmp_path, changes):
+    theirs = random_gpt2(**TINY | changes)
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert_same_logits(tmp_path / "theirs", theirs, num_tokens=32, atol=1e-5)
+    _, params = opened(tmp_path / "theirs")
+    tensors = hugging_face.from_params(params)
+    for name, weight in theirs.named_parameters():
+        np.testing.assert_array_equal(tensors[name], weight.detach().numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_float32(tmp_path, dtype):
+    theirs = random_gpt2(**TINY).to(dtype)
+    theirs.save_pretrained(tmp_path)
+    assert_same_logits(tmp_path, theirs.float(), num_tokens=32, atol=1e-5)
+
+
+def test_weights_in_several_files_are_read(tmp_path):
+    theirs = random_gpt2(**TINY)
+    theirs.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    assert_same_logits(tmp_path, theirs, num_tokens=32, atol=1e-5)
+
+
+def test_fine_tuning_from_transformers_and_back(tmp_path):
+    """A random model of theirs is loaded, trained, exported, and gives the same logits there."""
+    theirs = random_gpt2(**TINY)
+    theirs.save_pretrained(tmp_path / "theirs")
+    flags = ["--config=experiments/gpt2.py:finetune", "--config.model.context_length=32"]
+    flags += [f"--config.model.init_from={tmp_path / 'theirs'}", "--config.train.num_steps=30"]
+    trained = run("main.py", *flags, f"--workdir={tmp_path / 'run'}", **OFFLINE)
+    assert trained.returncode == 0, trained.stderr
+    losses = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
+    losses = [line["val/loss"] for line in losses if "val/loss" in line]
+    assert losses[-1] < losses[0]
+    words = ["export", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'ours'}"]
+    exported = run("-m", "models.pretrained", *words, **OFFLINE)
+    assert exported.returncode == 0, exported.stderr
+    back = GPT2LMHeadModel.from_pretrained(tmp_path / "ours")
+    assert_same_logits(tmp_path / "ours", back, num_tokens=32, atol=1e-5)
+    moved = max(
+        float((one - other).detach().abs().max())
+        for one, other in zip(back.parameters(), theirs.parameters(), strict=True)
+    )
+    assert moved > 1e-3
+    # Its validation loss there is the one that the run wrote down.
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    val = run("evaluate.py", f"--workdir={tmp_path / 'ours'}", **OFFLINE)
+    assert json.loads(val.stdout)["val/loss"] == pytest.approx(min(losses), abs=1e-5)
+    made = run("generate.py", f"--workdir={tmp_path / 'run'}", "--temperature=0", "--num_tokens=20")
+    prompt = torch.tensor([tokenizer.encode("\n")])
+    # Without a mask it would take the prompt for padding, which has the same number.
+    text = back.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        max_new_tokens=20,
+        pad_token_id=0,
+    )[0]
+    assert made.stdout == tokenizer.decode(text) + "\n"
+
+
+@pytest.mark.parametrize("name", ["char", "byte", "gpt2", "bpe:300"])
+def test_tokenizers_are_read_by_transformers(tmp_path, name):
+    ours = tokenizers.build(name, lambda: [TEXT * 20], list)
+    tokenizer_files.write(ours, tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.encode(TEXT) == ours.encode(TEXT).tolist()
+    assert theirs.decode(theirs.encode(TEXT)) == TEXT

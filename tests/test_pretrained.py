@@ -1,0 +1,325 @@
+"""Weights in Hugging Face's format: out and in again is the identity; what does not fit is said.
+
+tests/interop/test_pretrained.py has transformers itself on the other side.
+"""
+
+import hashlib
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file, save_file
+
+import checkpoint
+import models
+from errors import UserError
+from experiments import default, gpt2
+from input_pipeline import hugging_face as tokenizer_files
+from input_pipeline import tokenizers
+from models import hugging_face, pretrained
+from tests.command import assert_refused, run
+
+SMOKE = "--config=experiments/gpt2.py:smoke"
+OFFLINE = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
+TEXT = "the thing that they then thought; né €uro 𝄞 " * 50
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of the smallest gpt2."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    result = run("main.py", SMOKE, f"--workdir={workdir}", **OFFLINE)
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def exported(finished):
+    """What the command makes of it."""
+    output = finished.parent / "exported"
+    words = ["export", f"--workdir={finished}", f"--output={output}"]
+    result = run("-m", "models.pretrained", *words, **OFFLINE)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{output}\n"
+    return output
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    """A copy to damage."""
+    return shutil.copytree(exported, tmp_path / "copy")
+
+
+def leaves(params):
+    return {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
+
+
+def change(folder, file="config.json", **changes):
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(content | changes))
+
+
+def test_export_and_import_are_the_identity_bit_for_bit(finished, exported):
+    trained = checkpoint.load(finished, "best")
+    again = pretrained.open_model(exported, "latest")
+    assert again.model == trained.model.clone(dropout_rate=0.0)
+    ours, theirs = leaves(trained.params), leaves(again.params)
+    assert ours.keys() == theirs.keys()
+    for path in ours:
+        np.testing.assert_array_equal(ours[path], theirs[path], err_msg=path)
+    assert again.tokenizer.vocabulary == trained.tokenizer.vocabulary
+
+
+@pytest.mark.parametrize("change", ["", "untied", "relu_squared"])
+def test_tensors_there_and_back(change):
+    config = gpt2.get_config(change)
+    config.model.update(embed_dim=12, num_heads=3, num_layers=2, mlp_dim=20)
+    model = models.build(config.model, 11)
+    params = model.init(jax.random.key(0), np.zeros((1, 1), np.int32))["params"]
+    tensors = hugging_face.from_params(params)
+    assert tensors["transformer.h.1.attn.c_attn.weight"].shape == (12, 36)
+    assert tensors["transformer.h.0.mlp.c_fc.weight"].shape == (12, 20)
+    assert ("lm_head.weight" in tensors) == (change == "untied")
+    again = leaves(hugging_face.to_params(tensors, model))
+    for path, leaf in leaves(params).items():
+        np.testing.assert_array_equal(again[path], leaf, err_msg=path)
+    settings = hugging_face.settings_to(config.model.to_dict(), 11, end_of_text=None)
+    found = hugging_face.settings_from(settings, "config.json")
+    assert found == {key: config.model[key] for key in found}
+
+
+def test_a_shorter_context_takes_the_first_positions(exported, tmp_path):
+    config = gpt2.get_config("smoke")
+    config.model.context_length = 7
+    config.model.init_from = str(exported)
+    model = models.build(pretrained.adopt(config, tmp_path).model, 65)
+    params = pretrained.load_params(exported, model)
+    whole = load_file(exported / "model.safetensors")["transformer.wpe.weight"]
+    np.testing.assert_array_equal(params["embed"]["position"]["embedding"], whole[:7])
+
+
+def test_generate_and_evaluate_take_a_folder_of_weights(finished, exported):
+    for script, flags in (
+        ("generate.py", ["--prompt=ROMEO:", "--num_tokens=30", "--seed=3"]),
+        ("evaluate.py", ["--split=val"]),
+    ):
+        ours = run(script, f"--workdir={finished}", *flags, **OFFLINE)
+        theirs = run(script, f"--workdir={exported}", *flags, **OFFLINE)
+        assert ours.returncode == theirs.returncode == 0, ours.stderr + theirs.stderr
+        if script == "generate.py":
+            assert ours.stdout == theirs.stdout
+        else:
+            ours, theirs = json.loads(ours.stdout), json.loads(theirs.stdout)
+            assert theirs["val/loss"] == pytest.approx(ours["val/loss"], abs=1e-5)
+
+
+def test_fine_tuning_begins_with_the_weights_and_goes_on_from_there(exported, finished, tmp_path):
+    """The shape is the folder's, whatever the experiment says, and so is the first loss."""
+    flags = ["--config=experiments/gpt2.py:finetune", f"--config.model.init_from={exported}"]
+    flags += ["--config.model.context_length=16", "--config.train.num_steps=6"]
+    flags += ["--config.optimizer.warmup_steps=1", "--config.train.log_every_steps=1"]
+    result = run("main.py", *flags, f"--workdir={tmp_path / 'run'}", **OFFLINE)
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
+    before = json.loads((finished / "summary.json").read_text())
+    assert lines[0]["val/loss"] == pytest.approx(before["best/val/loss"], abs=1e-5)
+    assert lines[-1]["val/loss"] != lines[0]["val/loss"]
+    config = json.loads((tmp_path / "run/config.json").read_text())["model"]
+    assert (config["embed_dim"], config["num_layers"]) == (16, 2)
+    # The folder is needed no more: the run has all of it.
+    more = run("generate.py", f"--workdir={tmp_path / 'run'}", "--num_tokens=3", **OFFLINE)
+    assert more.returncode == 0, more.stderr
+    exported.rename(exported.with_name("moved"))
+    again = [*flags[:-3], "--config.train.num_steps=8", *flags[-2:]]
+    again += [f"--workdir={tmp_path / 'run'}", "--config.checkpoint.resume=true"]
+    result = run("main.py", *again, **OFFLINE)
+    exported.with_name("moved").rename(exported)
+    assert result.returncode == 0, result.stderr
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").open()]
+    assert steps[-1] == 8 and steps.count(0) == 1
+
+
+def refused(folder, **changes):
+    config = gpt2.get_config("smoke")
+    config.model.init_from = str(folder)
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError) as error:
+        adopted = pretrained.adopt(config, folder / "no run")
+        tokenizer = tokenizers.load(folder.parent / "tokenizer.json")
+        pretrained.load(adopted, models.build(adopted.model, tokenizer.vocab_size), tokenizer)
+    return str(error.value)
+
+
+@pytest.fixture
+def beside(copy, finished):
+    """The copy, with the run's own tokenizer beside it."""
+    shutil.copy(finished / "tokenizer.json", copy.parent)
+    return copy
+
+
+def test_missing_surplus_and_misshapen_tensors_are_listed(beside):
+    path = beside / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["transformer.h.0.ln_1.bias"]
+    tensors["transformer.h.7.ln_1.bias"] = np.zeros(3, np.float32)
+    tensors["transformer.wte.weight"] = np.zeros((64, 16), np.float32)
+    # Masks of old files are no parameters, and the head of a tied model may be there twice.
+    tensors["transformer.h.0.attn.bias"] = np.ones((1, 1, 16, 16), np.float32)
+    tensors["lm_head.weight"] = np.zeros((65, 16), np.float32)
+    save_file(tensors, path)
+    message = refused(beside)
+    assert message.startswith(f"{beside}: the tensors do not fit the config.json beside them")
+    assert "-h.0.ln_1.bias [16]" in message
+    assert "+h.7.ln_1.bias [3]" in message
+    assert "wte.weight [64, 16], expected [65, 16]" in message
+    assert "attn.bias" not in message and "lm_head" not in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "llama"}, "model_type is 'llama', and expected is 'gpt2'"),
+        (
+            {"scale_attn_by_inverse_layer_idx": True},
+            "scale_attn_by_inverse_layer_idx is True, and only False is supported",
+        ),
+        (
+            {"activation_function": "mish"},
+            "activation_function is 'mish': expected one of gelu_new",
+        ),
+        ({"n_layer": 3}, "-h.2.ln_1.weight [16]"),
+        ({"n_inner": None, "n_positions": None, "n_layer": 3}, "-h.2.ln_1.weight [16]"),
+        ({"n_embd": "16"}, "n_embd is '16': expected int"),
+        ({"n_head": 2.0, "tie_word_embeddings": 1}, "tie_word_embeddings is 1: expected bool"),
+        ({"activation_function": ["gelu"]}, "activation_function is ['gelu']: expected str"),
+        ({"n_positions": 9}, "config.model.context_length=16"),
+        ({"vocab_size": 64}, "tokens that are not the 64 of the weights in"),
+    ],
+)
+def test_a_config_that_does_not_fit(beside, changes, message):
+    change(beside, **changes)
+    assert message in refused(beside)
+
+
+GPT2S_OWN = [
+    (key, value)
+    for change in gpt2.CHANGES.values()
+    for key, value in change.items()
+    if key.removeprefix("model.") in hugging_face.NOT_GPT2
+]
+
+
+@pytest.mark.parametrize(("key", "value"), GPT2S_OWN)
+def test_what_the_weights_were_not_trained_with_is_refused(beside, key, value):
+    """A change to the model would be another function of the same numbers."""
+    assert f"config.{key} is {value!r}, and GPT-2's is" in refused(beside, **{key: value})
+
+
+def test_other_weights_than_a_run_began_with_are_refused(exported, copy, tmp_path):
+    flags = ["--config=experiments/gpt2.py:smoke", f"--config.model.init_from={copy}"]
+    flags += [f"--workdir={tmp_path / 'run'}", "--config.checkpoint.resume=true"]
+    done = run("main.py", *flags, **OFFLINE)
+    assert done.returncode == 0, done.stderr
+    digest = hashlib.sha256((exported / "model.safetensors").read_bytes()).hexdigest()
+    environment = json.loads((tmp_path / "run/environment.json").read_text())
+    assert environment["weights_sha256"] == digest
+    # As if it had been killed before its first checkpoint.
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    tensors = load_file(copy / "model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in tensors.items()}, copy / "model.safetensors")
+    assert_refused(run("main.py", *flags, **OFFLINE), f"began with weights of sha256 {digest}")
+
+
+def test_another_tokenizer_of_the_same_size_is_refused(beside):
+    tokenizers.CharTokenizer("".join(map(chr, range(200, 265)))).save(
+        beside.parent / "tokenizer.json"
+    )
+    assert "has, for this text, 65 tokens that are not the 65 of the weights" in refused(beside)
+
+
+def test_no_weights_and_broken_weights(beside):
+    (beside / "model.safetensors").write_bytes(b"no tensors")
+    assert "the weights can't be read" in refused(beside)
+    (beside / "model.safetensors").unlink()
+    assert "holds no *.safetensors" in refused(beside)
+    (beside / "config.json").unlink()
+    assert "holds no config.json: expected one of a GPT-2" in refused(beside)
+
+
+def test_what_is_no_folder():
+    for name, message in (
+        ("./nowhere", "./nowhere is no folder: expected one with config.json"),
+        ("README.md", "README.md is no folder"),
+        ("no/such/name", "no/such/name is no folder"),
+    ):
+        with pytest.raises(UserError) as error:
+            pretrained.find(name)
+        assert message in str(error.value)
+
+
+def test_a_name_of_the_hub_without_a_network(tmp_path):
+    flags = [SMOKE, "--config.model.init_from=openai-community/gpt2"]
+    result = run("main.py", *flags, f"--workdir={tmp_path / 'run'}", **OFFLINE)
+    assert_refused(result, "openai-community/gpt2 is no folder here and could not be had from the")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no command: the only command is export"),
+        (["import"], "import: the only command is export"),
+    ],
+)
+def test_unknown_commands(words, message):
+    flags = ["--workdir=runs/x", "--output=runs/y"]
+    assert_refused(run("-m", "models.pretrained", *words, *flags), message)
+
+
+def test_export_names_what_gpt2_has_not(finished, exported, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    words = ["export", f"--workdir={workdir}"]
+    taken = run("-m", "models.pretrained", *words, f"--output={exported}")
+    assert_refused(taken, f"--output={exported} is not empty: name a new folder")
+    within = run("-m", "models.pretrained", *words, "--output=README.md/x")
+    assert_refused(within, "--output=README.md/x can't be written")
+    model = default.get_config().model
+    model.update(name="gpt2", positions="rotary", activation="swiglu", use_bias=False)
+    with pytest.raises(UserError) as error:
+        hugging_face.settings_to(model.to_dict(), 65, end_of_text=None)
+    assert "config.model.positions is 'rotary', and GPT-2's is 'learned'" in str(error.value)
+    assert "config.model.use_bias is False" in str(error.value)
+    model.update(positions="learned", use_bias=True)
+    with pytest.raises(UserError, match=r"activation is 'swiglu', which GPT-2 has not"):
+        hugging_face.settings_to(model.to_dict(), 65, end_of_text=None)
+
+
+@pytest.mark.parametrize("name", ["char", "byte", "gpt2", "bpe:300"])
+def test_tokenizers_there_and_back(tmp_path, name):
+    tokenizer = tokenizers.build(name, lambda: [TEXT], list)
+    tokenizer_files.write(tokenizer, tmp_path)
+    library = tokenizer_files.to_library(tokenizer)
+    assert library.get_vocab_size() == tokenizer.vocab_size
+    np.testing.assert_array_equal(library.encode(TEXT).ids, tokenizer.encode(TEXT))
+    assert library.decode(tokenizer.encode(TEXT).tolist()) == TEXT
+    again = tokenizer_files.read(tmp_path)
+    assert type(again) is type(tokenizer)
+    np.testing.assert_array_equal(again.encode(TEXT), tokenizer.encode(TEXT))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer.json", "{}", "tokenizer.json can't be read"),
+        ("vocab.json", '{"a": 0}', "has a tokenizer of a kind that is not known here"),
+        ("other.json", "{}", "holds no tokenizer: expected tokenizer.json, or GPT-2's vocab.json"),
+    ],
+)
+def test_tokenizers_of_no_known_kind(tmp_path, file, content, message):
+    (tmp_path / file).write_text(content)
+    with pytest.raises(UserError) as error:
+        tokenizer_files.read(tmp_path)
+    assert message in str(error.value)

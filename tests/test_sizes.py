@@ -1,0 +1,120 @@
+"""Counts on paper against the models that are built, and against XLA's cost analysis."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import models
+import optimizer
+import train_step
+from errors import UserError
+from experiments import default, gpt2, sizes
+
+FAMILY = [
+    *(f"ladder-{rung}" for rung in (1, 2, 5)),
+    "ladder-3-1.5M",
+    "width-32",
+    "width-256",
+    *(f"vocabulary-{name}" for name in sizes.VOCABULARIES),
+]
+
+
+def built(preset):
+    config = gpt2.get_config(preset)
+    vocab_size = sizes.VOCABULARIES[config.data.tokenizer]
+    return config, vocab_size, models.build(config.model, vocab_size)
+
+
+def params_of(model):
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+
+
+@pytest.mark.parametrize("preset", ["", *gpt2.PRESETS, *FAMILY])
+def test_parameters_are_counted_exactly(preset):
+    config, vocab_size, model = built(preset)
+    params = params_of(model)
+    count = sizes.count_parameters(config.model, vocab_size)
+    assert count.total == sum(leaf.size for leaf in jax.tree.leaves(params))
+    outside = {name: params[name] for name in ("embed", "logits") if name in params}
+    assert count.embedding == sum(leaf.size for leaf in jax.tree.leaves(outside))
+
+
+@pytest.mark.parametrize("preset", ["", "laptop", "swiglu", "grouped_queries", "untied", *FAMILY])
+def test_flops_are_those_that_xla_counts(preset):
+    """Within 5 %: XLA counts additions, norms and the softmax, too."""
+    config, vocab_size, model = built(preset)
+    tx, _ = optimizer.build(config.optimizer, 1)
+    state = jax.eval_shape(
+        lambda: train_step.TrainState.create(
+            apply_fn=None,
+            params=model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"],
+            tx=tx,
+        )
+    ).replace(apply_fn=model.apply)
+    shape = (2, config.model.context_length + 1)
+    counted = train_step.flops_per_step(state, shape) / 2 / config.model.context_length
+    assert sizes.flops_per_token(config.model, vocab_size) == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("preset", FAMILY)
+def test_families_are_presets_of_gpt2(preset):
+    config = gpt2.get_config(preset)
+    assert config.is_locked
+    assert config.model.embed_dim % config.model.num_heads == 0
+    assert config.optimizer.warmup_steps <= config.train.num_steps / 10
+
+
+def test_a_rung_trains_on_the_tokens_it_is_given():
+    for rung, millions in ((1, 0.5), (2, 1), (5, 4)):
+        config = gpt2.get_config(f"ladder-{rung}-{millions}M")
+        per_step = config.train.batch_size * config.model.context_length
+        assert abs(config.train.num_steps * per_step - millions * 1e6) <= per_step / 2
+    config = gpt2.get_config("ladder-2")
+    tokens = config.train.num_steps * config.train.batch_size * config.model.context_length
+    assert tokens == pytest.approx(20 * sizes.count_parameters(config.model, 65).total, rel=0.01)
+
+
+def test_vocabularies_cost_the_same():
+    costs = []
+    for name, size in sizes.VOCABULARIES.items():
+        config = gpt2.get_config(f"vocabulary-{name}")
+        tokens = config.train.num_steps * config.train.batch_size * config.model.context_length
+        costs.append(tokens * sizes.flops_per_token(config.model, size))
+    assert max(costs) == pytest.approx(min(costs), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        ("ladder-0", "preset 'ladder-0': expected ladder-1 to ladder-64"),
+        ("ladder-65-1M", "expected ladder-1 to ladder-64"),
+        ("width-48", "preset 'width-48': expected a multiple of 32 as the width"),
+        ("width-0", "expected a multiple of 32"),
+        (
+            "vocabulary-bpe:3",
+            "preset 'vocabulary-bpe:3': expected vocabulary- and one of char, byte",
+        ),
+        ("ladder-x", "unknown preset 'ladder-x'"),
+    ],
+)
+def test_a_wrong_preset_is_named(preset, message):
+    with pytest.raises(UserError) as error:
+        gpt2.get_config(preset)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("stage", ["bigram", "transformer_decoder"])
+def test_families_belong_to_gpt2_alone(stage):
+    module = importlib.import_module(f"experiments.{stage}")
+    with pytest.raises(UserError, match="unknown preset 'ladder-1'"):
+        module.get_config("ladder-1")
+
+
+def test_defaults_are_the_same_model_as_ever():
+    """Stage 5 without a change is GPT-2: what default.py says of the changes is neutral."""
+    neutral = default.get_config().model
+    config = gpt2.get_config().model
+    shape = ("name", "context_length", "embed_dim", "num_heads", "num_layers")
+    assert {key for key in config if config[key] != neutral[key]} == set(shape)
