@@ -99,7 +99,6 @@ def read_run(folder: Path, name: str) -> Run:
     if not metrics:
         raise UserError(f"{folder / run_folder.METRICS} holds no measurement: the run never began")
     tokenizer = read_object(folder / run_folder.TOKENIZER)
-    vocabulary = tokenizer.get("vocabulary")
     sweep = read_object(folder / run_folder.SWEEP)
     swept = sweep.get("parameters")
     return Run(
@@ -110,10 +109,22 @@ def read_run(folder: Path, name: str) -> Run:
         summary=read_object(folder / run_folder.SUMMARY),
         metrics=metrics,
         samples=read_lines(folder / run_folder.SAMPLES),
-        vocab_size=len(vocabulary) if isinstance(vocabulary, str) else None,
+        vocab_size=vocab_size(tokenizer),
         sweep_id=plain(sweep.get("sweep_id", "")),
         swept=swept if isinstance(swept, dict) else {},
     )
+
+
+def vocab_size(tokenizer: dict[str, Any]) -> int | None:
+    """How many tokens a tokenizer.json stands for; None for one that is not known here."""
+    match tokenizer:
+        case {"vocabulary": str(vocabulary)}:
+            return len(vocabulary)
+        case {"learned": {"model": {"vocab": dict(vocabulary)}}}:
+            return len(vocabulary)
+        case {"name": ("byte" | "gpt2") as name}:
+            return {"byte": 256, "gpt2": 50_257}[name]
+    return None
 
 
 def read_object(path: Path) -> dict:

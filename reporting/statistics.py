@@ -32,16 +32,19 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def differences(groups: Mapping[str, Sequence[float]]) -> list[Difference]:
-    """Every pair of the groups that have two values or more: Welch's t-test, corrected by Holm.
+def differences(groups: Mapping[str, Sequence[float]], baseline: str = "") -> list[Difference]:
+    """Pairs of the groups that have two values or more: Welch's t-test, corrected by Holm.
 
-    The interval is of the one difference alone; `beyond_noise` holds for all of them together.
+    Every pair, or each group with the `baseline` if there is one. The interval is of the one
+    difference alone; `beyond_noise` holds for all of them together.
     """
     from scipy import stats
 
     enough = {name: values for name, values in groups.items() if len(values) > 1}
     pairs, chances = [], []
-    for one, other in combinations(enough, 2):
+    others = [name for name in enough if name != baseline]
+    to_compare = [(name, baseline) for name in others] if baseline in enough else None
+    for one, other in to_compare or combinations(enough, 2):
         a, b = enough[one], enough[other]
         mean = fmean(a) - fmean(b)
         if variance(a) == variance(b) == 0:

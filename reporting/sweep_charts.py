@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from reporting import statistics
+from reporting import scaling_charts, statistics, vocabulary_charts
 from reporting.charts import COLORS
 from reporting.sweeps import SEED, Sweep, label, shown, text
 
@@ -22,19 +22,72 @@ def charts(sweep: Sweep) -> dict[str, dict]:
     if not sweep.finished or not sweep.varying:
         return {}
     made: dict[str, alt.Chart | alt.LayerChart] = {}
+    if sweep.scaling:
+        made |= scaling_charts.charts(*sweep.scaling)
+    if len({run.vocab_size for run in sweep.finished} - {None}) > 2:
+        made |= vocabulary_charts.charts(sweep.finished)
     groups, _ = sweep.stages()
-    if len(groups) > 1:
-        made["Models compared: mean over seeds, 95 % confidence interval"] = stages(sweep, groups)
+    if len(groups) > 1 and not sweep.scaling:
+        what = "Experiments" if sweep.compares_experiments else "Models"
+        made[f"{what} compared: mean over seeds, 95 % confidence interval"] = stages(sweep, groups)
     if shares := sweep.importance():
         made[IMPORTANCE] = bars(shares)
     if len(sweep.finished) > 1:
         made[f"Every finished run, a line each; colour: {sweep.metric}"] = parallel(sweep)
-    for name in sweep.varying:
-        if name != SEED:
+    names = [name for name in sweep.varying if name != SEED]
+    for name in names:
+        others = [other for other in names if other != name]
+        if len(others) in (1, 2) and is_grid(sweep, name, others):
+            heading = f"{sweep.metric} against {label(name)}, a line for each {label(others[0])}"
+            made[heading] = lines(sweep, name, *others)
+        else:
             made[f"{sweep.metric} against {label(name)}: runs, and mean with range over seeds"] = (
                 against(sweep, name)
             )
     return {heading: chart.to_dict() for heading, chart in made.items()}
+
+
+def is_grid(sweep: Sweep, name: str, others: Sequence[str]) -> bool:
+    """Whether a parameter is a number of three values or more, at every setting of `others`."""
+    values = [run.swept.get(name) for run in sweep.finished]
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
+    counts = [len({text(run, one) for run in sweep.finished}) for one in (name, *others)]
+    is_full = math.prod(counts) == len(sweep.settings())
+    return numbers and counts[0] > 2 and is_full and max(counts[1:]) <= len(COLORS)
+
+
+def lines(sweep: Sweep, name: str, other: str, third: str = "") -> alt.Chart | alt.FacetChart:
+    """The mean over seeds against a number, a line for each value of another parameter, and a
+    picture for each of a third."""
+    rows = []
+    for group in sweep.settings().values():
+        values = [sweep.value(run) for run in group]
+        rows.append(
+            {
+                "x": group[0].swept[name],
+                "mean": fmean(values),
+                "of": text(group[0], other),
+                "in": f"{label(third)} {text(group[0], third)}" if third else "",
+            }
+        )
+    rows.sort(key=lambda row: row["x"])
+    order = list(dict.fromkeys(text(run, other) for run in sweep.finished))
+    kind = "log" if statistics.spans_decades([row["x"] for row in rows]) else "linear"
+    chart = (
+        alt.Chart(alt.InlineData(rows))
+        .mark_line(point=True, strokeWidth=2)
+        .encode(
+            alt.X("x:Q", title=label(name)).scale(type=kind, zero=False, padding=15),
+            alt.Y("mean:Q", title=sweep.metric, scale=alt.Scale(zero=False)),
+            alt.Color("of:N", title=label(other)).scale(domain=order, range=COLORS),
+            tooltip=["of:N", "x:Q", alt.Tooltip("mean:Q", format=".4f")],
+        )
+    )
+    what = f"{sweep.metric} against {label(name)} for each {label(other)}."
+    if not third:
+        return chart.properties(width="container", height=260, description=what)
+    chart = chart.properties(width=300, height=260)
+    return chart.facet(alt.Facet("in:N", title=None), columns=2).properties(description=what)
 
 
 def positions(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:

@@ -5,9 +5,11 @@ which names the metric, and a journal of how the runs ended.
 """
 
 import json
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,13 @@ from tracking import run_folder
 
 FILE, JOURNAL = "sweep.yaml", "runs.jsonl"
 SEED = "config.seed"
+# Where no other parameters vary, runs may show how the loss falls with size and tokens.
+SIZES = {
+    "config",
+    SEED,
+    *(f"config.model.{name}" for name in ("num_layers", "embed_dim", "num_heads")),
+    *(f"config.train.{name}" for name in ("num_steps", "batch_size")),
+}
 # Flags that say where a run is kept, not what it is.
 KEEPING = ("--workdir", "--config.checkpoint.resume")
 
@@ -60,11 +69,33 @@ class Sweep:
             groups.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
         return groups
 
+    @cached_property
+    def scaling(self) -> tuple[Any, Any] | None:
+        """Its runs as points of a scaling law, and that law; None if they vary too little."""
+        if self.metric != "val/loss" or not SIZES.issuperset(self.varying):
+            return None
+        from reporting import scaling  # Which takes SciPy, as most sweeps do not.
+
+        seen = scaling.points(self.finished)
+        return seen and (seen, scaling.fit(seen))
+
+    @property
+    def compares_experiments(self) -> bool:
+        """Whether its runs are one model's, from several experiments: presets, for example."""
+        models = {run.config.get("model.name") for run in self.finished}
+        return len(models) == 1 and "config" in self.varying
+
+    def compared(self, run: Run) -> str:
+        """What a run stands for in comparisons: its model, or the experiment of a model."""
+        return text(run, "config") if self.compares_experiments else plain(model_of(run))
+
     def stages(self) -> tuple[dict[str, list[float]], bool]:
-        """Values over seeds of each model's best setting, and whether there was a choice of it."""
+        """Values over seeds of the best setting of each model, or of each experiment if they all
+        train one, and whether there was a choice of it.
+        """
         by_model: dict[str, list[list[Run]]] = {}
         for group in self.settings().values():
-            by_model.setdefault(plain(group[0].config.get("model.name", "?")), []).append(group)
+            by_model.setdefault(self.compared(group[0]), []).append(group)
         chosen, choice = {}, False
         sign = -1 if self.goal == "maximize" else 1
         for model, groups in by_model.items():
@@ -80,6 +111,11 @@ class Sweep:
         if not names:
             return {}
         return statistics.importance(points, [self.value(run) for run in self.finished])
+
+
+def model_of(run: Run) -> str:
+    """The name of a run's model."""
+    return str(run.config.get("model.name", "?"))
 
 
 def text(run: Run, name: str) -> str:
@@ -171,20 +207,35 @@ def counts(sweep: Sweep) -> str:
     return said
 
 
+def _is_part_of_all(name: str, others: Iterable[str]) -> bool:
+    """Whether all of the `others` are the experiment `name` with more presets."""
+    parts = [set(re.split("[:+]", one)) for one in (name, *others)]
+    return all(parts[0] <= other for other in parts)
+
+
 def statements(sweep: Sweep) -> list[str]:
-    """Which differences between models are beyond noise, a sentence each."""
+    """Which differences between models, or experiments, are beyond noise, a sentence each."""
+    if sweep.scaling:
+        from reporting import scaling
+
+        return scaling.statements(*sweep.scaling)
     groups, choice = sweep.stages()
     if len(groups) < 2:
         return []
     said = []
+    kind = "experiment" if sweep.compares_experiments else "model"
     if choice:
-        said.append("Of each model the setting with the best mean is compared.")
+        said.append(f"Of each {kind} the setting with the best mean is compared.")
+    baseline = ""
+    if sweep.compares_experiments:
+        # A preset is a change to the experiment without it, where that is among them.
+        baseline = next((name for name in groups if _is_part_of_all(name, groups)), "")
     alone = [model for model, values in groups.items() if len(values) < 2]
     if alone:
         said.append(
             f"One seed says nothing about luck: {', '.join(alone)}. Give config.seed more values."
         )
-    for found in statistics.differences(groups):
+    for found in statistics.differences(groups, baseline):
         seeds = " and ".join(
             str(count) for count in sorted({len(groups[found.one]), len(groups[found.other])})
         )

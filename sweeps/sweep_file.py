@@ -110,13 +110,13 @@ def parse(content: Any) -> SweepFile:
 
 
 def with_preset(sweep: SweepFile, preset: str) -> SweepFile:
-    """`sweep` with each experiment in its preset, and what it holds at one value left to that.
+    """`sweep` with a preset more for each experiment, and what it holds at one value left to that.
 
     A look, in a few seconds, at what a sweep does: `--preset=smoke`.
     """
 
     def chosen(experiment: Any) -> str:
-        return f"{str(experiment).partition(':')[0]}:{preset}"
+        return f"{experiment}{'+' if ':' in str(experiment) else ':'}{preset}"
 
     parameters = []
     for parameter in sweep.parameters:

@@ -150,6 +150,87 @@ def test_stages_are_compared_in_words(tmp_path, gap, verdict):
     assert verdict in sentence
 
 
+def rows_of(chart):
+    """What each layer of a chart draws."""
+    layers = chart.get("layer", [chart])
+    data = [layer.get("data") or chart["data"] for layer in layers]
+    return [one["values"] if "values" in one else chart["datasets"][one["name"]] for one in data]
+
+
+def presets(names, seeds=3):
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "config": f"experiments/gpt2.py{name}",
+            "config.seed": seed,
+            "value": 2 - gain + rng.normal(0, 0.002),
+        }
+        for seed in range(seeds)
+        for name, gain in names.items()
+    ]
+
+
+def test_presets_of_one_model_are_compared_with_the_experiment_without_one(tmp_path):
+    points = presets({":rotary": 0.1, "": 0.0, ":alibi": 0.0, ":sgd": -0.5})
+    sweep = found(write_sweep(tmp_path / "s", points))
+    said = sweeps.statements(sweep)
+    names = [sentence.split()[0] for sentence in said]
+    assert names == ["gpt2:rotary", "gpt2:alibi", "gpt2:sgd"]
+    assert all(" gpt2 (95 %" in sentence for sentence in said)
+    assert "beyond noise" in said[0] and "within noise" in said[1] and "beyond noise" in said[2]
+    headings = list(sweep_charts.charts(sweep))
+    assert headings[0] == "Experiments compared: mean over seeds, 95 % confidence interval"
+
+
+def test_without_a_baseline_all_presets_are_compared(tmp_path):
+    points = presets({":rotary": 0.1, ":alibi": 0.0, ":sgd": -0.5})
+    assert len(sweeps.statements(found(write_sweep(tmp_path / "s", points)))) == 3
+
+
+@pytest.mark.parametrize("third", [False, True])
+def test_a_number_is_drawn_as_a_line_for_each_value_of_another(tmp_path, third):
+    points = [
+        {
+            "config.optimizer.learning_rate": rate,
+            "config.model.embed_dim": width,
+            **({"config.model.mup_base_dim": base} if third else {}),
+            "value": 2 + (math.log10(rate) + 2) ** 2 + seed / 100,
+            "config.seed": seed,
+        }
+        for seed in range(2)
+        for width in (32, 64)
+        for base in ((0, 32) if third else (0,))
+        for rate in (1e-3, 1e-2, 1e-1)
+    ]
+    sweep = found(write_sweep(tmp_path / "s", points))
+    heading = "val/loss against optimizer.learning_rate, a line for each model.embed_dim"
+    chart = sweep_charts.charts(sweep)[heading]
+    (rows,) = rows_of(chart)
+    assert len(rows) == 6 * (1 + third)
+    assert {row["of"] for row in rows} == {"32", "64"}
+    assert {row["mean"] for row in rows if row["x"] == 1e-2} == {2.005}
+    assert ("facet" in chart) == third
+
+
+def test_vocabularies_are_compared_in_bits_per_byte_and_in_speed(tmp_path):
+    names = {"byte": 256, "gpt2": 50_257, "bpe:512": 512}
+    points = [{"config.data.tokenizer": name, "value": 1.5} for name in names]
+    folder = write_sweep(tmp_path / "s", points, {"name": "val/bits_per_byte"})
+    learned = {"model": {"vocab": {str(token): token for token in range(512)}}}
+    for path, name in zip(sorted(folder.glob("*/tokenizer.json")), names, strict=True):
+        more = {"learned": learned} if name.startswith("bpe") else {}
+        run_folder.write_json(path, {"name": name, **more})
+    made = sweep_charts.charts(found(folder))
+    for what in ("Bits per byte of validation text", "Bytes of text trained on a second"):
+        rows = rows_of(made[f"{what}, against the size of the vocabulary"])[0]
+        assert {row["tokenizer"]: row["x"] for row in rows} == names
+    # A token of write_run is a byte: as many bytes a second as tokens.
+    run = found(folder).finished[0]
+    expected = run.last("tokens_seen") / run.last("seconds")
+    expected *= run.last("val/loss") / math.log(2) / run.last("val/bits_per_byte")
+    assert rows[0]["speed"] == pytest.approx(expected)
+
+
 def test_one_seed_says_nothing(tmp_path):
     sweep = found(write_sweep(tmp_path / "s", two_stages(seeds=1)))
     (sentence,) = sweeps.statements(sweep)

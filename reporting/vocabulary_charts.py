@@ -1,0 +1,46 @@
+"""Runs with different tokenizers as pictures: bits per byte and speed over the vocabulary."""
+
+import math
+from collections.abc import Sequence
+
+import altair as alt
+
+from reporting.runs import Run, plain
+
+
+def charts(runs: Sequence[Run]) -> dict[str, alt.LayerChart]:
+    """What a byte of text costs in bits, and how many are read a second, over the vocabulary."""
+    rows = []
+    for run in runs:
+        bits, loss = run.last("val/bits_per_byte"), run.last("val/loss")
+        seconds, tokens = run.last("seconds"), run.last("tokens_seen")
+        if run.vocab_size and bits and loss and seconds and tokens:
+            bytes_per_token = loss / math.log(2) / bits
+            rows.append(
+                {
+                    "run": run.name,
+                    "tokenizer": plain(run.config.get("data.tokenizer", "")),
+                    "x": run.vocab_size,
+                    "bits": bits,
+                    "speed": tokens * bytes_per_token / seconds,
+                }
+            )
+    base = alt.Chart(alt.InlineData(rows)).encode(
+        alt.X("x:Q", title="Tokens in the vocabulary").scale(type="log", padding=30)
+    )
+    made = {}
+    for field, title in (
+        ("bits", "Bits per byte of validation text"),
+        ("speed", "Bytes of text trained on a second"),
+    ):
+        y = alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False))
+        tooltip = ["run:N", "tokenizer:N", alt.Tooltip(f"{field}:Q", format=".4s")]
+        dots = base.mark_point(filled=True, size=70, opacity=1).encode(y, tooltip=tooltip)
+        names = base.transform_aggregate(
+            mean=f"mean({field})", groupby=["tokenizer", "x"]
+        ).mark_text(dy=-12, color="currentColor")
+        words = names.encode(alt.Y("mean:Q"), alt.Text("tokenizer:N"))
+        made[f"{title}, against the size of the vocabulary"] = (dots + words).properties(
+            width="container", height=260, description=f"{title} against the vocabulary."
+        )
+    return made

@@ -1,0 +1,150 @@
+"""The scaling law: found again where it is known, and said with what it predicts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import gpt2, sizes
+from reporting import page, scaling, scaling_charts, sweeps
+from reporting.runs import Run
+from tests.test_sweep_report import rows_of
+from tracking.run_folder import flatten
+
+# E, A, a, B, b, near what small models of characters have.
+KNOWN = np.array([1.1, 12.0, 0.35, 600.0, 0.5])
+TOKENS = (250_000, 500_000, 1_000_000, 2_000_000)
+
+
+def ladder(rungs, noise=0.0, values=KNOWN):
+    """Runs of rungs of the ladder whose losses follow the known law."""
+    rng = np.random.default_rng(0)
+    runs = []
+    for rung in rungs:
+        config = gpt2.get_config(f"ladder-{rung}")
+        size = sizes.count_parameters(config.model, 65).rest
+        for tokens in TOKENS:
+            loss = float(scaling.predict(values, np.array(size), np.array(tokens)))
+            loss *= 1 + noise * rng.normal()
+            preset = f"experiments/gpt2.py:ladder-{rung}-{tokens / 1e6:g}M"
+            line = {
+                "step": 1,
+                "tokens_seen": tokens,
+                "train_flops": 6.5 * size * tokens,
+                "seconds": 1.0,
+                "val/loss": loss,
+                "val/bits_per_byte": loss / np.log(2),
+            }
+            runs.append(
+                Run(
+                    name=f"{len(runs):03}",
+                    folder=Path("scaling") / f"{len(runs):03}",
+                    config=flatten(config.to_dict()),
+                    environment={},
+                    summary={"num_params_without_embeddings": size, "status": "done"},
+                    metrics=[line],
+                    samples=[],
+                    vocab_size=65,
+                    sweep_id="scaling",
+                    swept={"config": preset},
+                )
+            )
+    return runs
+
+
+def test_a_law_is_found_again():
+    seen = scaling.points(ladder(range(1, 6)))
+    law = scaling.fit(seen)
+    np.testing.assert_allclose(law.loss(seen.parameters, seen.tokens), seen.loss, rtol=2e-4)
+    np.testing.assert_allclose(law.values[[0, 2, 4]], KNOWN[[0, 2, 4]], rtol=0.05)
+    # Beyond what it saw, too.
+    np.testing.assert_allclose(
+        law.loss(1e7, 1e7), scaling.predict(KNOWN, np.array(1e7), np.array(1e7)), rtol=5e-3
+    )
+
+
+def test_intervals_hold_the_truth_and_grow_with_the_noise():
+    widths = []
+    for noise in (0.001, 0.01):
+        law = scaling.fit(scaling.points(ladder(range(1, 6), noise)))
+        low, high = law.interval(3e6, 2e6)
+        widths.append(high - low)
+        assert low - 0.01 < scaling.predict(KNOWN, np.array(3e6), np.array(2e6)) < high + 0.01
+        for value, least, most in law.intervals.values():
+            assert least <= value * 1.2 and value <= most * 1.2
+    assert widths[1] > 2 * widths[0]
+
+
+def test_the_best_size_is_the_lowest_point_of_the_law():
+    law = scaling.Law(KNOWN, KNOWN[None], flops_per_pair=6.5)
+    for flops in (1e12, 1e15):
+        steps = np.geomspace(1e3, 1e9, 20_001)
+        losses = law.loss(steps, flops / 6.5 / steps)
+        assert law.best_size(flops) == pytest.approx(steps[losses.argmin()], rel=2e-3)
+
+
+def test_the_largest_size_is_predicted_from_the_others():
+    seen = scaling.points(ladder(range(1, 6), noise=0.001))
+    law, largest = scaling.held_out(seen)
+    assert set(largest.parameters) == {max(seen.parameters)}
+    np.testing.assert_allclose(
+        law.loss(largest.parameters, largest.tokens), largest.loss, rtol=0.02
+    )
+    # It never saw them: other losses there leave it as it is.
+    worse = scaling.Points(
+        seen.runs,
+        seen.parameters,
+        seen.tokens,
+        seen.flops,
+        np.where(seen.parameters == max(seen.parameters), 9.0, seen.loss),
+    )
+    np.testing.assert_array_equal(scaling.held_out(worse)[0].values, law.values)
+
+
+def test_what_is_said():
+    runs = ladder(range(1, 5))
+    sweep = sweeps.Sweep("scaling", "val/loss", "minimize", runs, {})
+    law, best, *_, tested, predicted = sweeps.statements(sweep)
+    assert law.startswith("L(N, D) = E + A/N^a + B/D^b fits 16 runs within 0.")
+    assert "E = 1.1 (" in law
+    assert "FLOPs are best spent on" in best
+    assert "From the smaller ones alone, 793,344 parameters: 250,000 tokens:" in tested
+    truth = scaling.predict(KNOWN, np.array(1_546_720), np.array(2e6))
+    assert sizes.rung_parameters(5, gpt2.get_config().model).rest == 1_546_720
+    assert predicted.startswith("Predicted for ladder-5, 1,546,720 parameters: 250,000 tokens:")
+    assert f"2,000,000 tokens: {truth:.3f} (" in predicted
+
+
+def test_what_is_drawn_and_that_the_page_holds_it():
+    runs = ladder(range(1, 6), noise=0.002)
+    seen = scaling.points(runs)
+    made = scaling_charts.charts(seen, scaling.fit(seen))
+    assert len(made) == 4
+    for chart in made.values():
+        lines, dots = rows_of(chart.to_dict())
+        assert all(np.isfinite(row["loss"]) and row["x"] > 0 for row in lines)
+        assert dots
+    html = page.render(runs, [])
+    assert all(heading in html for heading in made)
+    assert "Models compared" not in html
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        ladder([1, 2, 3])[:7],
+        ladder([1, 2]),
+        [run for run in ladder(range(1, 6)) if run.last("tokens_seen") < 600_000],
+        [*ladder([1, 2]), *(Run(**{**vars(run), "vocab_size": 256}) for run in ladder([3, 4]))],
+        [Run(**{**vars(run), "summary": {}}) for run in ladder(range(1, 6))],
+    ],
+    ids=["few runs", "two sizes", "two numbers of tokens", "two vocabularies", "sizes unknown"],
+)
+def test_too_little_for_a_law(runs):
+    assert scaling.points(runs) is None
+
+
+def test_other_shapes_have_no_next_rung():
+    runs = ladder(range(1, 5))
+    runs[0].config["model.embed_dim"] = 48
+    assert scaling.next_rung(scaling.points(runs)) is None
