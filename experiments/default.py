@@ -130,7 +130,8 @@ def with_preset(
     """`config` with the dotted keys of the presets that `preset` names, one or more with "+"
     between them, in turn; the empty preset changes nothing.
 
-    `family` has those whose names hold a number. Raises UserError for an unknown name.
+    `family` has those whose names hold a number or a word: see experiments/sizes.py. Raises
+    UserError for an unknown name.
     """
     for name in preset.split("+") if preset else ():
         choices = {**presets, **family(name, config)}
