@@ -161,9 +161,12 @@ def test_what_a_wider_model_says_keeps_its_size_under_mup():
             V, 16, embed_dim=width, num_heads=width // 8, num_layers=2, mup_base_dim=base
         )
         params = model.init(jax.random.key(0), tokens_BT)["params"]
-        loss = lambda params: optax.softmax_cross_entropy_with_integer_labels(  # noqa: E731
-            model.apply({"params": params}, tokens_BT), np.roll(tokens_BT, -1, 1)
-        ).mean()
+
+        def loss(params):
+            logits_BTV = model.apply({"params": params}, tokens_BT)
+            targets_BT = np.roll(tokens_BT, -1, 1)
+            return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT).mean()
+
         config = default.get_config().optimizer
         config.update(learning_rate=0.01, warmup_steps=0)
         tx, _ = optimizer.build(config, 10, width / base if base else 1.0)
