@@ -1,8 +1,8 @@
 """How gradients become updates: a clip, an optimizer of optax, and a learning rate that comes and
 goes.
 
-Matrices inside the model are what optimizers differ on: weight decay shrinks them alone, and muon
-is for them alone. `hidden_mask` says which they are.
+Matrices inside the model are what optimizers differ on: muon is for them alone, and `hidden_mask`
+says which they are. Weight decay shrinks those and a head's own matrix: `decay_mask`.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ def build(
 
     `config` is a whole config's `optimizer`. `widening` is how many times as wide the model is as
     the one that the learning rate was found for; hidden matrices then take steps, and decay, by as
-    much less. Raises UserError for an unknown name, and for a
-    widening that this optimizer has no rule for.
+    much less, but for muon, whose steps suit any width. Raises UserError for an unknown name, and
+    for a widening that this optimizer has no rule for.
     """
     found = []
     if config.name not in OPTIMIZERS:

@@ -16,7 +16,9 @@ from ml_collections import ConfigDict
 
 from errors import UserError
 from experiments import default
+from input_pipeline import tokenizers
 from input_pipeline.corpus import Corpus
+from input_pipeline.tokenizers import TrainedTokenizer
 from tracking import run_folder, sweep
 
 # What may differ between a run and its resumption; anything else would make it another run.
@@ -83,7 +85,9 @@ def check_free(config: ConfigDict, workdir: Path) -> None:
 
 
 def check_text(data: Corpus, workdir: Path) -> None:
-    """Raises UserError if the run in `workdir`, if there is one, was trained on another text."""
+    """Raises UserError if the run in `workdir`, if there is one, was trained on another text, or
+    with tokens that another version of their library learned from it.
+    """
     if not (workdir / run_folder.ENVIRONMENT).exists():
         return
     before = run_folder.read_object(workdir / run_folder.ENVIRONMENT).get("text_sha256")
@@ -91,6 +95,16 @@ def check_text(data: Corpus, workdir: Path) -> None:
         raise UserError(
             f"{workdir} was trained on a text with sha256 {before}, and now it is {data.digest}: "
             "put that text back, or train on this one in another folder"
+        )
+    kept, made = workdir / run_folder.TOKENIZER, data.tokenizer
+    if (
+        isinstance(made, TrainedTokenizer)
+        and kept.exists()
+        and getattr(tokenizers.load(kept), "vocabulary", None) != made.vocabulary
+    ):
+        raise UserError(
+            f"{workdir} was trained with other tokens of {made.name!r} than this text gives now: "
+            "go on where they were learned, or with the library that learned them"
         )
 
 
@@ -152,7 +166,8 @@ def write_start(
     # First: with it the folder holds a run.
     run_folder.write_json(workdir / run_folder.CONFIG, json.loads(config.to_json()))
     run_folder.write_json(workdir / run_folder.ENVIRONMENT, now)
-    data.tokenizer.save(workdir / run_folder.TOKENIZER)
+    if not (workdir / run_folder.TOKENIZER).exists():  # Checkpoints know it by its bytes.
+        data.tokenizer.save(workdir / run_folder.TOKENIZER)
     if swept := sweep.current():
         run_folder.write_json(workdir / run_folder.SWEEP, swept.as_json())
     changed = [

@@ -126,17 +126,18 @@ def with_preset(
     preset: str,
     presets: dict[str, dict],
     family: Callable[[str, ConfigDict], dict[str, dict]] = lambda name, config: {},
+    family_names: tuple[str, ...] = (),
 ) -> ConfigDict:
     """`config` with the dotted keys of the presets that `preset` names, one or more with "+"
     between them, in turn; the empty preset changes nothing.
 
-    `family` has those whose names hold a number or a word: see experiments/sizes.py. Raises
-    UserError for an unknown name.
+    `family` has those whose names hold a number or a word, and `family_names` says how they are
+    spelled: see experiments/sizes.py. Raises UserError for an unknown name.
     """
     for name in preset.split("+") if preset else ():
         choices = {**presets, **family(name, config)}
         if name not in choices:
-            names = ", ".join(f":{name}" for name in presets)
+            names = ", ".join(f":{name}" for name in (*presets, *family_names))
             raise UserError(f"unknown preset {name!r}: this experiment has {names}, or none at all")
         config.update_from_flattened_dict(choices[name])
     return config

@@ -35,7 +35,7 @@ def get_config(preset: str = ""):
     config.train.precision = "bfloat16"
     config.eval.every_steps = 1000
     config.sample.every_steps = 1000
-    return default.with_preset(config, preset, PRESETS, sizes.family)
+    return default.with_preset(config, preset, PRESETS, sizes.family, sizes.FAMILY_NAMES)
 
 
 # One change each to GPT-2 as it was published, in its architecture, its objective or its
@@ -121,6 +121,7 @@ PRESETS = {
             "optimizer.b2": 0.95,
             "train.batch_size": 8,
             "train.steps_per_dispatch": 1,
+            "eval.batch_size": 4,  # Logits of a window are 200 MB.
         }
         for size, shape in PUBLISHED_SIZES.items()
     },

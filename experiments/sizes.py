@@ -28,6 +28,8 @@ ON_UNIT, ON_STREAM, ON_SCORE, ON_LOGIT = 30, 34, 12, 6
 # Of the smallest rung; it falls as the width grows.
 LADDER_LEARNING_RATE = 1e-2
 LARGEST_RUNG = 64
+# How the families below are spelled, for a message.
+FAMILY_NAMES = ("ladder-<n>", "ladder-<n>-<m>M", "width-<n>", "vocabulary-<tokenizer>")
 
 
 class Parameters(NamedTuple):
@@ -107,7 +109,8 @@ def family(preset: str, config: ConfigDict) -> dict[str, dict]:
         rung, millions = int(found[1]), found[2]
         if not 1 <= rung <= LARGEST_RUNG:
             raise UserError(f"preset {preset!r}: expected ladder-1 to ladder-{LARGEST_RUNG}")
-        return {preset: _rung(rung, 1e6 * float(millions) if millions else None, config)}
+        made = _rung(rung, 1e6 * float(millions) if millions else None, config)
+        return {preset: _with_updates(preset, made)}
     if found := re.fullmatch(r"width-(\d+)", preset):
         width = int(found[1])
         if width < HEAD_DIM or width % HEAD_DIM:
@@ -118,8 +121,15 @@ def family(preset: str, config: ConfigDict) -> dict[str, dict]:
         if name not in VOCABULARIES:
             known = ", ".join(VOCABULARIES)
             raise UserError(f"preset {preset!r}: expected vocabulary- and one of {known}")
-        return {preset: _vocabulary(name, config)}
+        return {preset: _with_updates(preset, _vocabulary(name, config))}
     return {}
+
+
+def _with_updates(preset: str, made: dict) -> dict:
+    """`made`. Raises UserError if that leaves no update to be made."""
+    if not made["train.num_steps"]:
+        raise UserError(f"preset {preset!r}: that is less than one batch; ask for a smaller model")
+    return made
 
 
 def _wide(width: int) -> dict:
@@ -140,7 +150,7 @@ def _rung(rung: int, tokens: float | None, config: ConfigDict) -> dict:
     batch_size = 4 * (rung + 1)
     if tokens is None:
         tokens = 20 * rung_parameters(rung, model).total
-    num_steps = max(1, round(tokens / (batch_size * model.context_length)))
+    num_steps = round(tokens / (batch_size * model.context_length))
     return {
         **shape,
         # Kaplan et al. (2020) and muP agree that wider models want smaller ones.

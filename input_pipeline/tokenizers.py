@@ -157,6 +157,11 @@ class TrainedTokenizer(_BytePairTokenizer):
         self._encoding = tokenizers.Tokenizer.from_str(learned)
         self.vocab_size = self._encoding.get_vocab_size()
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """The number of each token; in the order of numbers they were learned, and are joined."""
+        return self._encoding.get_vocab()
+
     @classmethod
     def train(cls, name: str, texts: Iterable[str], vocab_size: int) -> "TrainedTokenizer":
         """Joins the most frequent pair of tokens into a new one until there are `vocab_size`.

@@ -8,6 +8,8 @@ FOLDER holds config.json and *.safetensors; what a model begins with may also be
 such as openai-community/gpt2, where there is a network. What export writes, transformers reads.
 """
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -33,6 +35,8 @@ from models import hugging_face
 from tracking import run_folder
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# At a time, in an evaluation of weights that no experiment describes: 1 GiB.
+MOST_LOGITS = 2**28
 
 
 class Weights(NamedTuple):
@@ -72,7 +76,10 @@ def find(name: str) -> Path:
 
 def holds_weights(folder: Path) -> bool:
     """Whether a folder is one of pretrained weights and no run folder."""
-    return any(folder.glob("*.safetensors")) and (folder / CONFIG).exists()
+    try:
+        return any(folder.glob("*.safetensors")) and (folder / CONFIG).exists()
+    except OSError:  # Whoever reads it as a run folder says what is wrong.
+        return False
 
 
 def adopt(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -80,17 +87,17 @@ def adopt(config: ConfigDict, workdir: Path) -> ConfigDict:
 
     A run that has begun in `workdir` has that shape already, and the weights need not be there any
     more. The context stays what the config says, as long as the weights have so many positions.
-    Raises UserError for weights that can't be used.
+    Raises UserError for weights that can't be used, and for a config that asks for others' choices.
     """
     if not config.model.init_from:
         return config
     check.refuse(check.mistakes(config))
     hugging_face.check_is_gpt2(config.model.to_dict())
-    if (workdir / run_folder.CONFIG).exists():
-        before = run_folder.read_object(workdir / run_folder.CONFIG).get("model", {})
-        keys = [ours for ours, _ in hugging_face.SETTINGS.values()]
-        settings = {key: before[key] for key in keys if key in before}
-        settings.pop("context_length", None)
+    # A folder that can't be looked into is refused by whoever is to write there.
+    if os.path.exists(path := workdir / run_folder.CONFIG):
+        before = check.from_json(run_folder.read_json(path), workdir).model
+        settings = {ours: before[ours] for ours, _ in hugging_face.SETTINGS.values()}
+        settings.pop("context_length")
     else:
         folder = find(config.model.init_from)
         settings = _settings(folder)
@@ -99,6 +106,14 @@ def adopt(config: ConfigDict, workdir: Path) -> ConfigDict:
             raise UserError(
                 f"config.model.context_length={asked}: {folder} has {most} positions; ask for no "
                 "more"
+            )
+    # Sizes an experiment has in any case; these it has only if they were asked for.
+    neutral = default.get_config().model
+    for key in ("activation", "tied_embeddings"):
+        if config.model[key] not in (neutral[key], settings[key]):
+            raise UserError(
+                f"config.model.{key}={config.model[key]}: the weights of config.model.init_from "
+                f"have {settings[key]}; leave it out"
             )
     adopted = ConfigDict(config.to_dict())
     adopted.model.update(settings)
@@ -156,6 +171,9 @@ def open_model(workdir: Path, which: str) -> checkpoint.Trained:
     config = default.get_config()
     config.data.tokenizer = tokenizer.name
     config.model.update(name="gpt2", **_settings(workdir))
+    # Logits of GPT-2's vocabulary and context are 200 MB a window.
+    logits = config.model.context_length * tokenizer.vocab_size
+    config.eval.batch_size = max(1, min(config.eval.batch_size, MOST_LOGITS // max(1, logits)))
     check.refuse([f"{workdir / CONFIG}: {message}" for message in check.mistakes(config)])
     model = models.build(config.model, tokenizer.vocab_size)
     params = devices.replicate(load_params(workdir, model), devices.data_mesh(1))
@@ -175,13 +193,17 @@ def export(workdir: Path, which: str, output: Path) -> None:
     settings = hugging_face.settings_to(trained.config.model.to_dict(), vocab_size, end_of_text)
     tensors = hugging_face.from_params(trained.params)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        if any(output.iterdir()):
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise UserError(f"--output={output} is not empty: name a new folder")
-        run_folder.write_json(output / CONFIG, settings)
-        tokenizer_files.write(trained.tokenizer, output)
-        with run_folder.replacing(output / WEIGHTS) as file:
-            file.write(save(tensors, {"format": "pt"}))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # Whole or not at all.
+        with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
+            new = Path(temporary, "new")
+            new.mkdir()
+            run_folder.write_json(new / CONFIG, settings)
+            tokenizer_files.write(trained.tokenizer, new)
+            (new / WEIGHTS).write_bytes(save(tensors, {"format": "pt"}))
+            new.rename(output)
     except OSError as error:
         raise UserError(f"--output={output} can't be written: {error.strerror}") from None
 

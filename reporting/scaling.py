@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from experiments import gpt2, sizes
 from reporting.runs import Run, number
 
 # Five numbers are fitted: with less than this of anything there is no law to see.
 LEAST_RUNS, LEAST_VALUES = 8, 3
+# What may differ between the runs of one law, besides learning rates and batches.
+SHAPE = ("model.num_layers", "model.embed_dim", "model.num_heads")
 DRAWS = 200
 HUBER = 1e-3
 NAMES = ("E", "A", "a", "B", "b")
@@ -72,14 +75,14 @@ class Law:
 
 
 def points(runs: Sequence[Run]) -> Points | None:
-    """The runs as points of a law; None if they vary too little for one."""
+    """The runs as points of a law; None if they vary too little for one, or in more than size."""
     rows = []
     for run in runs:
         size = number(run.summary.get("num_params_without_embeddings"))
         values = [size, *map(run.last, ("tokens_seen", "train_flops", "val/loss"))]
         if all(values):
             rows.append((run, *values))
-    kinds = {(run.config.get("model.name"), run.vocab_size) for run, *_ in rows}
+    kinds = {(_kind(run), run.vocab_size) for run, *_ in rows}
     if len(rows) < LEAST_RUNS or len(kinds) != 1:
         return None
     found, *columns = zip(*rows, strict=True)
@@ -87,6 +90,16 @@ def points(runs: Sequence[Run]) -> Points | None:
     if min(len(np.unique(made.parameters)), len(np.unique(made.tokens.round(-4)))) < LEAST_VALUES:
         return None
     return made
+
+
+def _kind(run: Run) -> tuple:
+    """All of a run's config that is no matter of its size."""
+    groups = ("model.", "data.", "optimizer.name", "optimizer.schedule")
+    return tuple(
+        (key, str(value))
+        for key, value in sorted(run.config.items())
+        if key.startswith(groups) and key not in SHAPE
+    )
 
 
 def predict(values: np.ndarray, parameters: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -153,7 +166,10 @@ def held_out(seen: Points) -> tuple[Law, Points] | None:
 
 
 def next_rung(seen: Points) -> tuple[str, float] | None:
-    """Name and parameters of the rung above the highest, if the runs are rungs of the ladder."""
+    """Name and parameters of the rung above the highest, if the runs are rungs of the ladder.
+
+    All are one kind of model: the rung is of that kind, too.
+    """
     shapes = [
         (number(run.config.get("model.num_layers")), number(run.config.get("model.embed_dim")))
         for run in seen.runs
@@ -161,7 +177,11 @@ def next_rung(seen: Points) -> tuple[str, float] | None:
     if any(not layers or width != sizes.HEAD_DIM * layers for layers, width in shapes):
         return None
     rung = int(max(layers for layers, _ in shapes)) + 1
-    return f"ladder-{rung}", float(sizes.rung_parameters(rung, gpt2.get_config().model).rest)
+    if rung > sizes.LARGEST_RUNG:
+        return None
+    model = gpt2.get_config().model
+    kept = {key: seen.runs[0].config.get(f"model.{key}", value) for key, value in model.items()}
+    return f"ladder-{rung}", float(sizes.rung_parameters(rung, ConfigDict(kept)).rest)
 
 
 def statements(seen: Points, law: Law) -> list[str]:
@@ -181,7 +201,8 @@ def statements(seen: Points, law: Law) -> list[str]:
         tokens = flops / law.flops_per_pair / size
         said.append(
             f"{flops:.1e} FLOPs are best spent on {size:,.0f} parameters outside of embeddings and "
-            f"{tokens:,.0f} tokens: {law.loss(size, tokens):.3f}."
+            f"{tokens:,.0f} tokens: {law.loss(size, tokens):.3f} (at {law.flops_per_pair:.1f} "
+            "FLOPs for each parameter and token, the mean of the runs)."
         )
     if tested := held_out(seen):
         earlier, largest = tested

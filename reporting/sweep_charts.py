@@ -48,12 +48,17 @@ def charts(sweep: Sweep) -> dict[str, dict]:
 
 
 def is_grid(sweep: Sweep, name: str, others: Sequence[str]) -> bool:
-    """Whether a parameter is a number of three values or more, at every setting of `others`."""
+    """Whether a parameter is a number, of three values or more at every setting of `others`."""
     values = [run.swept.get(name) for run in sweep.finished]
     numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
-    counts = [len({text(run, one) for run in sweep.finished}) for one in (name, *others)]
-    is_full = math.prod(counts) == len(sweep.settings())
-    return numbers and counts[0] > 2 and is_full and max(counts[1:]) <= len(COLORS)
+    counts = [len({text(run, one) for run in sweep.finished}) for one in others]
+    at = {}
+    for run in sweep.finished:
+        setting = tuple(text(run, one) for one in others)
+        at.setdefault(setting, set()).add(text(run, name))
+    # A run that diverged leaves a gap in a line, and no more.
+    is_full = len(at) == math.prod(counts) and min(map(len, at.values())) > 2
+    return numbers and is_full and max(counts) <= len(COLORS)
 
 
 def lines(sweep: Sweep, name: str, other: str, third: str = "") -> alt.Chart | alt.FacetChart:

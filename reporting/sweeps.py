@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from reporting import statistics
+from reporting import scaling, statistics
 from reporting.runs import Run, number, plain
 from tracking import run_folder
 
@@ -74,8 +74,6 @@ class Sweep:
         """Its runs as points of a scaling law, and that law; None if they vary too little."""
         if self.metric != "val/loss" or not SIZES.issuperset(self.varying):
             return None
-        from reporting import scaling  # Which takes SciPy, as most sweeps do not.
-
         seen = scaling.points(self.finished)
         return seen and (seen, scaling.fit(seen))
 
@@ -216,8 +214,6 @@ def _is_part_of_all(name: str, others: Iterable[str]) -> bool:
 def statements(sweep: Sweep) -> list[str]:
     """Which differences between models, or experiments, are beyond noise, a sentence each."""
     if sweep.scaling:
-        from reporting import scaling
-
         return scaling.statements(*sweep.scaling)
     groups, choice = sweep.stages()
     if len(groups) < 2:

@@ -352,6 +352,10 @@ def test_a_workdir_below_a_file_and_one_that_no_one_can_write(commands, tmp_path
 def test_a_workdir_that_is_no_name(commands, tmp_path):
     long = tmp_path / ("x" * 300)
     assert_one_line(*commands("main.py", [BIGRAM, f"--workdir={long}"]), "File name too long")
+    for script in ("evaluate.py", "generate.py"):
+        assert_one_line(*commands(script, [f"--workdir={long}"]), "File name too long")
+    flags = ["--config=experiments/gpt2.py:smoke", "--config.model.init_from=sweeps"]
+    assert_one_line(*commands("main.py", [*flags, f"--workdir={long}"]), "holds no config.json")
     # What is not UTF-8 is a name like any other.
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
     code, output = commands("main.py", [BIGRAM, f"--workdir={folder}"])

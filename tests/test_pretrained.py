@@ -218,6 +218,16 @@ def test_what_the_weights_were_not_trained_with_is_refused(beside, key, value):
     assert f"config.{key} is {value!r}, and GPT-2's is" in refused(beside, **{key: value})
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("model.activation", "swiglu"), ("model.tied_embeddings", False)]
+)
+def test_a_choice_that_is_not_the_weights_own_is_refused(beside, key, value):
+    """It would be overwritten, without a word, by theirs."""
+    assert f"config.{key}={value}: the weights of config.model.init_from have" in refused(
+        beside, **{key: value}
+    )
+
+
 def test_other_weights_than_a_run_began_with_are_refused(exported, copy, tmp_path):
     flags = ["--config=experiments/gpt2.py:smoke", f"--config.model.init_from={copy}"]
     flags += [f"--workdir={tmp_path / 'run'}", "--config.checkpoint.resume=true"]
@@ -231,6 +241,10 @@ def test_other_weights_than_a_run_began_with_are_refused(exported, copy, tmp_pat
     tensors = load_file(copy / "model.safetensors")
     save_file({name: 2 * tensor for name, tensor in tensors.items()}, copy / "model.safetensors")
     assert_refused(run("main.py", *flags, **OFFLINE), f"began with weights of sha256 {digest}")
+    config = tmp_path / "run/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model": 3}))
+    message = "config.json: "
+    assert_refused(run("main.py", *flags, **OFFLINE), message)
 
 
 def test_another_tokenizer_of_the_same_size_is_refused(beside):

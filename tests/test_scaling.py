@@ -52,6 +52,10 @@ def ladder(rungs, noise=0.0, values=KNOWN):
     return runs
 
 
+def changed(runs, **values):
+    return [Run(**{**vars(run), "config": {**run.config, **values}}) for run in runs]
+
+
 def test_a_law_is_found_again():
     seen = scaling.points(ladder(range(1, 6)))
     law = scaling.fit(seen)
@@ -126,7 +130,7 @@ def test_what_is_drawn_and_that_the_page_holds_it():
         assert dots
     html = page.render(runs, [])
     assert all(heading in html for heading in made)
-    assert "Models compared" not in html
+    assert "Experiments compared" not in html
 
 
 @pytest.mark.parametrize(
@@ -137,8 +141,18 @@ def test_what_is_drawn_and_that_the_page_holds_it():
         [run for run in ladder(range(1, 6)) if run.last("tokens_seen") < 600_000],
         [*ladder([1, 2]), *(Run(**{**vars(run), "vocab_size": 256}) for run in ladder([3, 4]))],
         [Run(**{**vars(run), "summary": {}}) for run in ladder(range(1, 6))],
+        [*ladder([1, 2, 3]), *changed(ladder([4]), **{"model.activation": "swiglu"})],
+        [*ladder([1, 2, 3]), *changed(ladder([4]), **{"optimizer.name": "muon"})],
     ],
-    ids=["few runs", "two sizes", "two numbers of tokens", "two vocabularies", "sizes unknown"],
+    ids=[
+        "few runs",
+        "two sizes",
+        "two numbers of tokens",
+        "two vocabularies",
+        "sizes unknown",
+        "two models",
+        "two optimizers",
+    ],
 )
 def test_too_little_for_a_law(runs):
     assert scaling.points(runs) is None
@@ -148,3 +162,12 @@ def test_other_shapes_have_no_next_rung():
     runs = ladder(range(1, 5))
     runs[0].config["model.embed_dim"] = 48
     assert scaling.next_rung(scaling.points(runs)) is None
+    highest = changed(ladder(range(1, 4)), **{"model.num_layers": 64, "model.embed_dim": 2048})
+    assert scaling.next_rung(scaling.points(highest)) is None
+
+
+def test_the_next_rung_is_of_the_same_kind():
+    runs = changed(ladder(range(1, 5)), **{"model.num_kv_heads": 1})
+    _, size = scaling.next_rung(scaling.points(runs))
+    expected = gpt2.get_config("ladder-5+grouped_queries").model
+    assert size == sizes.count_parameters(expected, 65).rest

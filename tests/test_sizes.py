@@ -96,7 +96,10 @@ def test_vocabularies_cost_the_same():
             "vocabulary-bpe:3",
             "preset 'vocabulary-bpe:3': expected vocabulary- and one of char, byte",
         ),
+        ("ladder-3-0M", "preset 'ladder-3-0M': that is less than one batch"),
+        ("xl+vocabulary-gpt2", "preset 'vocabulary-gpt2': that is less than one batch"),
         ("ladder-x", "unknown preset 'ladder-x'"),
+        ("tiny", ":ladder-<n>-<m>M, :width-<n>, :vocabulary-<tokenizer>, or none at all"),
     ],
 )
 def test_a_wrong_preset_is_named(preset, message):

