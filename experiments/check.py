@@ -59,6 +59,7 @@ RANGES = {
     "model.norm_epsilon": finite(),
     "model.num_kv_heads": whole(0, 2**10),
     "model.logit_soft_cap": finite(" (none)"),
+    "model.num_pair_embeddings": whole(0, 2**24, " (none)"),
     "model.mup_base_dim": whole(0, 2**16, " (off)"),
     "optimizer.learning_rate": finite(),
     "optimizer.adam_learning_rate": finite(),

@@ -64,6 +64,7 @@ def get_config() -> ConfigDict:
     config.model.logit_soft_cap = 0.0  # Bound on the size of logits; 0 is none.
     config.model.tied_embeddings = True  # One matrix for tokens in and out.
     config.model.zero_init = False  # What writes to the residual stream starts at 0.
+    config.model.num_pair_embeddings = 0  # Rows for a token and the one before it; 0: none.
     config.model.mup_base_dim = 0  # Width that learning_rate was found at, to transfer it; 0: off.
 
     config.optimizer = ConfigDict()

@@ -45,6 +45,7 @@ CHANGES = {
     "rotary": {"model.positions": "rotary"},
     "alibi": {"model.positions": "alibi"},
     "no_positions": {"model.positions": "none"},
+    "pair_embeddings": {"model.num_pair_embeddings": 65**2},  # Every pair of the characters.
     "rms_norm": {"model.norm": "rms_norm"},
     "relu_squared": {"model.activation": "relu_squared"},
     "swiglu": {"model.activation": "swiglu"},

@@ -33,7 +33,7 @@ FAMILY_NAMES = ("ladder-<n>", "ladder-<n>-<m>M", "width-<n>", "vocabulary-<token
 
 
 class Parameters(NamedTuple):
-    """Numbers that training adjusts: of tokens and positions, and of all else."""
+    """Numbers that training adjusts: of tokens, pairs of them and positions, and of all else."""
 
     embedding: int
     rest: int
@@ -51,6 +51,7 @@ def count_parameters(model: ConfigDict, vocab_size: int) -> Parameters:
     D, L = model.embed_dim, model.num_layers
     tables = 1 if model.tied_embeddings else 2
     embedding = tables * vocab_size * D
+    embedding += model.num_pair_embeddings * D
     if model.positions == "learned":
         embedding += model.context_length * D
     wide = _kv_dim(model)

@@ -73,9 +73,9 @@ def build(config: ConfigDict, vocab_size: int) -> nn.Module:
 def count_parameters(params: dict) -> tuple[int, int]:
     """How many numbers there are, and how many of them outside of tables of tokens and positions.
 
-    A head of its own is one more such table.
+    A head of its own is one more such table, and so are pairs of tokens.
     """
-    inside = ("embed", "logits", "next_token")
+    inside = ("embed", "pair_embed", "logits", "next_token")
     counts = {name: sum(leaf.size for leaf in jax.tree.leaves(params[name])) for name in params}
     return sum(counts.values()), sum(counts[name] for name in counts if name not in inside)
 

@@ -17,6 +17,7 @@ from models.self_attention import Position, TokenPositionEmbed
 from models.since_gpt2 import (
     ACTIVATIONS,
     NORMS,
+    PairEmbed,
     SwiGLU,
     alibi_slopes,
     rotate,
@@ -53,6 +54,7 @@ class GPT2(nn.Module):
     logit_soft_cap: float = 0.0
     tied_embeddings: bool = True
     zero_init: bool = False
+    num_pair_embeddings: int = 0
     mup_base_dim: int = 0
 
     def setup(self):
@@ -90,6 +92,14 @@ class GPT2(nn.Module):
             embedding_init=embed_init,
             learns_positions=self.positions == "learned",
         )
+        if self.num_pair_embeddings:
+            self.pair_embed = PairEmbed(
+                self.num_pair_embeddings,
+                self.vocab_size,
+                self.context_length,
+                self.embed_dim,
+                embed_init,
+            )
         self.dropout = Dropout(self.dropout_rate)
         self.block = [
             Block(attention, mlp, norm, dropout_rate=self.dropout_rate)
@@ -102,7 +112,10 @@ class GPT2(nn.Module):
     def __call__(
         self, tokens_BT: jax.Array, *, start: Position = 0, train: bool = False
     ) -> jax.Array:
-        x_BTD = self.dropout(self.embed(tokens_BT, start), deterministic=not train)
+        x_BTD = self.embed(tokens_BT, start)
+        if self.num_pair_embeddings:
+            x_BTD += self.pair_embed(tokens_BT, start)
+        x_BTD = self.dropout(x_BTD, deterministic=not train)
         for block in self.block:
             x_BTD = block(x_BTD, start=start, train=train)
         x_BTD = self.final_norm(x_BTD)

@@ -48,6 +48,7 @@ NOT_GPT2 = {
     "query_key_norm": False,
     "num_kv_heads": 0,
     "logit_soft_cap": 0.0,
+    "num_pair_embeddings": 0,
     "mup_base_dim": 0,
 }
 

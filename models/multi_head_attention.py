@@ -59,7 +59,8 @@ class MultiHeadAttention(nn.Module):
             k_BTGK = self.query_key_norm(name="key_norm")(k_BTGK)
         if self.rotate:
             q_BTHK, k_BTGK = self.rotate(q_BTHK, start), self.rotate(k_BTGK, start)
-        k_BSGK, v_BSGK = KeyValueCache(self.context_length, name="past")(k_BTGK, v_BTGK, start)
+        past = KeyValueCache(self.context_length, name="past")
+        k_BSGK, v_BSGK = past(start, key=k_BTGK, value=v_BTGK)
         k_BSHK, v_BSHK = k_BSGK, v_BSGK
         if G < H:  # H / G neighbours share a key and a value (Ainslie et al., 2023).
             k_BSHK, v_BSHK = (jnp.repeat(x, H // G, axis=2) for x in (k_BSGK, v_BSGK))

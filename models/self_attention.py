@@ -49,7 +49,8 @@ class TokenPositionEmbed(nn.Module):
 
 
 class KeyValueCache(nn.Module):
-    """Remembers the keys and values of earlier calls while text is being generated.
+    """Remembers the keys and values (or what else a module has of a token) of earlier calls while
+    text is being generated.
 
     Asleep unless the caller makes the collection "cache" mutable. Then what comes in is written
     to positions start, start + 1, ... of as many as the caller's cache has, `context_length` if it
@@ -59,18 +60,18 @@ class KeyValueCache(nn.Module):
     context_length: int
 
     @nn.compact
-    def __call__(
-        self, key: jax.Array, value: jax.Array, start: Position
-    ) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, start: Position, **new: jax.Array) -> tuple[jax.Array, ...]:
         if self.is_initializing() or not self.is_mutable_collection("cache"):
-            return key, value
-        return self._remember("key", key, start), self._remember("value", value, start)
+            return tuple(new.values())
+        return tuple(self._remember(name, x, start) for name, x in new.items())
 
     def _remember(self, name: str, new: jax.Array, start: Position) -> jax.Array:
         # Kept as [B, ..., S, K]: the product with one query then reads it as it lies.
         new = jnp.moveaxis(new, 1, -2)
         *leading, _, K = new.shape
-        kept = self.variable("cache", name, jnp.zeros, (*leading, self.context_length, K))
+        kept = self.variable(
+            "cache", name, jnp.zeros, (*leading, self.context_length, K), new.dtype
+        )
         kept.value = jax.lax.dynamic_update_slice_in_dim(kept.value, new, start, axis=-2)
         return jnp.moveaxis(kept.value, -2, 1)
 
@@ -153,7 +154,8 @@ class SelfAttention(nn.Module):
             Dense(self.head_dim, use_bias=False, name=name)(x_BTD)
             for name in ("query", "key", "value")
         )
-        k_BSK, v_BSK = KeyValueCache(self.context_length, name="past")(k_BTK, v_BTK, start)
+        past = KeyValueCache(self.context_length, name="past")
+        k_BSK, v_BSK = past(start, key=k_BTK, value=v_BTK)
         return attend(q_BTK, k_BSK, v_BSK, start=start)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from models.dense import Dense
-from models.self_attention import Initializer, Position
+from models.self_attention import Initializer, KeyValueCache, Position
 from models.transformer_decoder import LayerNorm
 
 # GPT-2's GELU is the tanh form (Hendrycks and Gimpel, 2016), not the exact one.
@@ -56,6 +56,34 @@ class SwiGLU(nn.Module):
         gate_BTF, up_BTF = wide(name="gate")(x_BTD), wide(name="up")(x_BTD)
         down = Dense(D, use_bias=self.use_bias, kernel_init=self.out_init, name="down")
         return down(nn.silu(gate_BTF) * up_BTF)
+
+
+class PairEmbed(nn.Module):
+    """What a token is after the one before it, so that no attention need find that one.
+
+    Embeddings of n-grams, here of 2, in a table of `num_rows` that pairs share where it has fewer
+    rows than there are pairs (Pagnoni et al., 2024, section 3.2.1). A window's first has none.
+    """
+
+    num_rows: int
+    vocab_size: int
+    context_length: int
+    embed_dim: int
+    embedding_init: Initializer
+
+    @nn.compact
+    def __call__(self, tokens_BT: jax.Array, start: Position) -> jax.Array:
+        T = tokens_BT.shape[1]
+        past = KeyValueCache(self.context_length, name="past")
+        (tokens_BS1,) = past(start, token=tokens_BT[..., None])
+        before_BS = jnp.pad(tokens_BS1[..., 0], ((0, 0), (1, 0)))
+        before_BT = jax.lax.dynamic_slice_in_dim(before_BS, start, T, axis=1)
+        pair_BT = (before_BT * self.vocab_size + tokens_BT) % self.num_rows
+        embed = nn.Embed(
+            self.num_rows, self.embed_dim, embedding_init=self.embedding_init, name="table"
+        )
+        is_first_T1 = (start + jnp.arange(T) == 0)[:, None]
+        return jnp.where(is_first_T1, 0.0, embed(pair_BT))
 
 
 def rotate(x_BTHK: jax.Array, start: Position) -> jax.Array:

@@ -18,7 +18,7 @@ from models.dense import product
 from models.dropout import Dropout
 from models.multi_head_attention import MultiHeadAttention
 from models.self_attention import attend, causal_attention
-from models.since_gpt2 import alibi_slopes, rotate
+from models.since_gpt2 import PairEmbed, alibi_slopes, rotate
 from tests.stages import ATTENTIVE, CHANGED, TINY, T, V, init
 
 B = 2
@@ -112,6 +112,20 @@ def test_rotated_scores_depend_on_the_distance_alone():
     np.testing.assert_array_equal(rotate(q, 0), q)
     rows = rotate(jnp.broadcast_to(q, (1, 4, 1, 8)), 3)
     np.testing.assert_allclose(rows[:, 2:3], rotate(q, 5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_rows", [V * V, 7])
+def test_a_pair_has_the_row_of_its_number(num_rows):
+    """Each pair its own where there are rows enough, and never a later token's."""
+    model = PairEmbed(num_rows, V, T, 12, embedding_init=jax.nn.initializers.normal())
+    params = model.init(jax.random.key(0), TOKENS_BT, 0)["params"]
+    pairs = TOKENS_BT[:, :-1] * V + TOKENS_BT[:, 1:]
+    found = model.apply({"params": params}, TOKENS_BT, 0)
+    np.testing.assert_array_equal(found[:, 0], np.zeros((B, 12)))
+    np.testing.assert_array_equal(found[:, 1:], params["table"]["embedding"][pairs % num_rows])
+    assert num_rows < V * V or len(np.unique(found[:, 1:].reshape(-1, 12), axis=0)) == len(
+        np.unique(pairs)
+    )
 
 
 def test_alibi_takes_the_distance_off_the_scores():

@@ -37,7 +37,7 @@ def test_parameters_are_counted_exactly(preset):
     params = params_of(model)
     count = sizes.count_parameters(config.model, vocab_size)
     assert count.total == sum(leaf.size for leaf in jax.tree.leaves(params))
-    outside = {name: params[name] for name in ("embed", "logits") if name in params}
+    outside = {name: params[name] for name in ("embed", "pair_embed", "logits") if name in params}
     assert count.embedding == sum(leaf.size for leaf in jax.tree.leaves(outside))
 
 
