@@ -10,7 +10,7 @@ STAGES := bigram self_attention multi_head_attention transformer_decoder gpt2
 # Appended to the experiment's name: `make ladder PRESET=:smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup ladder test soak lint peers interop bench bench-losses bench-sweep bench-checkpoint clean
+.PHONY: help setup ladder test soak lint peers interop bench bench-losses bench-sweep bench-checkpoint speedrun clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -81,6 +81,9 @@ bench-sweep: .venv/setup.stamp  ## Time a sweep against its runs in turn: benchm
 
 bench-checkpoint: .venv/setup.stamp  ## Time what saving costs: benchmarks/checkpointing.json.
 	.venv/bin/python -m benchmarks.checkpointing
+
+speedrun: .venv/setup.stamp  ## Train the speedruns with three seeds: benchmarks/speedrun.json.
+	.venv/bin/python -m benchmarks.speedrun
 
 clean:  ## Remove the environments and caches; runs stay.
 	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis

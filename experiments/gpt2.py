@@ -68,8 +68,37 @@ CHANGES = {
     "sgd": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.3},
 }
 
+# What the speedruns have alike: see docs/speedrun.md.
+SPEEDRUN = {
+    "model.positions": "rotary",
+    "model.norm": "rms_norm_unscaled",
+    "model.query_key_norm": True,
+    "model.activation": "relu_squared",
+    "model.use_bias": False,
+    "model.zero_init": True,
+    **CHANGES["pair_embeddings"],
+    "optimizer.name": "muon",
+    "optimizer.learning_rate": 0.03,
+    "optimizer.adam_learning_rate": 0.02,
+    "optimizer.schedule": "linear",
+    "optimizer.warmup_steps": 0,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.grad_clip_norm": 0.0,
+    "eval.every_steps": 0,
+    "sample.every_steps": 0,
+}
+
 PRESETS = {
     **CHANGES,
+    # Five seconds of training where nanoGPT's recipe for a laptop takes PyTorch 68.
+    "speedrun_5s": {
+        **SPEEDRUN,
+        "model.num_layers": 1,
+        "model.embed_dim": 96,
+        "model.num_heads": 3,
+        "train.batch_size": 16,
+        "train.num_steps": 260,
+    },
     "smoke": {
         **default.SMOKE,
         "model.context_length": 16,
