@@ -90,7 +90,7 @@ SPEEDRUN = {
 
 PRESETS = {
     **CHANGES,
-    # Five seconds of training where nanoGPT's recipe for a laptop takes PyTorch 68.
+    # Below nanoGPT's 1.886 in a twentieth of the time that its recipe takes PyTorch.
     "speedrun_5s": {
         **SPEEDRUN,
         "model.num_layers": 1,
