@@ -166,8 +166,10 @@ def write_start(
     # First: with it the folder holds a run.
     run_folder.write_json(workdir / run_folder.CONFIG, json.loads(config.to_json()))
     run_folder.write_json(workdir / run_folder.ENVIRONMENT, now)
-    if not (workdir / run_folder.TOKENIZER).exists():  # Checkpoints know it by its bytes.
-        data.tokenizer.save(workdir / run_folder.TOKENIZER)
+    kept = workdir / run_folder.TOKENIZER
+    # Checkpoints know it by its bytes, in which another library may say the same of one it learned.
+    if not (isinstance(data.tokenizer, TrainedTokenizer) and kept.exists()):
+        data.tokenizer.save(kept)
     if swept := sweep.current():
         run_folder.write_json(workdir / run_folder.SWEEP, swept.as_json())
     changed = [

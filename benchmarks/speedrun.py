@@ -29,6 +29,13 @@ SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Which seeds.")
 
 
 def main() -> None:
+    unknown = [one for one in PRESETS.value if one not in FORMS]
+    unknown += [one for one in SEEDS.value if not one.isdecimal()]
+    if unknown:
+        raise errors.UserError(
+            f"{', '.join(unknown)}: expected presets of {', '.join(FORMS)}, and whole numbers as "
+            "seeds"
+        )
     rows = json.loads(OUTPUT.read_text())["rows"] if OUTPUT.exists() else []
     nanogpt_seconds = seconds_of_nanogpt()
     for preset in PRESETS.value:
