@@ -10,8 +10,8 @@ from collections.abc import Callable
 import jax
 import optax
 from ml_collections import ConfigDict
-from optax.contrib import MuonDimensionNumbers
 
+import muon
 from errors import UserError
 
 # Those whose update has one size whatever the gradient's: muP divides it by the widening.
@@ -94,21 +94,13 @@ def _muon(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransfo
     inside the model.
     """
     ratio = config.adam_learning_rate / (config.learning_rate or 1) or 1
-    return optax.contrib.muon(
-        schedule,
-        beta=config.momentum,
-        weight_decay=config.weight_decay,
-        adam_b1=config.b1,
-        adam_b2=config.b2,
-        adam_learning_rate=lambda step: ratio * schedule(step),
-        muon_weight_dimension_numbers=_axes_of_hidden,
+    inside = optax.chain(
+        muon.scale_by_muon(config.momentum),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(schedule),
     )
-
-
-def _axes_of_hidden(params: dict) -> dict:
-    """For each matrix inside the model which axis comes in, and which goes out; else None."""
-    axes = MuonDimensionNumbers(reduction_axis=0, output_axis=1)
-    return jax.tree.map(lambda is_hidden: axes if is_hidden else None, hidden_mask(params))
+    outside = optax.nadam(lambda step: ratio * schedule(step), b1=config.b1, b2=config.b2)
+    return optax.partition({True: inside, False: outside}, hidden_mask)
 
 
 def _lion(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:

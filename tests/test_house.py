@@ -28,6 +28,7 @@ LAYERS = [
     "models",
     "tracking",
     "metrics",
+    "muon",
     "optimizer",
     "devices",
     "programs",

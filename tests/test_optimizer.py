@@ -122,6 +122,29 @@ def test_muon_makes_the_update_of_a_matrix_orthogonal_and_leaves_the_rest_to_ada
     assert jnp.abs(table).max() < 0.03
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.03)])
+@pytest.mark.parametrize("shape", [(16, 64), (64, 16), (32, 32)])
+def test_muon_is_that_of_optax(shape, precision, tolerance):
+    """The same gradient thrice: how each corrects its young momentum then makes no difference."""
+    kernel, gradient = jax.random.normal(jax.random.key(2), (2, *shape))
+    params, grads = ({"up": {"kernel": leaf}} for leaf in (kernel, gradient))
+    changes = dict(learning_rate=0.1, weight_decay=0.2, momentum=0.9, warmup_steps=0)
+    changes |= dict(name="muon", schedule="wsd", decay_share=0.01, grad_clip_norm=0.0)
+    ours, _ = optimizer.build(config(**changes), num_steps=1000)
+    theirs = optax.contrib.muon(0.1, beta=0.9, weight_decay=0.2)
+    with jax.default_matmul_precision(precision):
+        one, other = (updated(tx, params, grads)["up"]["kernel"] for tx in (ours, theirs))
+    assert jnp.linalg.norm(one - other) < tolerance * jnp.linalg.norm(other - kernel)
+
+
+def updated(tx, params, grads):
+    state = tx.init(params)
+    for _ in range(3):
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
 def test_muon_takes_one_rate_for_all_unless_it_is_given_two():
     one, _ = first_update("muon", TABLE, TABLE)
     two, _ = first_update("muon", TABLE, TABLE, adam_learning_rate=1.0)
