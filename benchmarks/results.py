@@ -44,13 +44,14 @@ class Results:
         self.rows: list[Row] = []
         self.beginning = f"{path} is new"
         before = read(path)
-        if before is not None and is_same(before.get("machine", {}), machine):
+        known = (before or {}).get("machine", {})
+        if "peak_gflops" in known and is_same(known, machine):
             self.rows = before["rows"]
             self.beginning = f"{path} keeps its other rows: same machine, same versions"
-            for side, peaks in before["machine"]["peak_gflops"].items():
+            for side, peaks in known["peak_gflops"].items():
+                ours = self.machine["peak_gflops"][side]
                 for precision, peak in peaks.items():
-                    known = self.machine["peak_gflops"][side]
-                    known[precision] = max(peak, known.get(precision, 0.0))
+                    ours[precision] = max(peak, ours.get(precision, 0.0))
         elif before is not None:
             self.beginning = f"{path} starts anew: it is of another machine or other versions"
 
@@ -66,11 +67,14 @@ class Results:
         for row in self.rows:
             if "flops" in row:
                 row["utilisation"] = utilisation(row, self.machine["peak_gflops"])
-        content = {"machine": self.machine, "rows": self.rows}
-        # As a whole or not at all: hours may be in it.
-        new = self.path.with_suffix(".new")
-        new.write_text(json.dumps(content, indent=2) + "\n")
-        new.replace(self.path)
+        write(self.path, {"machine": self.machine, "rows": self.rows})
+
+
+def write(path: Path, content: dict) -> None:
+    """As a whole or not at all: hours may be in it."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(content, indent=2) + "\n")
+    new.replace(path)
 
 
 def read(path: Path) -> dict | None:
@@ -83,9 +87,7 @@ def read(path: Path) -> dict | None:
 
 def is_same(before: dict, now: dict) -> bool:
     """Whether two descriptions are of the same machine with the same libraries."""
-    return "peak_gflops" in before and all(
-        before.get(name) == value for name, value in now.items() if name not in MAY_DIFFER
-    )
+    return all(before.get(name) == value for name, value in now.items() if name not in MAY_DIFFER)
 
 
 def key(row: Row) -> tuple:

@@ -1,0 +1,53 @@
+"""The speedruns: the command that measures them, and that what it wrote is of today's presets."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import speedrun
+from experiments import gpt2
+from tests.command import assert_refused, run
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_figures_kept_are_of_the_presets_as_they_are():
+    rows = json.loads((ROOT / "benchmarks/speedrun.json").read_text())["rows"]
+    expected = [(preset, seed) for preset in speedrun.FORMS for seed in (0, 1, 2)]
+    assert [(row["preset"], row["seed"]) for row in rows] == expected
+    for row in rows:
+        config = gpt2.get_config(row["preset"])
+        assert row["updates"] == config.train.num_steps
+
+
+def test_records_name_the_worst_of_three_seeds():
+    """Each preset's line of docs/speedrun.md has its highest loss and its longest time."""
+    rows = json.loads((ROOT / "benchmarks/speedrun.json").read_text())["rows"]
+    lines = (ROOT / "docs/speedrun.md").read_text().splitlines()
+    for preset in speedrun.FORMS:
+        own = [row for row in rows if row["preset"] == preset]
+        (line,) = [line for line in lines if f":{preset} " in line and line.startswith("| 2")]
+        assert f"| {max(row['seconds'] for row in own):.1f} |" in line
+        assert ", ".join(f"{row['val_loss']:.3f}" for row in own) in line
+
+
+@pytest.mark.slow
+def test_one_is_trained_and_a_second_call_keeps_it(tmp_path):
+    output = tmp_path / "speedrun.json"
+    output.write_text('{"machine": {"cpu": "another"}, "rows": [{"preset": "speedrun_5s"}]}')
+    words = ["-m", "benchmarks.speedrun", "--presets=speedrun_5s", f"--output={output}"]
+    for seed in (1, 0):
+        result = run(*words, f"--seeds={seed}")
+        assert result.returncode == 0, result.stderr
+    first, second = json.loads(output.read_text())["rows"]
+    assert (first["seed"], second["seed"]) == (0, 1)
+    assert first["val_loss"] < 1.88 and second["val_loss"] < 1.88
+    assert first["seconds"] > 0
+
+
+@pytest.mark.parametrize("word", ["--presets=speedrun_1s", "--seeds=-1", "--seeds=one"])
+def test_a_wrong_flag(word):
+    result = run("-m", "benchmarks.speedrun", word)
+    value = word.partition("=")[2]
+    assert_refused(result, f"{value}: expected presets of speedrun_5s, speedrun_30s")
