@@ -33,8 +33,10 @@ def main() -> None:
             "seeds"
         )
     output, machine = Path(OUTPUT.value), results.facts()
-    before = results.read(output) or {"machine": {}}
-    rows = before["rows"] if results.is_same(before["machine"], machine) else []
+    if not output.parent.is_dir():
+        raise errors.UserError(f"--output={output}: expected a file in a folder that exists")
+    before = results.read(output) or {}
+    rows = before["rows"] if results.is_same(before.get("machine", {}), machine) else []
     for preset in PRESETS.value:
         for seed in SEEDS.value:
             row = {"preset": preset, "seed": int(seed), **train(preset, seed)}

@@ -51,3 +51,8 @@ def test_a_wrong_flag(word):
     result = run("-m", "benchmarks.speedrun", word)
     value = word.partition("=")[2]
     assert_refused(result, f"{value}: expected presets of speedrun_5s, speedrun_30s")
+
+
+def test_an_output_in_no_folder_is_refused_before_the_training():
+    result = run("-m", "benchmarks.speedrun", "--output=/nowhere/speedrun.json")
+    assert_refused(result, "--output=/nowhere/speedrun.json: expected a file in a folder that")
