@@ -26,6 +26,7 @@ from reporting.rows import COLUMNS, NUMBERS, table
 from reporting.runs import DEPTHS, Run, read_runs
 
 OUTPUT = flags.DEFINE_string("output", "report.html", "The HTML page to write.")
+FIGURES = flags.DEFINE_string("figures", "", "A folder to write the charts to, as SVG files.")
 
 # The one column whose text wraps, and the room it needs for that.
 SENTENCE, SENTENCE_WIDTH = "what it adds", 30
@@ -52,15 +53,26 @@ def main(*folders: str) -> None:
     for line in unread:
         print(f"warning: left out: {line}", file=sys.stderr)
     # Altair takes a second to load: after the mistakes that need no page.
-    from reporting import page
+    from reporting import figures, page, sweep_charts
 
-    write(Path(OUTPUT.value), page.render(runs, unread))
+    swept = [(sweep, sweep_charts.charts(sweep)) for sweep in sweeps.find(runs)]
+    write(Path(OUTPUT.value), page.render(runs, swept, unread))
+    drawn: list[Path] = []
+    if FIGURES.value:
+        try:
+            drawn = figures.write(Path(FIGURES.value), runs, [made for _, made in swept])
+        except OSError as error:
+            raise errors.UserError(
+                f"--figures={FIGURES.value} can't be written to: {error.strerror}; name a folder"
+            ) from None
     # A name may hold what an old terminal has no character for.
     sys.stdout.reconfigure(errors="replace")
     print_table(runs)
-    for sweep in sweeps.find(runs):
+    for sweep, _ in swept:
         print_sweep(sweep)
     print(f"report: {OUTPUT.value}")
+    if drawn:
+        print(f"figures: {FIGURES.value}, {len(drawn)} of them")
     print_wandb_commands([folder.rstrip("/") or "/" for folder in folders])
 
 

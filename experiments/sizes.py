@@ -148,7 +148,7 @@ def _rung(rung: int, tokens: float | None, config: ConfigDict) -> dict:
     """Depth, width, heads, learning rate and batch size of a rung of the ladder."""
     shape = {"model.num_layers": rung, **_wide(HEAD_DIM * rung)}
     model = config.model
-    batch_size = 4 * (rung + 1)
+    batch_size = 2 * (rung + 2)  # Twice as large ends 0.05 higher at a million tokens.
     if tokens is None:
         tokens = 20 * rung_parameters(rung, model).total
     num_steps = round(tokens / (batch_size * model.context_length))

@@ -8,6 +8,7 @@
     scaling.py, scaling_charts.py    how the loss falls with size and tokens; its pictures
     vocabulary_charts.py             runs with different tokenizers
     page.py     one HTML file out of all of it, with page.html, page.css and page.js
+    figures.py  the same charts as files
 
 Nothing here writes to a run folder, and nothing that trains reads from here.
 """

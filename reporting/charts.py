@@ -10,6 +10,25 @@ import altair as alt
 from reporting.rows import group_seeds
 from reporting.runs import Run, number
 
+# The version that Altair writes for.
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
+# How every chart looks. currentColor is the ink of the page, light or dark.
+THEME = {
+    "background": "transparent",
+    "view": {"stroke": None},
+    "axis": {
+        **dict.fromkeys(
+            ("labelColor", "titleColor", "tickColor", "domainColor", "gridColor"), "currentColor"
+        ),
+        "gridOpacity": 0.12,
+        "labelFontSize": 12,
+        "titleFontSize": 13,
+        "titleFontWeight": "normal",
+        "labelOverlap": "greedy",
+    },
+    "text": {"fontSize": 12},
+    "legend": {"labelColor": "currentColor", "titleColor": "currentColor"},
+}
 # What curves are drawn against: the field of a point, its metric, the axis title.
 POSITIONS = {
     "step": ("step", "Updates"),

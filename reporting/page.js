@@ -8,27 +8,11 @@ const options = {
   ast: true,
   renderer: "svg",
   tooltip: { theme: "page" },
-  // currentColor is the page's ink, light or dark.
   config: {
-    background: "transparent",
+    ...data.theme,
     // Vega measures texts, so it has to know the font's real name.
     font: getComputedStyle(document.body).fontFamily,
-    view: { stroke: null },
-    axis: {
-      labelColor: "currentColor",
-      titleColor: "currentColor",
-      tickColor: "currentColor",
-      domainColor: "currentColor",
-      gridColor: "currentColor",
-      gridOpacity: 0.12,
-      labelFontSize: 12,
-      titleFontSize: 13,
-      titleFontWeight: "normal",
-      labelOverlap: "greedy",
-    },
     axisYDiscrete: { labelLimit: Math.min(300, innerWidth / 3) },
-    text: { fontSize: 12 },
-    legend: { labelColor: "currentColor", titleColor: "currentColor" },
   },
 };
 

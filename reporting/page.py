@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import altair
 import jinja2
 import vl_convert
 from markupsafe import Markup
@@ -23,11 +22,14 @@ from reporting.runs import Run, number, plain
 HERE = Path(__file__).parent
 # More texts than these nobody compares.
 MOST_SAMPLES = 8
+Swept = Sequence[tuple[sweeps.Sweep, dict[str, dict]]]
 NO_SAMPLE = {"when": "no sample yet", "prompt": "", "text": ""}
 
 
-def render(runs: Sequence[Run], unread: Sequence[str]) -> str:
-    """The page that compares `runs` and says which could not be read."""
+def render(runs: Sequence[Run], swept: Swept, unread: Sequence[str]) -> str:
+    """The page that compares `runs`, with the sweeps among them and the charts of each, and says
+    which runs could not be read.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -39,7 +41,6 @@ def render(runs: Sequence[Run], unread: Sequence[str]) -> str:
     colors = charts.palette(runs)
     rows = dict(zip([run.name for run in runs], table(runs), strict=True))
     differ, same = differences(runs)
-    swept = [(sweep, sweep_charts.charts(sweep)) for sweep in sweeps.find(runs)]
     return environment.get_template("page.html").render(
         policy=" ".join(f"'sha256-{sha256(script)}'" for script in scripts),
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
@@ -70,6 +71,7 @@ def data(runs: Sequence[Run]) -> dict:
     """What the page's script draws from."""
     points = charts.points(runs)
     return {
+        "theme": charts.THEME,
         "points": points,
         "curves": charts.curves(runs, points),
         "bits": charts.bits_chart(runs),
@@ -135,8 +137,7 @@ def best(runs: Sequence[Run]) -> Run | None:
 
 def vega_library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, of the version that Altair writes for."""
-    version = ".".join(altair.SCHEMA_VERSION.split(".")[:2])
-    return vl_convert.javascript_bundle(vl_version=version)
+    return vl_convert.javascript_bundle(vl_version=charts.VEGA_LITE)
 
 
 def sha256(script: str) -> str:

@@ -15,6 +15,7 @@ import sys
 import termios
 from pathlib import Path
 from statistics import fmean
+from xml.etree import ElementTree
 
 import pytest
 
@@ -287,6 +288,32 @@ def test_mistakes_are_one_line_each(ladder, tmp_path):
     assert not (tmp_path / "report.html").exists()
     refused = report(ladder / "ladder/bigram", "--output=empty", cwd=tmp_path)
     assert_refused(refused, "--output=empty can't be written: Is a directory")
+    (tmp_path / "taken").write_text("mine")
+    refused = report(ladder / "ladder/bigram", "--figures=taken", cwd=tmp_path)
+    assert_refused(refused, "--figures=taken can't be written to: File exists; name a folder")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_charts_are_written_as_files(ladder, tmp_path):
+    output = tmp_path / "report.html"
+    figures = tmp_path / "new" / "figures"
+    made = report("ladder", f"--output={output}", f"--figures={figures}", cwd=ladder)
+    assert f"figures: {figures}, 5 of them" in made.stdout
+    drawn = {path.name: ElementTree.parse(path).getroot() for path in figures.iterdir()}
+    assert set(drawn) == {
+        *(f"val-loss-against-{name}.svg" for name in ("step", "tokens", "seconds", "flops")),
+        "bits-per-byte.svg",
+    }
+    for picture in drawn.values():
+        assert float(picture.get("width")) >= 640 and picture.tag.endswith("}svg")
+        assert not [part for part in picture.iter() if part.tag.endswith("}image")]
+    bars = list(drawn["bits-per-byte.svg"].itertext())
+    curves = list(drawn["val-loss-against-seconds.svg"].itertext())
+    for name, *_ in LADDER:
+        summary = run_folder.read_json(ladder / "ladder" / name / run_folder.SUMMARY)
+        assert name in curves and name in bars
+        assert f"{summary['val/bits_per_byte']:.3f}" in bars
+    assert "Seconds of training" in curves and "Validation loss, nats per token" in curves
 
 
 def test_seeds_share_a_color_and_are_judged_by_their_mean(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import gpt2, sizes
-from reporting import page, scaling, scaling_charts, sweeps
+from reporting import page, scaling, scaling_charts, sweep_charts, sweeps
 from reporting.runs import Run
 from tests.test_sweep_report import rows_of
 from tracking.run_folder import flatten
@@ -128,7 +128,9 @@ def test_what_is_drawn_and_that_the_page_holds_it():
         lines, dots = rows_of(chart.to_dict())
         assert all(np.isfinite(row["loss"]) and row["x"] > 0 for row in lines)
         assert dots
-    html = page.render(runs, [])
+    html = page.render(
+        runs, [(sweep, sweep_charts.charts(sweep)) for sweep in sweeps.find(runs)], []
+    )
     assert all(heading in html for heading in made)
     assert "Experiments compared" not in html
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from reporting import page, runs, statistics, sweep_charts, sweeps
+from reporting import figures, page, runs, statistics, sweep_charts, sweeps
 from tests import browser
 from tests.command import run
 from tests.test_report import write_run
@@ -297,7 +297,7 @@ def test_hostile_names_stay_text(tmp_path):
     for i, path in enumerate(sorted(folder.glob("*/sweep.json"))):
         run_folder.write_json(path, {"sweep_id": bad, "parameters": {f"config.{bad}": i}})
     made, unread = runs.read_runs([folder])
-    html = page.render(made, unread)
+    html = page.render(made, [(one, sweep_charts.charts(one)) for one in sweeps.find(made)], unread)
     assert "<script>alert" not in html
 
 
@@ -327,3 +327,13 @@ def test_the_terminal_and_the_page_of_a_real_sweep(tmp_path):
             section = opened.locator("section.sweep")
             assert "One seed says nothing about luck" in section.inner_text()
             assert section.locator("svg").count() >= 3
+
+
+def test_figures_of_a_sweep_have_names_of_their_own(tmp_path):
+    spec = sweep_charts.bars({"config.seed": 0.5}).to_dict()
+    headings = ["Loss against x: runs", "Loss against x, a line each", "¿…?", "../../escape"]
+    folder = tmp_path / "figures"
+    paths = figures.write(folder, [], [dict.fromkeys(headings, spec)])
+    names = [path.name for path in paths if path.name[:3] not in ("val", "bit")]
+    assert names == ["loss-against-x.svg", "loss-against-x-2.svg", "chart.svg", "escape.svg"]
+    assert sorted(paths) == sorted(folder.iterdir())
