@@ -25,8 +25,9 @@ VOCABULARIES = {
 # Operations besides products, forward and backward: on a unit of the MLP, on a number of the
 # residual stream in a block, on a score of attention, on a logit.
 ON_UNIT, ON_STREAM, ON_SCORE, ON_LOGIT = 30, 34, 12, 6
-# Of the smallest rung; it falls as the width grows.
-LADDER_LEARNING_RATE = 1e-2
+# Muon's suits all rungs; Adam's, for embeddings and what else is no matrix of a block, falls from
+# the smallest rung on.
+LADDER_LEARNING_RATE, LADDER_ADAM_LEARNING_RATE = 0.03, 0.02
 LARGEST_RUNG = 64
 # How the families below are spelled, for a message.
 FAMILY_NAMES = ("ladder-<n>", "ladder-<n>-<m>M", "width-<n>", "vocabulary-<tokenizer>")
@@ -148,14 +149,19 @@ def _rung(rung: int, tokens: float | None, config: ConfigDict) -> dict:
     """Depth, width, heads, learning rate and batch size of a rung of the ladder."""
     shape = {"model.num_layers": rung, **_wide(HEAD_DIM * rung)}
     model = config.model
-    batch_size = 2 * (rung + 2)  # Twice as large ends 0.05 higher at a million tokens.
     if tokens is None:
         tokens = 20 * rung_parameters(rung, model).total
+    # The largest batch that costs no tokens grows with the tokens and hardly with the model: Zhang
+    # et al. (2024), "How does critical batch size scale in pre-training?".
+    batch_size = 2 * max(2, round(4 * (tokens / 1e6) ** 0.5))
     num_steps = round(tokens / (batch_size * model.context_length))
     return {
         **shape,
-        # Kaplan et al. (2020) and muP agree that wider models want smaller ones.
-        "optimizer.learning_rate": LADDER_LEARNING_RATE / rung**0.5,
+        # AdamW takes more updates than a million tokens hold to train the deeper rungs, so that
+        # their loss would speak of the optimizer and not of the size.
+        "optimizer.name": "muon",
+        "optimizer.learning_rate": LADDER_LEARNING_RATE,
+        "optimizer.adam_learning_rate": LADDER_ADAM_LEARNING_RATE / rung,
         "train.batch_size": batch_size,
         **_paced(num_steps),
     }

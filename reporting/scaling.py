@@ -208,7 +208,7 @@ def statements(seen: Points, law: Law) -> list[str]:
         earlier, largest = tested
         expected = earlier.loss(largest.parameters, largest.tokens)
         errors = "; ".join(
-            f"{tokens:,.0f} tokens: {guess:.3f} predicted, {loss:.3f} measured, "
+            f"{round_tokens(tokens):,.0f} tokens: {guess:.3f} predicted, {loss:.3f} measured, "
             f"{100 * (guess / loss - 1):+.1f} %"
             for tokens, guess, loss in sorted(
                 zip(largest.tokens, expected, largest.loss, strict=True)
@@ -223,12 +223,12 @@ def statements(seen: Points, law: Law) -> list[str]:
             f"{tokens:,.0f} tokens: {law.loss(size, tokens):.3f} ({{:.3f}} to {{:.3f}})".format(
                 *law.interval(size, tokens)
             )
-            for tokens in _round_tokens(seen)
+            for tokens in sorted({round_tokens(tokens) for tokens in seen.tokens})
         )
         said.append(f"Predicted for {name}, {size:,.0f} parameters: {expected}.")
     return said
 
 
-def _round_tokens(seen: Points) -> list[float]:
-    """The numbers of tokens that runs were given, but for what batches leave over."""
-    return sorted({float(f"{tokens:.2g}") for tokens in seen.tokens})
+def round_tokens(tokens: float) -> float:
+    """The tokens that a run was given, without what batches leave over."""
+    return float(f"{tokens:.3g}")

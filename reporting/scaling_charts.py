@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 
 from reporting.charts import COLORS
-from reporting.scaling import Law, Points
+from reporting.scaling import Law, Points, round_tokens
 
 STEPS = 40
 LOSS = "Validation loss, nats per token"
@@ -13,7 +13,7 @@ SIZE = "Parameters outside of embeddings"
 
 def charts(seen: Points, law: Law) -> dict[str, alt.LayerChart]:
     """All of them, under the heading that each stands below. Dots are runs, lines the law."""
-    tokens = [f"{float(f'{one:.2g}') / 1e6:g}M tokens" for one in seen.tokens]
+    tokens = [f"{round_tokens(one) / 1e6:g}M tokens" for one in seen.tokens]
     sizes = [f"{one:,.0f} parameters" for one in seen.parameters]
     steps = np.geomspace(seen.parameters.min(), 2 * seen.parameters.max(), STEPS)
     lines_by_tokens = [
