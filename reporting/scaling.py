@@ -199,10 +199,12 @@ def statements(seen: Points, law: Law) -> list[str]:
     for flops in (seen.flops.max(), 10 * seen.flops.max()):
         size = law.best_size(flops)
         tokens = flops / law.flops_per_pair / size
+        is_trained = seen.parameters.min() <= size <= seen.parameters.max()
         said.append(
             f"{flops:.1e} FLOPs are best spent on {size:,.0f} parameters outside of embeddings and "
             f"{tokens:,.0f} tokens: {law.loss(size, tokens):.3f} (at {law.flops_per_pair:.1f} "
-            "FLOPs for each parameter and token, the mean of the runs)."
+            "FLOPs for each parameter and token, the mean of the runs"
+            f"{'' if is_trained else '; no size that was trained is near'})."
         )
     if tested := held_out(seen):
         earlier, largest = tested

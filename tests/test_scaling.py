@@ -121,6 +121,13 @@ def test_what_is_said():
     assert tested.count("tokens:") == predicted.count("tokens:") == len(TOKENS)
 
 
+def test_a_best_size_that_is_far_from_all_is_said_to_be():
+    for rungs, is_far in ((range(1, 5), False), (range(5, 9), True)):
+        seen = scaling.points(ladder(rungs))
+        _, best, *_ = scaling.statements(seen, scaling.fit(seen, num_draws=5))
+        assert ("the mean of the runs; no size that was trained is near)." in best) == is_far
+
+
 def test_what_is_drawn_and_that_the_page_holds_it():
     runs = ladder(range(1, 6), noise=0.002)
     seen = scaling.points(runs)
