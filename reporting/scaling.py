@@ -199,12 +199,12 @@ def statements(seen: Points, law: Law) -> list[str]:
     for flops in (seen.flops.max(), 10 * seen.flops.max()):
         size = law.best_size(flops)
         tokens = flops / law.flops_per_pair / size
-        is_trained = seen.parameters.min() <= size <= seen.parameters.max()
+        is_near = _is_near(size, seen.parameters) and _is_near(tokens, seen.tokens)
         said.append(
             f"{flops:.1e} FLOPs are best spent on {size:,.0f} parameters outside of embeddings and "
             f"{tokens:,.0f} tokens: {law.loss(size, tokens):.3f} (at {law.flops_per_pair:.1f} "
             "FLOPs for each parameter and token, the mean of the runs"
-            f"{'' if is_trained else '; no size that was trained is near'})."
+            f"{'' if is_near else '; far beyond what was trained'})."
         )
     if tested := held_out(seen):
         earlier, largest = tested
@@ -229,6 +229,10 @@ def statements(seen: Points, law: Law) -> list[str]:
         )
         said.append(f"Predicted for {name}, {size:,.0f} parameters: {expected}.")
     return said
+
+
+def _is_near(value: float, values: np.ndarray) -> bool:
+    return bool(values.min() / 2 <= value <= 2 * values.max())
 
 
 def round_tokens(tokens: float) -> float:

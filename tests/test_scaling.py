@@ -122,10 +122,14 @@ def test_what_is_said():
 
 
 def test_a_best_size_that_is_far_from_all_is_said_to_be():
-    for rungs, is_far in ((range(1, 5), False), (range(5, 9), True)):
-        seen = scaling.points(ladder(rungs))
+    for rungs, values, is_far in (
+        (range(1, 5), KNOWN * [1, 5, 1, 1, 1], False),
+        (range(1, 5), KNOWN, True),  # Far more tokens than any run had.
+        (range(5, 9), KNOWN * [1, 0.01, 1, 1, 1], True),  # A far smaller size, too.
+    ):
+        seen = scaling.points(ladder(rungs, values=values))
         _, best, *_ = scaling.statements(seen, scaling.fit(seen, num_draws=5))
-        assert ("the mean of the runs; no size that was trained is near)." in best) == is_far
+        assert ("the mean of the runs; far beyond what was trained)." in best) == is_far, best
 
 
 def test_what_is_drawn_and_that_the_page_holds_it():
