@@ -33,13 +33,13 @@ def charts(runs: Sequence[Run]) -> dict[str, alt.LayerChart]:
         ("bits", "Bits per byte of validation text"),
         ("speed", "Bytes of text trained on a second"),
     ):
-        y = alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False))
+        y = alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False, padding=20))
         tooltip = ["run:N", "tokenizer:N", alt.Tooltip(f"{field}:Q", format=".4s")]
         dots = base.mark_point(filled=True, size=70, opacity=1).encode(y, tooltip=tooltip)
         names = base.transform_aggregate(
-            mean=f"mean({field})", groupby=["tokenizer", "x"]
+            most=f"max({field})", groupby=["tokenizer", "x"]
         ).mark_text(dy=-12, color="currentColor")
-        words = names.encode(alt.Y("mean:Q"), alt.Text("tokenizer:N"))
+        words = names.encode(alt.Y("most:Q"), alt.Text("tokenizer:N"))
         made[f"{title}, against the size of the vocabulary"] = (dots + words).properties(
             width="container", height=260, description=f"{title} against the vocabulary."
         )
