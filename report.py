@@ -26,7 +26,7 @@ from reporting.rows import COLUMNS, NUMBERS, table
 from reporting.runs import DEPTHS, Run, read_runs
 
 OUTPUT = flags.DEFINE_string("output", "report.html", "The HTML page to write.")
-FIGURES = flags.DEFINE_string("figures", "", "A folder to write the charts to, as SVG files.")
+FIGURES = flags.DEFINE_string("figures", "", "A folder to write the charts to, as SVG.")
 
 # The one column whose text wraps, and the room it needs for that.
 SENTENCE, SENTENCE_WIDTH = "what it adds", 30
@@ -63,7 +63,8 @@ def main(*folders: str) -> None:
             drawn = figures.write(Path(FIGURES.value), runs, [made for _, made in swept])
         except OSError as error:
             raise errors.UserError(
-                f"--figures={FIGURES.value} can't be written to: {error.strerror}; name a folder"
+                f"--figures={FIGURES.value}: {error.filename} can't be written: {error.strerror}; "
+                "name a folder that can be written to"
             ) from None
     # A name may hold what an old terminal has no character for.
     sys.stdout.reconfigure(errors="replace")

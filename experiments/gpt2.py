@@ -39,8 +39,8 @@ def get_config(preset: str = ""):
 
 
 # One change each to GPT-2 as it was published, in its architecture, its objective or its
-# optimizer: what sweeps/architecture.yaml compares. The optimizers' learning rates are the best of
-# three to six at its length (docs/log.md).
+# optimizer: what sweeps/architecture.yaml compares. The optimizers' learning rates end within a
+# seed's luck of the best of three to five at its length (docs/log.md).
 CHANGES = {
     "rotary": {"model.positions": "rotary"},
     "alibi": {"model.positions": "alibi"},

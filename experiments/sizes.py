@@ -25,8 +25,8 @@ VOCABULARIES = {
 # Operations besides products, forward and backward: on a unit of the MLP, on a number of the
 # residual stream in a block, on a score of attention, on a logit.
 ON_UNIT, ON_STREAM, ON_SCORE, ON_LOGIT = 30, 34, 12, 6
-# Muon's suits all rungs; Adam's, for embeddings and what else is no matrix of a block, falls from
-# the smallest rung on.
+# Muon's suits all rungs (0.02 and 0.04 were tried); Adam's, for embeddings and what else is no
+# matrix of a block, falls from the smallest rung on.
 LADDER_LEARNING_RATE, LADDER_ADAM_LEARNING_RATE = 0.03, 0.02
 LARGEST_RUNG = 64
 # How the families below are spelled, for a message.
@@ -100,7 +100,7 @@ def _mlp_dim(model: ConfigDict) -> int:
 def family(preset: str, config: ConfigDict) -> dict[str, dict]:
     """The preset of that name, if it belongs to a family; nothing if it does not.
 
-    - `ladder-3`: three blocks, three heads, 96 wide, for 20 tokens a parameter; `ladder-3-2M` for
+    - `ladder-3`: three blocks, three heads, 96 wide, Muon, 20 tokens a parameter; `ladder-3-2M`:
       two million tokens.
     - `width-256`: the default's depth at that width, with heads of 32.
     - `vocabulary-bpe:512`: that tokenizer, for as many updates as the same FLOPs allow.

@@ -4,15 +4,20 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import vl_convert
 
 from reporting import charts
-from reporting.runs import Run
+from reporting.runs import Run, plain
 
 # Pixels; the page's charts are as wide as it is.
 WIDTH = 640
-LOOK = {**charts.THEME, "background": "white"}
+LOOK = {**charts.THEME, "background": "white", "axisYDiscrete": {"labelLimit": 300}}
+# Of a file's name, which file systems bound.
+LONGEST = 80
+# Integers that a number of JavaScript holds exactly.
+MOST_EXACT = 2**53
 
 
 def write(folder: Path, runs: Sequence[Run], sweeps: Sequence[dict[str, dict]]) -> list[Path]:
@@ -25,7 +30,7 @@ def write(folder: Path, runs: Sequence[Run], sweeps: Sequence[dict[str, dict]]) 
     for name, spec in _specs(runs, sweeps):
         spellings = (f"{name}.svg" if i == 1 else f"{name}-{i}.svg" for i in count(1))
         path = next(path for each in spellings if (path := folder / each) not in paths)
-        svg = vl_convert.vegalite_to_svg(spec, vl_version=charts.VEGA_LITE, config=LOOK)
+        svg = vl_convert.vegalite_to_svg(_sound(spec), vl_version=charts.VEGA_LITE, config=LOOK)
         path.write_text(svg, encoding="utf-8")
         paths.append(path)
     return paths
@@ -35,7 +40,9 @@ def _specs(runs: Sequence[Run], sweeps: Sequence[dict[str, dict]]) -> Iterator[t
     """Each chart with its data and a width, and what its file is called."""
     points = charts.points(runs)
     curves = charts.curves(runs, points)
-    for position, is_log in charts.log_by_default(runs).items():
+    # The page's own list tells more curves apart; a picture has nothing but names at their ends.
+    few = len(charts.palette(runs)) <= charts.MOST_LABELS
+    for position, is_log in charts.log_by_default(runs).items() if few else ():
         spec = curves[f"val {position} {'log' if is_log else 'linear'}"]
         yield (
             f"val-loss-against-{position}",
@@ -47,6 +54,17 @@ def _specs(runs: Sequence[Run], sweeps: Sequence[dict[str, dict]]) -> Iterator[t
             yield _file_name(heading), _wide(spec)
 
 
+def _sound(part: Any) -> Any:
+    """A spec without characters that no SVG may hold, and numbers that its library can't read."""
+    if isinstance(part, dict):
+        return {_sound(key): _sound(value) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_sound(value) for value in part]
+    if isinstance(part, str) and not part.isprintable():
+        return plain(part)
+    return float(part) if isinstance(part, int) and abs(part) > MOST_EXACT else part
+
+
 def _wide(spec: dict) -> dict:
     """The chart on a page of its own."""
     return {**spec, "width": WIDTH} if spec.get("width") == "container" else spec
@@ -55,4 +73,4 @@ def _wide(spec: dict) -> dict:
 def _file_name(heading: str) -> str:
     """The first part of a heading, in letters and digits that any file system takes."""
     first = re.split("[:;,(]", heading)[0].lower()
-    return re.sub("[^a-z0-9]+", "-", first).strip("-") or "chart"
+    return re.sub("[^a-z0-9]+", "-", first).strip("-")[:LONGEST] or "chart"

@@ -21,6 +21,8 @@ LEAST_RUNS, LEAST_VALUES = 8, 3
 SHAPE = ("model.num_layers", "model.embed_dim", "model.num_heads")
 DRAWS = 200
 HUBER = 1e-3
+# Log of the most parameters that are looked for.
+LARGEST = np.log(1e15)
 NAMES = ("E", "A", "a", "B", "b")
 
 
@@ -47,7 +49,10 @@ class Law:
 
     values: np.ndarray
     draws: np.ndarray
-    flops_per_pair: float  # Of a token for a parameter: 6, and what attention and the head take.
+    # The sizes trained, in order, and what a token costs each of them for each parameter: 6 FLOPs,
+    # and what attention and the head take.
+    sizes: np.ndarray
+    flops_per_pair: np.ndarray
 
     def loss(self, parameters, tokens) -> np.ndarray:
         """What the law says of so many parameters and tokens."""
@@ -67,11 +72,28 @@ class Law:
             for i, name in enumerate(NAMES)
         }
 
+    def flops_per_token(self, parameters) -> np.ndarray:
+        """What training so many parameters takes for a token: between the sizes that were trained
+        interpolated, beyond them for each parameter as at the nearest.
+        """
+        share = np.interp(np.log(parameters), np.log(self.sizes), self.flops_per_pair)
+        return parameters * share
+
     def best_size(self, flops: float) -> float:
-        """The parameters that reach the lowest loss for so many FLOPs: equation 4 there."""
+        """The parameters that reach the lowest loss for so many FLOPs."""
+        from scipy.optimize import minimize_scalar
+
+        def loss(log_size: float) -> float:
+            size = np.exp(log_size)
+            return float(self.loss(size, flops / self.flops_per_token(size)))
+
+        # Equation 4 of Hoffmann et al., where a token costs all sizes alike for a parameter.
         _, A, a, B, b = self.values
-        pairs = flops / self.flops_per_pair
-        return float((a * A / (b * B)) ** (1 / (a + b)) * pairs ** (b / (a + b)))
+        pairs = flops / np.array([self.flops_per_pair.max(), self.flops_per_pair.min()])
+        logs = (np.log(a * A / (b * B)) + b * np.log(pairs)) / (a + b)
+        low, high = np.clip(logs, 0, LARGEST)
+        bounds = low - 2, high + 2
+        return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
 def points(runs: Sequence[Run]) -> Points | None:
@@ -116,8 +138,10 @@ def fit(seen: Points, num_draws: int = DRAWS) -> Law:
     for _ in range(num_draws):
         drawn = seen.where(generator.integers(0, len(seen.runs), len(seen.runs)))
         draws.append(_values(_search(drawn, best.x).x))
-    pairs = seen.parameters * seen.tokens
-    return Law(_values(best.x), np.array(draws), float(np.mean(seen.flops / pairs)))
+    sizes = np.unique(seen.parameters)
+    pairs = seen.flops / (seen.parameters * seen.tokens)
+    costs = np.array([pairs[seen.parameters == size].mean() for size in sizes])
+    return Law(_values(best.x), np.array(draws), sizes, costs)
 
 
 def _search(seen: Points, start: np.ndarray):
@@ -198,13 +222,13 @@ def statements(seen: Points, law: Law) -> list[str]:
     ]
     for flops in (seen.flops.max(), 10 * seen.flops.max()):
         size = law.best_size(flops)
-        tokens = flops / law.flops_per_pair / size
+        cost = float(law.flops_per_token(size))
+        tokens = flops / cost
         is_near = _is_near(size, seen.parameters) and _is_near(tokens, seen.tokens)
         said.append(
             f"{flops:.1e} FLOPs are best spent on {size:,.0f} parameters outside of embeddings and "
-            f"{tokens:,.0f} tokens: {law.loss(size, tokens):.3f} (at {law.flops_per_pair:.1f} "
-            "FLOPs for each parameter and token, the mean of the runs"
-            f"{'' if is_near else '; far beyond what was trained'})."
+            f"{tokens:,.0f} tokens: {law.loss(size, tokens):.3f} (at {cost / size:.1f} FLOPs for "
+            f"each parameter and token{'' if is_near else '; far from all that was trained'})."
         )
     if tested := held_out(seen):
         earlier, largest = tested

@@ -34,7 +34,7 @@ def charts(seen: Points, law: Law) -> dict[str, alt.LayerChart]:
         "Loss against tokens: runs, and the fitted law": _chart(
             seen, seen.tokens, sizes, lines_by_size, "Tokens seen"
         ),
-        "Loss against compute: runs, and the lowest that the law allows": _chart(
+        "Loss against compute: runs, and the best size by the law": _chart(
             seen, seen.flops, sizes, _frontier(seen, law), "Floating-point operations of training"
         ),
         "Equal FLOPs: the law over the size, and the size that is best": _equal_flops(seen, law),
@@ -46,7 +46,7 @@ def _frontier(seen: Points, law: Law) -> list[dict]:
     rows = []
     for flops in np.geomspace(seen.flops.min(), 4 * seen.flops.max(), STEPS):
         size = law.best_size(flops)
-        loss = float(law.loss(size, flops / law.flops_per_pair / size))
+        loss = float(law.loss(size, flops / law.flops_per_token(size)))
         rows.append({"x": flops, "loss": loss, "of": "the best size"})
     return rows
 
@@ -81,14 +81,14 @@ def _equal_flops(seen: Points, law: Law) -> alt.LayerChart:
     sizes = np.geomspace(seen.parameters.min() / 2, 4 * seen.parameters.max(), 2 * STEPS)
     for flops in np.geomspace(np.median(seen.flops) / 2, 2 * seen.flops.max(), 4):
         label = f"{flops:.1e} FLOPs".replace("e+", "e")
-        losses = law.loss(sizes, flops / law.flops_per_pair / sizes)
+        losses = law.loss(sizes, flops / law.flops_per_token(sizes))
         lines += [
             {"x": size, "loss": loss, "of": label}
             for size, loss in zip(sizes, losses, strict=True)
             if loss < 2 * seen.loss.min()
         ]
         size = law.best_size(flops)
-        loss = float(law.loss(size, flops / law.flops_per_pair / size))
+        loss = float(law.loss(size, flops / law.flops_per_token(size)))
         best.append({"x": size, "loss": loss, "of": label})
     order = [row["of"] for row in best]
     color = alt.Color("of:N", title=None).scale(domain=order, range=COLORS)

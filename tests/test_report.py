@@ -290,7 +290,7 @@ def test_mistakes_are_one_line_each(ladder, tmp_path):
     assert_refused(refused, "--output=empty can't be written: Is a directory")
     (tmp_path / "taken").write_text("mine")
     refused = report(ladder / "ladder/bigram", "--figures=taken", cwd=tmp_path)
-    assert_refused(refused, "--figures=taken can't be written to: File exists; name a folder")
+    assert_refused(refused, "--figures=taken: taken can't be written: File exists; name a folder")
     assert (tmp_path / "taken").read_text() == "mine"
 
 

@@ -81,11 +81,25 @@ def test_intervals_hold_the_truth_and_grow_with_the_noise():
 
 
 def test_the_best_size_is_the_lowest_point_of_the_law():
-    law = scaling.Law(KNOWN, KNOWN[None], flops_per_pair=6.5)
-    for flops in (1e12, 1e15):
-        steps = np.geomspace(1e3, 1e9, 20_001)
-        losses = law.loss(steps, flops / 6.5 / steps)
-        assert law.best_size(flops) == pytest.approx(steps[losses.argmin()], rel=2e-3)
+    _, A, a, B, b = KNOWN
+    sizes, alike = np.array([1e4, 1e5, 1e6]), np.array([6.5, 6.5, 6.5])
+    for costs in (alike, np.array([9.2, 7.4, 6.5])):
+        law = scaling.Law(KNOWN, KNOWN[None], sizes, costs)
+        for flops in (1e10, 1e12, 1e15):
+            steps = np.geomspace(1e3, 1e9, 20_001)
+            losses = law.loss(steps, flops / law.flops_per_token(steps))
+            assert law.best_size(flops) == pytest.approx(steps[losses.argmin()], rel=2e-3)
+            if costs is alike:  # Equation 4 of Hoffmann et al. (2022).
+                pairs = flops / 6.5
+                best = (a * A / (b * B)) ** (1 / (a + b)) * pairs ** (b / (a + b))
+                assert law.best_size(flops) == pytest.approx(best, rel=1e-3)
+
+
+def test_a_token_costs_what_the_runs_say():
+    seen = scaling.points(ladder(range(1, 5)))
+    law = scaling.fit(seen, num_draws=0)
+    np.testing.assert_allclose(law.flops_per_token(seen.parameters), seen.flops / seen.tokens)
+    assert law.flops_per_token(1e9) == pytest.approx(6.5e9)
 
 
 def test_the_largest_size_is_predicted_from_the_others():
@@ -125,11 +139,13 @@ def test_a_best_size_that_is_far_from_all_is_said_to_be():
     for rungs, values, is_far in (
         (range(1, 5), KNOWN * [1, 5, 1, 1, 1], False),
         (range(1, 5), KNOWN, True),  # Far more tokens than any run had.
-        (range(5, 9), KNOWN * [1, 0.01, 1, 1, 1], True),  # A far smaller size, too.
     ):
         seen = scaling.points(ladder(rungs, values=values))
         _, best, *_ = scaling.statements(seen, scaling.fit(seen, num_draws=5))
-        assert ("the mean of the runs; far beyond what was trained)." in best) == is_far, best
+        assert best.endswith("; far from all that was trained).") == is_far, best
+    values = np.array([1e4, 1e6])
+    near = {value: scaling._is_near(value, values) for value in (4e3, 6e3, 1e5, 1.9e6, 2.1e6)}
+    assert list(near.values()) == [False, True, True, True, False]
 
 
 def test_what_is_drawn_and_that_the_page_holds_it():

@@ -5,6 +5,7 @@ import math
 import shlex
 from pathlib import Path
 from statistics import fmean
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -297,8 +298,42 @@ def test_hostile_names_stay_text(tmp_path):
     for i, path in enumerate(sorted(folder.glob("*/sweep.json"))):
         run_folder.write_json(path, {"sweep_id": bad, "parameters": {f"config.{bad}": i}})
     made, unread = runs.read_runs([folder])
-    html = page.render(made, [(one, sweep_charts.charts(one)) for one in sweeps.find(made)], unread)
-    assert "<script>alert" not in html
+    swept = [(one, sweep_charts.charts(one)) for one in sweeps.find(made)]
+    assert "<script>alert" not in page.render(made, swept, unread)
+
+
+def test_figures_of_hostile_values(tmp_path):
+    points = [{"config.seed": i, "value": i + 1.0} for i in range(3)]
+    write_sweep(tmp_path / "s", points)
+    values = ["bell \x07 & <b>", "half a pair \ud800", "a" * 300]
+    for path, value in zip(sorted((tmp_path / "s").glob("*/sweep.json")), values, strict=True):
+        parameters = {"config.x": value, "config.y": 2**70}
+        run_folder.write_json(path, {"sweep_id": "s", "parameters": parameters})
+    made, _ = runs.read_runs([tmp_path / "s"])
+    (sweep,) = sweeps.find(made)
+    paths = figures.write(tmp_path / "figures", made, [sweep_charts.charts(sweep)])
+    texts = [" ".join(ElementTree.parse(path).getroot().itertext()) for path in paths]
+    assert any("bell \N{REPLACEMENT CHARACTER} & <b>" in text for text in texts)
+    spec = sweep_charts.bars({"config.x": 0.5}).to_dict()
+    *_, path = figures.write(tmp_path / "long", [], [{"x" * 300: spec}])
+    assert path.is_file() and len(path.name) < 100
+
+
+def test_names_are_whole_in_figures(tmp_path):
+    name = "001-gpt2_vocabulary-bpe_1024,seed=0"
+    spec = sweep_charts.bars({name: 0.5}).to_dict()
+    *_, path = figures.write(tmp_path, [], [{"bars": spec}])
+    assert name in ElementTree.parse(path).getroot().itertext()
+
+
+def test_curves_that_nothing_would_name_are_not_drawn(tmp_path):
+    for count in (8, 9):
+        folder = tmp_path / f"{count}"
+        for i in range(count):
+            write_run(folder / f"run-{i}", 1, config={"model.embed_dim": i})
+        made, _ = runs.read_runs([folder])
+        drawn = {path.stem for path in figures.write(folder / "figures", made, [])}
+        assert ("val-loss-against-step" in drawn) == (count == 8)
 
 
 def test_many_runs_show_the_samples_of_the_best(tmp_path):
