@@ -1,6 +1,6 @@
 """What a handful of runs allows to be said: intervals, differences beyond noise, importance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, variance
@@ -33,19 +33,58 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def differences(groups: Mapping[str, Sequence[float]], baseline: str = "") -> list[Difference]:
-    """Pairs of the groups that have two values or more: Welch's t-test, corrected by Holm.
+    """What luck does not explain between the groups that have two values or more: each of them
+    with the `baseline`, or every pair if there is none.
+    """
+    enough = {name: values for name, values in groups.items() if len(values) > 1}
+    if baseline not in enough:
+        return _pairs(enough, combinations(enough, 2))
+    others = [name for name in enough if name != baseline]
+    if len(others) > 1 and any(variance(values) for values in enough.values()):
+        return _with_baseline(enough, others, baseline)
+    return _pairs(enough, [(name, baseline) for name in others])
 
-    Every pair, or each group with the `baseline` if there is one. The interval is of the one
-    difference alone; `beyond_noise` holds for all of them together.
+
+def _with_baseline(
+    groups: Mapping[str, Sequence[float]], others: Sequence[str], baseline: str
+) -> list[Difference]:
+    """Each of the others with the baseline: Dunnett's test (1955), whose verdicts and intervals
+    hold for all of them together.
+
+    It takes the spread over seeds to be the same everywhere, so that two or three seeds of each
+    tell it together; by themselves they hardly would.
     """
     from scipy import stats
 
-    enough = {name: values for name, values in groups.items() if len(values) > 1}
+    samples = [groups[name] for name in others]
+    test = stats.dunnett(*samples, control=groups[baseline], rng=0)
+    intervals = test.confidence_interval(CONFIDENCE)
+    found = zip(others, test.pvalue, intervals.low, intervals.high, strict=True)
+    mean = fmean(groups[baseline])
+    return [
+        Difference(
+            name,
+            baseline,
+            fmean(groups[name]) - mean,
+            float(low),
+            float(high),
+            bool(chance < 1 - CONFIDENCE),
+        )
+        for name, chance, low, high in found
+    ]
+
+
+def _pairs(
+    groups: Mapping[str, Sequence[float]], to_compare: Iterable[tuple[str, str]]
+) -> list[Difference]:
+    """Welch's t-test of each pair, corrected by Holm. The interval is of the one difference alone;
+    `beyond_noise` holds for all of them together.
+    """
+    from scipy import stats
+
     pairs, chances = [], []
-    others = [name for name in enough if name != baseline]
-    to_compare = [(name, baseline) for name in others] if baseline in enough else None
-    for one, other in to_compare or combinations(enough, 2):
-        a, b = enough[one], enough[other]
+    for one, other in to_compare:
+        a, b = groups[one], groups[other]
         mean = fmean(a) - fmean(b)
         if variance(a) == variance(b) == 0:
             # No spread at all: a t-test would divide by it.

@@ -129,14 +129,49 @@ def test_runs_without_any_spread_are_still_told_apart():
     assert one.beyond_noise and not same.beyond_noise
 
 
+def test_with_a_baseline_it_is_dunnetts():
+    # Counts of red cells in Dunnett (1955), table 1: of two drugs B differs from the control. By
+    # hand: 95 % of |t| below 2.5 for two comparisons and 12 degrees of freedom, 16 - 1 - 3.
+    groups = {
+        "control": [7.40, 8.50, 7.20, 8.24, 9.84, 8.32],
+        "A": [9.76, 8.80, 7.68, 9.36],
+        "B": [12.80, 9.68, 12.16, 9.20, 10.55],
+    }
+    a, b = statistics.differences(groups, baseline="control")
+    assert (a.beyond_noise, b.beyond_noise) == (False, True)
+    squares = sum(sum((x - fmean(some)) ** 2 for x in some) for some in groups.values())
+    for made, count in ((a, 4), (b, 5)):
+        half = 2.5 * (squares / 12 * (1 / 6 + 1 / count)) ** 0.5
+        assert made.high - made.mean == pytest.approx(half, rel=0.03)
+        assert made.mean - made.low == pytest.approx(half, rel=0.03)
+
+
+def test_a_clear_effect_among_many_changes_is_seen_with_two_seeds():
+    rng = np.random.default_rng(0)
+    groups = {f"{i}": rng.normal(0, 0.01, 2).tolist() for i in range(20)}
+    groups["better"] = (rng.normal(0, 0.01, 2) - 0.15).tolist()
+    found = statistics.differences(groups, baseline="0")
+    assert [made.one for made in found if made.beyond_noise] == ["better"]
+
+
 @pytest.mark.slow
 def test_equal_stages_are_rarely_called_different():
-    """Under Holm, the chance of even one wrong claim among ten pairs is 5 %."""
+    """The chance of even one wrong claim is 5 %, among ten pairs and among five with a baseline."""
     rng = np.random.default_rng(1)
     wrong = sum(
         any(
             made.beyond_noise
             for made in statistics.differences({k: rng.normal(size=4).tolist() for k in "abcde"})
+        )
+        for _ in range(300)
+    )
+    assert scipy.stats.binomtest(wrong, 300, 0.05, "greater").pvalue > 0.01
+    wrong = sum(
+        any(
+            made.beyond_noise
+            for made in statistics.differences(
+                {k: rng.normal(size=3).tolist() for k in "abcdef"}, baseline="a"
+            )
         )
         for _ in range(300)
     )
