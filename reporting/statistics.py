@@ -146,4 +146,4 @@ def _space(values: Sequence[Any]) -> Any:
 
 def spans_decades(values: Sequence[float]) -> bool:
     """Whether a logarithmic axis shows these numbers better."""
-    return min(values) > 0 and max(values) >= 30 * min(values)
+    return min(values) > 0 and max(values) >= 10 * min(values)

@@ -13,6 +13,8 @@ from reporting.sweeps import SEED, Sweep, label, shown, text
 
 # From good to bad, on a light and on a dark page.
 SCALE = (COLORS[1], "#a08fb0", COLORS[0])
+# Values of a parameter that an axis names one by one.
+MOST_TICKS = 10
 TICKS = alt.ExprRef("ceil(width / 90)")
 IMPORTANCE = "Share of each parameter in the spread (fANOVA; the seed counts as noise)"
 
@@ -77,12 +79,16 @@ def lines(sweep: Sweep, name: str, other: str, third: str = "") -> alt.Chart | a
         )
     rows.sort(key=lambda row: row["x"])
     order = list(dict.fromkeys(text(run, other) for run in sweep.finished))
-    kind = "log" if statistics.spans_decades([row["x"] for row in rows]) else "linear"
+    values = sorted({row["x"] for row in rows})
+    kind = "log" if statistics.spans_decades(values) else "linear"
+    axis = alt.Axis(values=values, format="~g") if len(values) <= MOST_TICKS else alt.Axis()
     chart = (
         alt.Chart(alt.InlineData(rows))
         .mark_line(point=True, strokeWidth=2)
         .encode(
-            alt.X("x:Q", title=label(name)).scale(type=kind, zero=False, padding=15),
+            alt.X("x:Q", title=label(name), axis=axis).scale(
+                type=kind, zero=False, nice=False, padding=15
+            ),
             alt.Y("mean:Q", title=sweep.metric, scale=alt.Scale(zero=False)),
             alt.Color("of:N", title=label(other)).scale(domain=order, range=COLORS),
             tooltip=["of:N", "x:Q", alt.Tooltip("mean:Q", format=".4f")],
@@ -189,7 +195,7 @@ def stages(sweep: Sweep, groups: dict[str, list[float]]) -> alt.LayerChart:
         for value in values
     ]
     y = alt.Y("model:N", title=None, sort=[row["model"] for row in rows])
-    scale = alt.Scale(zero=False)
+    scale = alt.Scale(zero=False, padding=12)
     axis = alt.Axis(tickCount=TICKS)
     base = alt.Chart(alt.InlineData(rows)).encode(y)
     mean = base.mark_point(filled=True, size=90, opacity=1).encode(

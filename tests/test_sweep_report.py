@@ -247,6 +247,14 @@ def test_a_number_is_drawn_as_a_line_for_each_value_of_another(tmp_path, third):
     assert {row["of"] for row in rows} == {"32", "64"}
     assert {row["mean"] for row in rows if row["x"] == 1e-2} == {2.005}
     assert ("facet" in chart) == third
+    x = chart.get("spec", chart)["encoding"]["x"]
+    assert x["axis"]["values"] == [1e-3, 1e-2, 1e-1, 1.0] and x["scale"]["type"] == "log"
+
+
+def test_which_numbers_have_a_logarithmic_axis():
+    assert statistics.spans_decades([0.002, 0.008, 0.032])
+    assert not statistics.spans_decades([1, 2, 3, 4, 6])
+    assert not statistics.spans_decades([0, 16, 160])
 
 
 def test_vocabularies_are_compared_in_bits_per_byte_and_in_speed(tmp_path):
