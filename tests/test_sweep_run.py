@@ -249,7 +249,7 @@ def test_every_sweep_is_sound(path):
     for word in ("${args}", command.RESUME, command.ONLINE):
         assert word in made.command
     # As many as a person would wait for.
-    assert (made.run_cap or search.num_points(made)) <= 50
+    assert (made.run_cap or search.num_points(made)) <= 64
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
