@@ -30,8 +30,8 @@ from input_pipeline.text_files import digest
 from tracking import run_folder
 
 BEST_BY = "val/loss"
-# A running run may remove a checkpoint while it is being read.
-TRIES = 3
+# Times to look again where a running run has removed a checkpoint while it was read.
+TRIES = 100
 
 
 class Restored(NamedTuple):
@@ -158,21 +158,23 @@ class Checkpoints:
         Raises UserError if there is no such checkpoint, if it is damaged and no other may stand
         for it, or if it does not fit.
         """
-        for left in reversed(range(TRIES)):
-            damaged = {}
+        for _ in range(TRIES):
+            damaged, found = {}, None
             for step in self.find(which):
                 try:
                     self._check_about(self._folder(step))
-                    restored = checkpoint_files.read(self._folder(step), "params", params)
+                    found = step, checkpoint_files.read(self._folder(step), "params", params)
+                    break
                 except (Damaged, FileNotFoundError) as error:
                     damaged[step] = error
-                    continue
-                if damaged and left and not all(self._folder(one).exists() for one in damaged):
-                    break  # Removed in between by the run: there is a newer one.
-                if damaged:
-                    self.note(f"{self._path}: {_list(damaged)}: taking that of step {step}")
-                return step, restored
-        raise UserError(f"{self._path}: {_list(damaged)}: name another by --checkpoint")
+            if all(self._folder(one).exists() for one in damaged):
+                break
+            # One was removed in between by the run: there is a newer one.
+        if found is None:
+            raise UserError(f"{self._path}: {_list(damaged)}: name another by --checkpoint")
+        if damaged:
+            self.note(f"{self._path}: {_list(damaged)}: taking that of step {found[0]}")
+        return found
 
     def _folder(self, step: int) -> Path:
         return self._path / str(step)
