@@ -165,6 +165,7 @@ def test_zero_init_starts_as_the_embedding_alone():
     np.testing.assert_allclose(model.apply({"params": params}, TOKENS_BT), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_a_wider_model_says_keeps_its_size_under_mup():
     """The logits of fresh models after one step of what an optimizer does first: a sign, times the
     learning rate over the widening in hidden matrices. Without muP they grow with the width."""
@@ -194,6 +195,7 @@ def test_what_a_wider_model_says_keeps_its_size_under_mup():
     assert 0.5 < change(256, 32) / change(32, 32) < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [(), (3,)], ids=["one head", "three heads"])
 @pytest.mark.parametrize("length", [1, 32, 64, 100, 256])
 def test_attention_in_blocks_and_its_gradients_equal_the_plain_definition(length, heads):

@@ -101,6 +101,7 @@ def test_a_shorter_context_takes_the_first_positions(exported, tmp_path):
     np.testing.assert_array_equal(params["embed"]["position"]["embedding"], whole[:7])
 
 
+@pytest.mark.slow
 def test_generate_and_evaluate_take_a_folder_of_weights(finished, exported):
     for script, flags in (
         ("generate.py", ["--prompt=ROMEO:", "--num_tokens=30", "--seed=3"]),
@@ -116,6 +117,7 @@ def test_generate_and_evaluate_take_a_folder_of_weights(finished, exported):
             assert theirs["val/loss"] == pytest.approx(ours["val/loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_fine_tuning_begins_with_the_weights_and_goes_on_from_there(exported, finished, tmp_path):
     """The shape is the folder's, whatever the experiment says, and so is the first loss."""
     flags = ["--config=experiments/gpt2.py:finetune", f"--config.model.init_from={exported}"]

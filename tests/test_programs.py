@@ -123,6 +123,7 @@ def test_models_from_elsewhere_are_told_apart_by_jax_alone(forget):
     assert called(*NUMBERS) is NUMBERS[0]
 
 
+@pytest.mark.slow
 def test_a_second_start_and_the_other_commands_compile_nothing_of_the_run(tmp_path):
     surroundings = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_LOG_COMPILES": "1"}
     big = ("create", "train_steps", "nats_of_batches", "schedule")

@@ -148,6 +148,7 @@ def test_a_best_size_that_is_far_from_all_is_said_to_be():
     assert list(near.values()) == [False, True, True, True, False]
 
 
+@pytest.mark.slow
 def test_what_is_drawn_and_that_the_page_holds_it():
     runs = ladder(range(1, 6), noise=0.002)
     seen = scaling.points(runs)

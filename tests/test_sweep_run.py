@@ -179,6 +179,7 @@ def test_a_worker_has_its_share_of_the_cores(tmp_path):
         assert json.loads(log.read_text().splitlines()[0])["cores"] == 1
 
 
+@pytest.mark.slow
 def test_hyperband_stops_real_processes(tmp_path):
     """One worker: each run is judged by the whole of those before it, so the end is known."""
     levels = [2.0, 3.0, 1.0, 1.5, 0.5, 4.0]
