@@ -122,7 +122,9 @@ PRESETS = {
     "speedrun": {  # Of a minute.
         **LONGER_SPEEDRUN,
         **TWO_BLOCKS,
-        "train.num_steps": 1160,
+        "optimizer.momentum": 0.9,
+        "train.batch_size": 7,
+        "train.num_steps": 1500,
     },
     "speedrun_180s": {
         **LONGER_SPEEDRUN,
