@@ -38,16 +38,14 @@ def write(folder: Path, runs: Sequence[Run], sweeps: Sequence[dict[str, dict]]) 
 
 def _specs(runs: Sequence[Run], sweeps: Sequence[dict[str, dict]]) -> Iterator[tuple[str, dict]]:
     """Each chart with its data and a width, and what its file is called."""
-    points = charts.points(runs)
-    curves = charts.curves(runs, points)
     # The page's own list tells more curves apart; a picture has nothing but names at their ends.
-    few = len(charts.palette(runs)) <= charts.MOST_LABELS
-    for position, is_log in charts.log_by_default(runs).items() if few else ():
-        spec = curves[f"val {position} {'log' if is_log else 'linear'}"]
-        yield (
-            f"val-loss-against-{position}",
-            _wide({**spec, "datasets": {**spec.get("datasets", {}), "points": points}}),
-        )
+    if len(charts.palette(runs)) <= charts.MOST_LABELS:
+        points = charts.points(runs)
+        curves = charts.curves(runs, points)
+        for position, is_log in charts.log_by_default(runs).items():
+            spec = curves[f"val {position} {'log' if is_log else 'linear'}"]
+            data = {**spec.get("datasets", {}), "points": points}
+            yield f"val-loss-against-{position}", _wide({**spec, "datasets": data})
     yield "bits-per-byte", _wide(charts.bits_chart(runs))
     for made in sweeps:
         for heading, spec in made.items():
