@@ -168,6 +168,13 @@ def test_tiny_shakespeare_from_a_path(tmp_path, no_wheel):
     assert len(load("tiny_shakespeare", tmp_path / "mine").train) == 1_003_854
 
 
+def test_tiny_shakespeare_where_tfds_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    loaded = load("tiny_shakespeare")
+    assert (len(loaded.train), len(loaded.val)) == (1_003_854, 111_540)
+    assert "".join(texts(loaded)).encode() == wheel_text()
+
+
 def test_tiny_shakespeare_from_a_wrong_file(text_file):
     with pytest.raises(UserError) as caught:
         load("tiny_shakespeare", text_file)
