@@ -43,7 +43,7 @@ def side_by_side(name: str, config: ConfigDict, turns: Turns) -> Row:
     return {
         "work": name,
         "kind": work.kind,
-        **ours.facts,
+        **{name: ours.facts[name] for name in ("precision", "flops") if name in ours.facts},
         "unit": unit,
         **rounds.compare(*[[scale * one for one in side] for side in times]),
         "peer_variant": f"{mode}, {precision}, {threads} thread{'s' if threads > 1 else ''}",

@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 import devices
+import models
 import runtime
 import train_step
 from benchmarks.rounds import Work, serve
@@ -19,29 +21,59 @@ from input_pipeline import batches
 from parts import Parts, build_parts
 
 
+class Updates:
+    """Training step of a config as a run compiles it, with the state that it updates."""
+
+    def __init__(self, config: ConfigDict, parts: Parts):
+        self._parts = parts
+        self._state = train_step.create_state(parts.model, parts.tx, config.seed, parts.mesh)
+        self._update = devices.replicate(train_step.no_update(), parts.mesh)
+        self._constants = np.uint32(config.seed), config.train.max_skipped_updates
+        self._options = dict(
+            num_parts=config.train.grad_accumulation_steps, z_loss=config.train.z_loss
+        )
+        shape = (config.train.batch_size, config.model.context_length + 1)
+        self.flops = train_step.flops_per_step(self._state, shape)
+        self.num_params = models.count_parameters(self._state.params)[0]
+
+    def __call__(self, batches_KBT: jax.Array) -> jax.Array:
+        """Updates the state with each of K batches in one dispatch; returns the last one's loss."""
+        bounds = 0, len(batches_KBT)
+        with jax.default_matmul_precision(self._parts.precision):
+            self._state, self._update = train_step.train_steps(
+                self._state, self._update, batches_KBT, *bounds, *self._constants, **self._options
+            )
+        return self._update["train/loss"]
+
+
 def training(work: Work, parts: Parts) -> None:
     """Passes of one dispatch of K updates."""
-    config, batches_KBT = work.config, work.arrays["batches_KBT"]
-    state = train_step.create_state(parts.model, parts.tx, config.seed, parts.mesh)
-    flops = train_step.flops_per_step(state, batches_KBT.shape[1:])
-    update = devices.replicate(train_step.no_update(), parts.mesh)
-    K = len(batches_KBT)
-    batches_KBT = devices.split_batches(batches_KBT, parts.mesh)
-    constants = np.uint32(config.seed), config.train.max_skipped_updates
+    updates = Updates(work.config, parts)
+    batches_KBT = devices.split_batches(work.arrays["batches_KBT"], parts.mesh)
 
     def run(passes: int) -> float:
-        nonlocal state, update
         for _ in range(passes):
-            with jax.default_matmul_precision(parts.precision):
-                state, update = train_step.train_steps(state, update, batches_KBT, 0, K, *constants)
-        return float(update["train/loss"])  # Waits for the device.
+            loss = updates(batches_KBT)
+        return float(loss)  # Waits for the device.
 
-    serve(run, precision=parts.precision, flops=flops)
+    serve(
+        run,
+        device_mib,
+        precision=parts.precision,
+        flops=updates.flops,
+        num_params=updates.num_params,
+    )
+
+
+def device_mib() -> float | None:
+    """Returns the most device memory this process has had at once, in MiB; None on a CPU."""
+    stats = jax.devices()[0].memory_stats()
+    return stats and stats["peak_bytes_in_use"] / 2**20
 
 
 def evaluation(work: Work, parts: Parts) -> None:
     """Passes over the validation split; the result is the mean of nats per token."""
-    params, data = fresh_params(work, parts), parts.data
+    params, data = fresh_params(work.config, parts), parts.data
 
     def run(passes: int) -> float:
         for _ in range(passes):
@@ -61,7 +93,7 @@ def evaluation(work: Work, parts: Parts) -> None:
 
 def generation(work: Work, parts: Parts) -> None:
     """Passes that write all of the texts; the result is the last token."""
-    params, prompts_BT = fresh_params(work, parts), work.arrays["prompts_BT"]
+    params, prompts_BT = fresh_params(work.config, parts), work.arrays["prompts_BT"]
 
     def run(passes: int) -> float:
         for _ in range(passes):
@@ -102,10 +134,10 @@ def drawing(work: Work, parts: Parts) -> None:
     serve(run, precision=parts.precision)
 
 
-def fresh_params(work: Work, parts: Parts) -> Any:
+def fresh_params(config: ConfigDict, parts: Parts) -> Any:
     """Parameters without the optimizer's state, on every device."""
     init = jax.jit(parts.model.init)
-    params = init(jax.random.key(work.config.seed), jnp.zeros((1, 1), jnp.int32))["params"]
+    params = init(jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32))["params"]
     return devices.replicate(params, parts.mesh)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -52,12 +52,16 @@ class Work(NamedTuple):
             return cls(config=config, arrays=dict(arrays), **described)
 
 
-def serve(run: Callable[[int], float], **facts: str | float) -> None:
+def serve(
+    run: Callable[[int], float],
+    device_mib: Callable[[], float | None] = lambda: None,
+    **facts: str | float,
+) -> None:
     """The worker's side: `facts` about itself, then `run(passes)`, timed, for each number read.
 
     The first pass, which compiles, is over when the facts are printed. `run` returns
     when the passes are done, with a number that depends on them and is finite: the last loss for
-    example. Each answer is a line of JSON.
+    example. Each answer is a line of JSON; `device_mib` tells the peak of a device's own memory.
     """
     run(1)
     print(json.dumps(facts), flush=True)
@@ -65,7 +69,8 @@ def serve(run: Callable[[int], float], **facts: str | float) -> None:
         started = time.perf_counter()
         result = run(int(line))
         seconds = time.perf_counter() - started
-        print(json.dumps({"seconds": seconds, "result": result, "mib": peak_mib()}), flush=True)
+        answer = {"seconds": seconds, "result": result, "mib": peak_mib()}
+        print(json.dumps({**answer, "device_mib": device_mib()}), flush=True)
 
 
 def peak_mib() -> float:
@@ -80,7 +85,9 @@ class Worker:
     def __init__(self, process: subprocess.Popen):
         self._process = process
         self.facts = self._answer()
-        self.mib = 0.0  # The most memory it has had, as of its last answer.
+        # The most memory it has had, as of its last answer: the host's, and a device's own.
+        self.mib = 0.0
+        self.device_mib: float | None = None
 
     def seconds(self, passes: int) -> float:
         """How long so many passes took.
@@ -93,6 +100,7 @@ class Worker:
         if not math.isfinite(answer["result"]):
             raise RuntimeError(f"{self._process.args}: the result is {answer['result']}")
         self.mib = answer["mib"]
+        self.device_mib = answer["device_mib"]
         return answer["seconds"]
 
     def _answer(self) -> dict:
@@ -112,16 +120,18 @@ def ask(module: str, *arguments: str) -> dict:
 
 
 @contextmanager
-def start(module: str, *arguments: str) -> Iterator[Worker]:
+def start(module: str, *arguments: str, errors: IO[str] | None = None) -> Iterator[Worker]:
     """A Worker that runs `python -m MODULE ARGUMENTS`, and ends with the block.
 
-    Raises RuntimeError if it ends before it is ready; what it printed then says why.
+    Raises RuntimeError if it ends before it is ready; what it printed then says why, to `errors`
+    if that is given.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=errors,
         text=True,
     )
     with process:

@@ -1,7 +1,7 @@
 """A worker that does a work in PyTorch.
 
-`python -m benchmarks.theirs FOLDER MODE PRECISION THREADS`: MODE is "eager" or
-"torch.compile", PRECISION float32 or, by the autocast of PyTorch, bfloat16.
+`python -m benchmarks.theirs FOLDER MODE PRECISION THREADS [DEVICE]`: MODE is "eager" or
+"torch.compile", PRECISION float32 or, by the autocast of PyTorch, bfloat16, DEVICE cpu or cuda.
 """
 
 import sys
@@ -23,6 +23,7 @@ class Variant(NamedTuple):
 
     mode: str
     precision: str
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -33,7 +34,7 @@ class Variant(NamedTuple):
 
         def cast(*tensors: torch.Tensor) -> torch.Tensor:
             is_bfloat16 = self.precision == "bfloat16"
-            with torch.autocast("cpu", torch.bfloat16, enabled=is_bfloat16):
+            with torch.autocast(self.device, torch.bfloat16, enabled=is_bfloat16):
                 return function(*tensors)
 
         return torch.compile(cast) if self.mode == "torch.compile" else cast
@@ -42,11 +43,11 @@ class Variant(NamedTuple):
 def training(work: Work, variant: Variant) -> Run:
     """Passes of an update with each of the K batches."""
     config = work.config
-    model = peers.build(config.model, work.vocab_size).train()
+    model = peers.build(config.model, work.vocab_size).train().to(variant.device)
     optimizer = peers.build_optimizer(config.optimizer, model)
     loss_of_batch = variant.of(partial(peers.loss_of, model))
     # Targets have to be int64 there.
-    batches = list(torch.from_numpy(work.arrays["batches_KBT"]).long())
+    batches = list(torch.from_numpy(work.arrays["batches_KBT"]).long().to(variant.device))
 
     def run(passes: int) -> float:
         for _ in range(passes):
@@ -61,10 +62,10 @@ def training(work: Work, variant: Variant) -> Run:
 
 def evaluation(work: Work, variant: Variant) -> Run:
     """Passes over all windows; the result is the mean of nats per token."""
-    model = peers.build(work.config.model, work.vocab_size).eval()
+    model = peers.build(work.config.model, work.vocab_size).eval().to(variant.device)
     nats_of_batch = variant.of(partial(peers.nats_of, model))
-    windows_NBT = torch.from_numpy(work.arrays["windows_NBT"]).long()
-    mask_NBT = torch.from_numpy(work.arrays["mask_NBT"])
+    windows_NBT = torch.from_numpy(work.arrays["windows_NBT"]).long().to(variant.device)
+    mask_NBT = torch.from_numpy(work.arrays["mask_NBT"]).to(variant.device)
     num_targets = int(mask_NBT.sum())
 
     @torch.inference_mode()
@@ -81,8 +82,8 @@ def evaluation(work: Work, variant: Variant) -> Run:
 
 def generation(work: Work, variant: Variant) -> Run:
     """Passes that write all of the texts; the result is the last token. Eager, float32 alone."""
-    model = peers.build_generator(work.config.model, work.vocab_size)
-    prompts_BT = torch.from_numpy(work.arrays["prompts_BT"]).long()
+    model = peers.build_generator(work.config.model, work.vocab_size).to(variant.device)
+    prompts_BT = torch.from_numpy(work.arrays["prompts_BT"]).long().to(variant.device)
     sample = work.config.sample
 
     def run(passes: int) -> float:
@@ -102,10 +103,19 @@ def build(work: Work, variant: Variant) -> Run:
     return kinds[work.kind](work, variant)
 
 
-def main(folder: str, mode: str, precision: str, threads: str) -> None:
+def device_mib(device: str) -> float | None:
+    """Returns the most GPU memory this process has had at once, in MiB; None on a CPU."""
+    return torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None
+
+
+def main(folder: str, mode: str, precision: str, threads: str, device: str = "cpu") -> None:
     """Serves passes over the work in `folder`."""
     torch.set_num_threads(int(threads))
-    serve(build(Work.load(Path(folder)), Variant(mode, precision)))
+    if device == "cuda" and precision == "bfloat16":
+        # What autocast leaves in float32 may run on tensor cores, as nanoGPT has it.
+        torch.set_float32_matmul_precision("high")
+    variant = Variant(mode, precision, device)
+    serve(build(Work.load(Path(folder)), variant), partial(device_mib, device))
 
 
 if __name__ == "__main__":
