@@ -32,9 +32,7 @@ class Updates:
         self._options = dict(
             num_parts=config.train.grad_accumulation_steps, z_loss=config.train.z_loss
         )
-        shape = (config.train.batch_size, config.model.context_length + 1)
-        self.flops = train_step.flops_per_step(self._state, shape)
-        self.num_params = models.count_parameters(self._state.params)[0]
+        self._batch_shape = config.train.batch_size, config.model.context_length + 1
 
     def __call__(self, batches_KBT: jax.Array) -> jax.Array:
         """Updates the state with each of K batches in one dispatch; returns the last one's loss."""
@@ -44,6 +42,16 @@ class Updates:
                 self._state, self._update, batches_KBT, *bounds, *self._constants, **self._options
             )
         return self._update["train/loss"]
+
+    def facts(self) -> dict[str, str | float]:
+        """Returns what a speed is set against: FLOPs of an update, parameters, the device."""
+        device = jax.devices()[0]
+        return {
+            "flops": train_step.flops_per_step(self._state, self._batch_shape),
+            "num_params": models.count_parameters(self._state.params)[0],
+            "device": device.device_kind,
+            "platform": device.platform,
+        }
 
 
 def training(work: Work, parts: Parts) -> None:
@@ -56,13 +64,7 @@ def training(work: Work, parts: Parts) -> None:
             loss = updates(batches_KBT)
         return float(loss)  # Waits for the device.
 
-    serve(
-        run,
-        device_mib,
-        precision=parts.precision,
-        flops=updates.flops,
-        num_params=updates.num_params,
-    )
+    serve(run, device_mib, precision=parts.precision, **updates.facts())
 
 
 def device_mib() -> float | None:

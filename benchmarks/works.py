@@ -68,8 +68,7 @@ def config_of(name: str, *, smoke: bool, num_tokens: int) -> ConfigDict:
     Raises UserError if what is to be written does not fit into the context.
     """
     work = WORKS[name]
-    stage, _, preset = experiment(name, smoke=smoke).partition(".py")
-    config = importlib.import_module(f"experiments.{stage}").get_config(preset.lstrip(":"))
+    config = config_named(experiment(name, smoke=smoke))
     config.update_from_flattened_dict(work.changes)
     room = config.model.context_length - PROMPT_LENGTH
     if work.kind == "generation":
@@ -80,6 +79,12 @@ def config_of(name: str, *, smoke: bool, num_tokens: int) -> ConfigDict:
             )
         config.sample.num_tokens = num_tokens
     return config
+
+
+def config_named(experiment: str) -> ConfigDict:
+    """Returns the config of an experiment, named as --config names it after experiments/."""
+    stage, _, preset = experiment.partition(".py")
+    return importlib.import_module(f"experiments.{stage}").get_config(preset.lstrip(":"))
 
 
 def load(work: Work, config: ConfigDict) -> rounds.Work:

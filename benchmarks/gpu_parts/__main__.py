@@ -1,0 +1,17 @@
+"""Runs one part: see the package."""
+
+import importlib
+import sys
+from pathlib import Path
+
+from benchmarks.gpu_parts.finding import Finding
+
+
+def main(name: str, file: str, *options: str) -> None:
+    """Runs part `name`, whose figures go to `file`."""
+    module = importlib.import_module(f"benchmarks.gpu_parts.{name.replace('-', '_')}")
+    module.run(Finding(Path(file)), "--rehearse" in options)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,58 @@
+"""The product's attention in bfloat16, forward and backward, against its float32 definition."""
+
+import re
+import secrets
+from collections import Counter
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+import runtime
+from benchmarks.gpu_parts.finding import Finding
+from models.self_attention import attend, causal_attention
+
+ALLOWED = 1e-2
+# Texts, tokens, heads, and the width of a head: GPT-2's.
+SHAPE = 4, 1024, 12, 64
+SMALL_SHAPE = 2, 128, 3, 8
+KERNELS = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward")
+
+
+def run(finding: Finding, rehearse: bool) -> None:
+    """Passes if output and gradients are near, and a GPU's program has both cuDNN kernels."""
+    runtime.configure_jax()
+    seed = secrets.randbits(32)
+    finding.put(seed=seed, allowed=ALLOWED)
+    rngs = jax.random.split(jax.random.key(seed), 4)
+    # Rounded before either side sees them: what is compared is the arithmetic.
+    inputs = [
+        jax.random.normal(rng, SMALL_SHAPE if rehearse else SHAPE).astype(jnp.bfloat16)
+        for rng in rngs
+    ]
+    inputs = [x.astype(jnp.float32) for x in inputs]
+    with jax.default_matmul_precision("bfloat16"):
+        program = jax.jit(partial(outputs, attend)).lower(*inputs).compile()
+    with jax.default_matmul_precision("float32"):
+        references = jax.jit(partial(outputs, causal_attention))(*inputs)
+    found = program(*inputs)
+    errors = {name: float(error(found[name], references[name])) for name in references}
+    kernels = Counter(re.findall(r"__cudnn\$fmha\w+", program.as_text()))
+    finding.put(errors=errors, kernels=dict(kernels))
+    is_near = all(one < ALLOWED for one in errors.values())
+    has_kernels = all(kernels[name] for name in KERNELS)
+    finding.put(has_kernels=has_kernels)
+    # No other device has them.
+    finding.judge(is_near and (has_kernels or jax.default_backend() != "gpu"))
+
+
+def outputs(attention, query, key, value, dy) -> dict[str, jax.Array]:
+    """Returns the attention's output, and the gradients that `dy` gives its inputs."""
+    y, vjp = jax.vjp(attention, query, key, value)
+    gradients = dict(zip(("query", "key", "value"), vjp(dy), strict=True))
+    return {"output": y, **gradients}
+
+
+def error(found: jax.Array, reference: jax.Array) -> jax.Array:
+    """Returns the norm of the difference over the norm of the reference."""
+    return jnp.linalg.norm((found - reference).ravel()) / jnp.linalg.norm(reference.ravel())

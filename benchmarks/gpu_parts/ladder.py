@@ -1,0 +1,22 @@
+"""The five stages of the ladder at their defaults, one after another, as anyone would run them."""
+
+import tempfile
+from pathlib import Path
+
+from benchmarks import works
+from benchmarks.gpu_parts import runs
+from benchmarks.gpu_parts.finding import Finding
+from tracking import run_folder
+
+KEPT = ("val/loss", "best/val/loss", "seconds", "wall_seconds", "num_params")
+
+
+def run(finding: Finding, rehearse: bool) -> None:
+    """Records losses and seconds: of training, and of the whole command."""
+    preset = ":smoke" if rehearse else ""
+    with tempfile.TemporaryDirectory(prefix="ladder-") as folder:
+        for stage in works.STAGES:
+            workdir = Path(folder, stage)
+            runs.finish(runs.start(f"{stage}.py{preset}", workdir))
+            summary = run_folder.read_object(workdir / run_folder.SUMMARY)
+            finding.put(**{stage: {key: summary[key] for key in KEPT}})

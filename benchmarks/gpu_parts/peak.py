@@ -1,0 +1,59 @@
+"""The device, the fastest bfloat16 products on it, and the bandwidth of its memory."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+import runtime
+from benchmarks.gpu_parts.finding import Finding
+
+TIMES = 10
+
+
+def run(finding: Finding, rehearse: bool) -> None:
+    """Passes if JAX sees a GPU."""
+    runtime.configure_jax()
+    device = jax.devices()[0]
+    stats = device.memory_stats() or {}
+    finding.put(
+        device=device.device_kind,
+        platform=device.platform,
+        num_devices=jax.device_count(),
+        compute_capability=getattr(device, "compute_capability", None),
+        runtime=device.client.platform_version,
+        memory_gib=stats.get("bytes_limit", 0) / 2**30,
+    )
+    finding.judge(None if rehearse else device.platform == "gpu")
+    size, mib = (256, 4) if rehearse else (8192, 2048)
+    finding.put(size=size, tflops=product_tflops(size))
+    # Each byte is read once and written once.
+    finding.put(copied_mib=mib, gb_per_second=2 * mib * 2**20 / copy_seconds(mib) / 1e9)
+
+
+def product_tflops(size: int) -> float:
+    """Returns TFLOP/s of a product of two square bfloat16 matrices of random numbers."""
+    rngs = jax.random.split(jax.random.key(0))
+    left, right = (jax.random.normal(rng, (size, size), jnp.bfloat16) for rng in rngs)
+    with jax.default_matmul_precision("bfloat16"):
+        multiply = jax.jit(jnp.matmul).lower(left, right).compile()
+    return 2e-12 * size**3 / seconds_of(lambda: multiply(left, right))
+
+
+def copy_seconds(mib: int) -> float:
+    """Returns the seconds that a copy of so many MiB on the device takes."""
+    values = jax.random.normal(jax.random.key(1), (mib * 2**18,), jnp.float32)
+    copy = jax.jit(jnp.copy)
+    return seconds_of(lambda: copy(values))
+
+
+def seconds_of(call: Callable[[], jax.Array]) -> float:
+    """Returns the median of several calls, after two that warm up."""
+    taken = []
+    for _ in range(2 + TIMES):
+        started = time.perf_counter()
+        call().block_until_ready()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[2:])
