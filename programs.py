@@ -95,16 +95,20 @@ def _compile(lowered: jax.stages.Lowered, digest: str, out: Any) -> jax.stages.C
             payload, _, out_tree = serialize_executable.serialize(program)
         except Exception:
             return program  # Not every device's programs can be saved.
-        _keep(digest, (payload, out_tree if out is None else None))
+        # Its own, not those of its arguments: a program that reads none of them has one device.
+        devices = [device.id for device in program.runtime_executable().local_devices()]
+        _keep(digest, (payload, out_tree if out is None else None, devices))
     return program
 
 
 def _load(kept: Any, args: tuple, out: Any) -> jax.stages.Compiled | None:
     try:
-        payload, out_tree = kept
+        payload, out_tree, ids = kept
         trees = jax.tree.structure((args, {})), out_tree or jax.tree.structure(out)
-        devices = _devices(args)
-        return serialize_executable.deserialize_and_load(payload, *trees, execution_devices=devices)
+        here = {device.id: device for device in jax.devices()}
+        return serialize_executable.deserialize_and_load(
+            payload, *trees, execution_devices=[here[number] for number in ids]
+        )
     except Exception:  # There is none, or it does not fit: what that raises has no common class.
         return None
 
@@ -167,10 +171,11 @@ def _sources() -> str:
 
 @functools.cache
 def _surroundings() -> tuple:
-    device = jax.devices()[0]
+    devices = jax.devices()
     return (
         [library.__version__ for library in (jax, jaxlib, flax, optax)],
-        (device.device_kind, device.client.platform_version, jax.process_count()),
+        [device.device_kind for device in devices],
+        (devices[0].client.platform_version, jax.process_count()),
         runtime.processor(),
         sorted(item for item in os.environ.items() if item[0].startswith(("XLA_", "LIBTPU_"))),
     )

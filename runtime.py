@@ -33,10 +33,24 @@ def set_up_malloc() -> None:
         os.execv(sys.executable, sys.orig_argv)
 
 
+# Environment variable that answers `has_fast_bfloat16` in place of the processor: "true" or
+# "false". A run then trains in the same precision on any machine; tests set it.
+FAST_BFLOAT16 = "FAST_BFLOAT16"
+
+
 def has_fast_bfloat16() -> bool:
-    """Whether JAX's device multiplies bfloat16 in hardware; a CPU without it takes far longer."""
+    """Returns True if JAX's device multiplies bfloat16 in hardware; a CPU without it takes longer.
+
+    Raises UserError if the variable FAST_BFLOAT16 is set to anything but "true" or "false".
+    """
     import jax
 
+    from errors import UserError
+
+    if claimed := os.environ.get(FAST_BFLOAT16):
+        if claimed not in ("true", "false"):
+            raise UserError(f"{FAST_BFLOAT16}={claimed!r}: expected 'true' or 'false', or unset it")
+        return claimed == "true"
     if jax.default_backend() != "cpu":
         return True
     # Apple's processors have it, but XLA does not use it there.

@@ -13,6 +13,9 @@ def pytest_configure(config):
         # Most of the time goes into compiling programs that run for milliseconds. The ladder of the
         # README, the soak and `make interop` have the compiler's full optimization.
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        # One precision on every processor, unless a test or whoever runs them asks for the other:
+        # `FAST_BFLOAT16=true make test`.
+        os.environ.setdefault("FAST_BFLOAT16", "false")
     import jax
 
     import runtime

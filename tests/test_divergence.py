@@ -207,10 +207,13 @@ def test_parts_of_a_batch_drop_differently_and_repeatably():
 
 
 @pytest.mark.slow
-def test_a_run_in_parts_ends_where_a_whole_one_does(tmp_path):
-    whole = smoke("transformer_decoder")
-    train.train_and_evaluate(whole, tmp_path / "whole")
-    config = smoke("transformer_decoder", **{"train.grad_accumulation_steps": 4})
-    train.train_and_evaluate(config, tmp_path / "parts")
-    for one, other in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
-        assert one == pytest.approx(other, rel=1e-3)
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 2e-2)])
+def test_a_run_in_parts_ends_where_a_whole_one_does(precision, tolerance, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAST_BFLOAT16", "true")
+    for parts in (1, 4):
+        changes = {"train.precision": precision, "train.grad_accumulation_steps": parts}
+        train.train_and_evaluate(smoke("transformer_decoder", **changes), tmp_path / str(parts))
+    environment = run_folder.read_json(tmp_path / "4/environment.json")
+    assert environment["precision"] == precision
+    for one, other in zip(lines(tmp_path / "1"), lines(tmp_path / "4"), strict=True):
+        assert one == pytest.approx(other, rel=tolerance)

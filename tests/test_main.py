@@ -120,3 +120,10 @@ def test_evaluate_repeats_the_numbers_of_the_run(finished):
     assert first["val/loss"] == pytest.approx(lines[10]["val/loss"])
     train = json.loads(run("evaluate.py", f"--workdir={workdir}", "--split=train").stdout)
     assert set(train) == {"step", "train/loss", "train/perplexity", "train/bits_per_byte"}
+
+
+def test_a_variable_that_is_neither_true_nor_false_is_refused(tmp_path):
+    flags = ["--config=experiments/gpt2.py:smoke", f"--workdir={tmp_path / 'run'}"]
+    result = run("main.py", *flags, FAST_BFLOAT16="yes")
+    assert_refused(result, "FAST_BFLOAT16='yes': expected 'true' or 'false', or unset it")
+    assert not (tmp_path / "run").exists()

@@ -8,6 +8,7 @@ from flax import linen as nn
 import programs
 from tests.command import run
 from tests.stages import TINY
+from tracking import run_folder
 
 NUMBERS = (np.arange(3, dtype=np.float32),)
 
@@ -124,8 +125,19 @@ def test_models_from_elsewhere_are_told_apart_by_jax_alone(forget):
 
 
 @pytest.mark.slow
-def test_a_second_start_and_the_other_commands_compile_nothing_of_the_run(tmp_path):
-    surroundings = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_LOG_COMPILES": "1"}
+@pytest.mark.parametrize(
+    ("num_devices", "batch_size", "num_used"),
+    [(1, 4, 1), (2, 4, 2), (3, 4, 2), (8, 24, 8)],
+)
+def test_a_second_start_and_the_other_commands_compile_nothing_of_the_run(
+    num_devices, batch_size, num_used, tmp_path
+):
+    """On any number of devices, and where a batch divides among some of them alone."""
+    surroundings = {
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "JAX_LOG_COMPILES": "1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+    }
     big = ("create", "train_steps", "nats_of_batches", "schedule")
     big += ("_begin", "_read_prompt", "_write_cached", "_write_windowed")
 
@@ -135,12 +147,30 @@ def test_a_second_start_and_the_other_commands_compile_nothing_of_the_run(tmp_pa
         return {name for name in big if f"Finished XLA compilation of jit({name})" in result.stderr}
 
     config = ["--config=experiments/self_attention.py:smoke", "--config.train.num_steps=2"]
-    config += ["--config.tracking.wandb_mode=disabled"]
-    assert compiles("main.py", *config, f"--workdir={tmp_path / 'first'}") == set(big)
-    assert compiles("main.py", *config, f"--workdir={tmp_path / 'second'}") == set()
+    config += ["--config.tracking.wandb_mode=disabled", f"--config.train.batch_size={batch_size}"]
+    config += [f"--config.eval.batch_size={batch_size}"]
+    first, second = (tmp_path / name for name in ("first", "second"))
+    assert compiles("main.py", *config, f"--workdir={first}") == set(big)
+    assert run_folder.read_json(first / "environment.json")["num_devices"] == num_used
+    assert compiles("main.py", *config, f"--workdir={second}") == set()
+    resume = ["--config.checkpoint.resume=true", "--config.train.num_steps=3"]
+    assert compiles("main.py", *config, *resume, f"--workdir={second}") == {
+        "train_steps",
+        "schedule",
+    }
     kept = set((tmp_path / "cache/transformers-from-scratch/programs").iterdir())
-    assert compiles("evaluate.py", f"--workdir={tmp_path / 'first'}") == set()
-    assert compiles("generate.py", f"--workdir={tmp_path / 'first'}", "--num_tokens=9") == set()
-    assert set((tmp_path / "cache/transformers-from-scratch/programs").iterdir()) == kept
-    first, second = (tmp_path / name / "samples.jsonl" for name in ("first", "second"))
-    assert first.read_bytes() == second.read_bytes()
+    assert compiles("evaluate.py", f"--workdir={first}") == set()
+    assert compiles("generate.py", f"--workdir={first}", "--num_tokens=9") <= (
+        # Training samples from parameters on every device, and this command from those on one.
+        set() if num_used == 1 else {"_read_prompt", "_write_cached"}
+    )
+    if num_used == 1:
+        assert set((tmp_path / "cache/transformers-from-scratch/programs").iterdir()) == kept
+    text = [f"--workdir={first}", "--prompt=ROMEO:", "--num_tokens=70", "--num_samples=9"]
+    assert compiles("generate.py", *text) == {
+        "_begin",
+        "_read_prompt",
+        "_write_cached",
+        "_write_windowed",
+    }
+    assert compiles("generate.py", *text) == set()

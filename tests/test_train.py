@@ -68,9 +68,12 @@ def resume_from(step, finished, workdir, config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
-def test_resumed_equals_uninterrupted(stage, tmp_path):
+@pytest.mark.parametrize(
+    ("stage", "fast_bfloat16"), [*((stage, "false") for stage in STAGES), ("gpt2", "true")]
+)
+def test_resumed_equals_uninterrupted(stage, fast_bfloat16, tmp_path, monkeypatch):
     """Bit for bit: parameters, optimizer state, metrics and samples, dropout included."""
+    monkeypatch.setenv("FAST_BFLOAT16", fast_bfloat16)
     changes = {"eval.every_steps": 7, "train.log_every_steps": 3, "checkpoint.keep": 9}
     config = smoke(stage, **changes)
     train.train_and_evaluate(config, tmp_path / "whole")
@@ -418,18 +421,21 @@ train.train_and_evaluate(smoke("gpt2", **{"model.dropout_rate": 0.0}), Path(work
 
 
 @pytest.mark.slow
-def test_two_devices_train_as_one(tmp_path):
+@pytest.mark.parametrize(("fast_bfloat16", "tolerance"), [("false", 1e-4), ("true", 2e-2)])
+def test_two_devices_train_as_one(fast_bfloat16, tolerance, tmp_path):
     """Two virtual devices split each batch and end where one device does."""
     for count in (1, 2):
+        flags = f"--xla_force_host_platform_device_count={count}"
         subprocess.run(
             [sys.executable, "-c", PARALLEL, str(tmp_path / str(count)), str(count)],
-            env={**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"},
+            env={**os.environ, "XLA_FLAGS": flags, "FAST_BFLOAT16": fast_bfloat16},
             check=True,
         )
     environment = run_folder.read_json(tmp_path / "2/environment.json")
     assert environment["num_devices"] == 2
+    assert environment["precision"] == {"true": "bfloat16", "false": "float32"}[fast_bfloat16]
     for one, two in zip(lines(tmp_path / "1"), lines(tmp_path / "2"), strict=True):
-        assert one == pytest.approx(two, rel=1e-4)
+        assert one == pytest.approx(two, rel=tolerance)
     flags = "--xla_force_host_platform_device_count=2"
     result = run("evaluate.py", f"--workdir={tmp_path / '2'}", XLA_FLAGS=flags)
     assert result.returncode == 0, result.stderr
