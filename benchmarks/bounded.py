@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -47,6 +48,13 @@ def run(
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     return Ended(code, time.monotonic() - started)
+
+
+def error_line(log: Path) -> str:
+    """Returns the last line of a log that begins with an exception's name, or else the last one."""
+    lines = tail(log, 200)
+    named = [one for one in lines if re.match(r"(error|[\w.]+(Error|Exception|Interrupt))\b", one)]
+    return (named or lines or ["nothing was printed"])[-1]
 
 
 def tail(log: Path, lines: int) -> list[str]:

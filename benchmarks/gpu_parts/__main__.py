@@ -7,10 +7,10 @@ from pathlib import Path
 from benchmarks.gpu_parts.finding import Finding
 
 
-def main(name: str, file: str, *options: str) -> None:
-    """Runs part `name`, whose figures go to `file`."""
+def main(name: str, *options: str) -> None:
+    """Runs part `name`, whose figures go to the file that is the last of `options`."""
     module = importlib.import_module(f"benchmarks.gpu_parts.{name.replace('-', '_')}")
-    module.run(Finding(Path(file)), "--rehearse" in options)
+    module.run(Finding(Path(options[-1])), "--rehearse" in options)
 
 
 if __name__ == "__main__":

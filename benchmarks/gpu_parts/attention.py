@@ -41,7 +41,8 @@ def run(finding: Finding, rehearse: bool) -> None:
     finding.put(errors=errors, kernels=dict(kernels))
     is_near = all(one < ALLOWED for one in errors.values())
     has_kernels = all(kernels[name] for name in KERNELS)
-    finding.put(has_kernels=has_kernels)
+    kernel = "cuDNN's kernels" if has_kernels else "no cuDNN kernel in the program"
+    finding.put(has_kernels=has_kernels, summary=f"error {max(errors.values()):.1e}, {kernel}")
     # No other device has them.
     finding.judge(is_near and (has_kernels or jax.default_backend() != "gpu"))
 

@@ -41,6 +41,10 @@ def run(finding: Finding, rehearse: bool) -> None:
     reached = [point for point in points if point["val/loss"] < target]
     seconds = reached[0]["seconds"] if reached else None
     finding.put(curve=points, seconds=seconds, wall_seconds=time.perf_counter() - started)
+    best = min(point["val/loss"] for point in points)
+    finding.put(
+        summary=f"val loss {best:.4f}, below {target} after {seconds and round(seconds, 1)} s"
+    )
     finding.judge(seconds is not None and seconds < SECONDS)
 
 

@@ -1,8 +1,9 @@
 """Figures of one part of the GPU check, on the disk as soon as they are known."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from errors import UserError
 from tracking import run_folder
 
 
@@ -25,16 +26,22 @@ class Finding:
         self._write()
 
     def _write(self) -> None:
-        content = {"passed": self.passed, "figures": self.figures}
-        run_folder.write_json(self._path, run_folder.finite(content))
+        run_folder.write_json(self._path, {"passed": self.passed, "figures": self.figures})
 
 
-def read(path: Path) -> tuple[bool | None, dict[str, Any]]:
-    """Returns the verdict and the figures in such a file; None and {} if there is no such file."""
+class Found(NamedTuple):
+    """Content of such a file."""
+
+    passed: bool | None
+    figures: dict[str, Any]
+
+
+def read(path: Path) -> Found | None:
+    """Returns what a part has written; None if there is no such file, or it holds anything else."""
     try:
         match run_folder.read_json(path):
             case {"passed": bool() | None as passed, "figures": dict() as figures}:
-                return passed, figures
-    except run_folder.UserError:
+                return Found(passed, figures)
+    except UserError:
         pass
-    return None, {}
+    return None

@@ -36,12 +36,15 @@ def run(finding: Finding, rehearse: bool) -> None:
         found = np.array(tokens(experiment))
         expected = np.array(json.loads(on_cpu.communicate()[0]))
     are_equal = (found == expected).all(axis=0)
+    # Of each text; all of them where they are equal.
+    equal_tokens = int(are_equal.size if are_equal.all() else are_equal.argmin())
     finding.put(
         device=jax.devices()[0].device_kind,
-        num_tokens=found.size,
-        # Of each text; all of them where they are equal.
-        equal_tokens=int(are_equal.size if are_equal.all() else are_equal.argmin()),
+        num_texts=len(found),
+        num_tokens=are_equal.size,
+        equal_tokens=equal_tokens,
         num_different_tokens=len(np.unique(found)),
+        summary=f"{equal_tokens} of {are_equal.size} tokens equal",
     )
     finding.judge(bool(are_equal.all()))
 

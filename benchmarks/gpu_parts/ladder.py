@@ -13,10 +13,11 @@ KEPT = ("val/loss", "best/val/loss", "seconds", "wall_seconds", "num_params")
 
 def run(finding: Finding, rehearse: bool) -> None:
     """Records losses and seconds: of training, and of the whole command."""
-    preset = ":smoke" if rehearse else ""
+    preset, lines = ":smoke" if rehearse else "", []
     with tempfile.TemporaryDirectory(prefix="ladder-") as folder:
         for stage in works.STAGES:
             workdir = Path(folder, stage)
             runs.finish(runs.start(f"{stage}.py{preset}", workdir))
             summary = run_folder.read_object(workdir / run_folder.SUMMARY)
-            finding.put(**{stage: {key: summary[key] for key in KEPT}})
+            lines.append(f"{summary['val/loss']:.3f} in {summary['seconds']:.1f} s")
+            finding.put(**{stage: {key: summary[key] for key in KEPT}}, summary=", ".join(lines))

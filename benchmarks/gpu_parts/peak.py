@@ -27,10 +27,13 @@ def run(finding: Finding, rehearse: bool) -> None:
         memory_gib=stats.get("bytes_limit", 0) / 2**30,
     )
     finding.judge(None if rehearse else device.platform == "gpu")
+    finding.put(summary=device.device_kind)
     size, mib = (256, 4) if rehearse else (8192, 2048)
-    finding.put(size=size, tflops=product_tflops(size))
+    tflops = product_tflops(size)
     # Each byte is read once and written once.
-    finding.put(copied_mib=mib, gb_per_second=2 * mib * 2**20 / copy_seconds(mib) / 1e9)
+    gb_per_second = 2 * mib * 2**20 / copy_seconds(mib) / 1e9
+    finding.put(size=size, tflops=tflops, copied_mib=mib, gb_per_second=gb_per_second)
+    finding.put(summary=f"{device.device_kind}: {tflops:.4g} TFLOP/s, {gb_per_second:.0f} GB/s")
 
 
 def product_tflops(size: int) -> float:

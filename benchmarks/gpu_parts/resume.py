@@ -40,6 +40,8 @@ def run(finding: Finding, rehearse: bool) -> None:
                 checkpoint(places[mode, name], WHOLE) for name in ("whole", "in-parts")
             )
             finding.put(**{mode: compare(whole, in_parts)})
+    equal = {mode: finding.figures[mode]["bit_equal"] for mode in FLAGS}
+    finding.put(summary=f"bit-equal: {equal}")
     finding.judge(finding.figures["deterministic"]["bit_equal"])
 
 

@@ -26,29 +26,38 @@ PEAK_FLOPS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12}
 def run(finding: Finding, rehearse: bool) -> None:
     """Passes if ours is as fast as PyTorch at least, with enough of the device's peak."""
     finding.put(lowest_ratio_allowed=RATIO, lowest_mfu_allowed=MFU, stretch_mfu=STRETCH_MFU)
+    finding.judge(None if rehearse else False)
     config = config_of(12, rehearse)
     with tempfile.TemporaryDirectory(prefix="small-") as folder, ExitStack() as stack:
         save_work(config, Path(folder))
         started = time.perf_counter()
         ours = stack.enter_context(rounds.start("benchmarks.ours", folder))
-        finding.put(updates_a_turn=config.train.steps_per_dispatch)
-        finding.put(ours_ready_seconds=time.perf_counter() - started, **ours.facts)
-        finding.put(**speed(ours, config))
-        finding.judge(None if rehearse else False)
+        ready_seconds = {"ours": time.perf_counter() - started}
+        alone = speed(ours, config)
+        finding.put(**ours.facts, **alone, ready_seconds=ready_seconds, summary=say(alone))
         if not importlib.util.find_spec("torch"):
-            finding.put(peer="PyTorch is not installed")
+            finding.put(peer_variant="PyTorch is not installed")
             return
         started = time.perf_counter()
         peer = start_peer(stack, folder, finding)
-        finding.put(peer_ready_seconds=time.perf_counter() - started)
-        turns = [[side.seconds(1) for side in (ours, peer)] for _ in range(TURNS)]
-        # By the times beside PyTorch's, in place of those of ours alone.
-        ms = [[1e3 * one / config.train.steps_per_dispatch for one in turn] for turn in turns]
-        compared = rounds.compare(*zip(*ms, strict=True))
-        finding.put(unit="ms/update", **compared, **utilisation(ours, config, compared["ours"]))
-        finding.put(device_mib={"ours": ours.device_mib, "peer": peer.device_mib})
-    mfu = finding.figures["mfu"]
-    finding.judge(None if rehearse else compared["ratio"] >= RATIO and (mfu or 0) >= MFU)
+        ready_seconds["peer"] = time.perf_counter() - started
+        times = [[side.seconds(1) for side in (ours, peer)] for _ in range(TURNS)]
+        memory = {"ours": ours.device_mib, "peer": peer.device_mib}
+    # In place of the turn of ours alone.
+    scale = 1e3 / config.train.steps_per_dispatch
+    compared = rounds.compare(*([scale * one for one in side] for side in zip(*times, strict=True)))
+    beside = utilisation(ours, config, compared["ours"])
+    finding.put(**compared, **beside, times=times, ready_seconds=ready_seconds, device_mib=memory)
+    variant = finding.figures["peer_variant"].partition(",")[0]
+    finding.put(summary=f"{compared['ratio']:.2f} x PyTorch ({variant}), {say(finding.figures)}")
+    if not rehearse:
+        finding.judge(compared["ratio"] >= RATIO and (beside["mfu"] or 0.0) >= MFU)
+
+
+def say(row: dict) -> str:
+    """Returns the time of an update, and its share of the peak, in words."""
+    share = f", MFU {row['mfu']:.1%}" if row["mfu"] else ""
+    return f"{row['ours']:.4g} ms an update{share}"
 
 
 def config_of(batch_size: int, rehearse: bool, **changes: int) -> ConfigDict:
@@ -74,31 +83,36 @@ def start_peer(stack: ExitStack, folder: str, finding: Finding) -> rounds.Worker
     options = [facts["precision"], str(os.cpu_count())]
     options.append("cuda" if facts["platform"] == "gpu" else "cpu")
     try:
-        finding.put(peer="torch.compile")
+        finding.put(peer_variant="torch.compile")
         return start_quietly(stack, "benchmarks.theirs", folder, "torch.compile", *options)
     except RuntimeError as error:
-        finding.put(peer=f"eager, for torch.compile failed: {error}")
+        finding.put(peer_variant=f"eager, for torch.compile failed: {error}")
     return start_quietly(stack, "benchmarks.theirs", folder, "eager", *options)
 
 
 def start_quietly(stack: ExitStack, module: str, *arguments: str) -> rounds.Worker:
     """Returns a worker that ends with the stack.
 
-    Raises RuntimeError with the last line that the worker printed to standard error if it ends
-    before it is ready.
+    Raises RuntimeError with the error that it printed if it ends before it is ready.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".log") as errors:
         try:
             return stack.enter_context(rounds.start(module, *arguments, errors=errors))
-        except RuntimeError as error:
-            (last,) = bounded.tail(Path(errors.name), 1) or [str(error)]
-            raise RuntimeError(last) from None
+        except RuntimeError:
+            raise RuntimeError(bounded.error_line(Path(errors.name))) from None
 
 
 def speed(worker: rounds.Worker, config: ConfigDict) -> dict:
     """Returns the speed of one turn of a worker of ours, and the most memory it had."""
     ms = 1e3 * worker.seconds(1) / config.train.steps_per_dispatch
-    return {"ours": ms, **utilisation(worker, config, ms), "device_mib": worker.device_mib}
+    memory = {"ours": worker.device_mib}
+    return {
+        "unit": "ms/update",
+        "updates_a_turn": config.train.steps_per_dispatch,
+        "ours": ms,
+        **utilisation(worker, config, ms),
+        "device_mib": memory,
+    }
 
 
 def utilisation(worker: rounds.Worker, config: ConfigDict, ms: float) -> dict:

@@ -4,6 +4,8 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from benchmarks.gpu_parts import small
 from benchmarks.gpu_parts.finding import Finding
 from tracking import run_folder
@@ -15,17 +17,28 @@ FORMS = {"whole": {}, "8 chunks": {"train.loss_chunks": 8}}
 def run(finding: Finding, rehearse: bool) -> None:
     """Records speed and peak memory, a process each; running out of memory is a result."""
     known = run_folder.flatten(small.config_of(48, rehearse).to_dict())
+    lines = []
     for name, changes in FORMS.items():
         if not changes.keys() <= known.keys():
             continue
-        config = small.config_of(48, rehearse, **changes)
-        with tempfile.TemporaryDirectory(prefix="small-48-") as folder, ExitStack() as stack:
-            small.save_work(config, Path(folder))
-            try:
-                worker = small.start_quietly(stack, "benchmarks.ours", folder)
-                row = small.speed(worker, config)
-            except RuntimeError as error:
-                if OUT_OF_MEMORY not in str(error):
-                    raise
-                row = {"error": f"out of memory: {error}"}
-            finding.put(**{name: row})
+        row = measure(small.config_of(48, rehearse, **changes))
+        lines.append(f"{name}: {row.get('error') or say(row)}")
+        finding.put(**{name: row}, summary="; ".join(lines))
+
+
+def measure(config: ConfigDict) -> dict:
+    """Returns the speed of a config's training step, or that the device's memory is too small."""
+    with tempfile.TemporaryDirectory(prefix="small-48-") as folder, ExitStack() as stack:
+        small.save_work(config, Path(folder))
+        try:
+            return small.speed(small.start_quietly(stack, "benchmarks.ours", folder), config)
+        except RuntimeError as error:
+            if OUT_OF_MEMORY not in str(error):
+                raise
+            return {"error": f"out of memory: {error}"}
+
+
+def say(row: dict) -> str:
+    """Returns time and memory in words."""
+    mib = row["device_mib"]["ours"]
+    return small.say(row) + (f", {mib / 1024:.1f} GiB" if mib else "")

@@ -43,12 +43,15 @@ def run(finding: Finding, rehearse: bool) -> None:
     # Most of the time goes into compiling, which several threads do side by side.
     with ThreadPoolExecutor() as pool:
         running = {pool.submit(differences, *case, expected[case[0]]): case for case in cases}
-        passed = True
+        passed, furthest = True, dict.fromkeys(ALLOWED, 0.0)
         for done in as_completed(running):
             experiment, precision = running[done]
             row = done.result()
             passed &= row["largest"] <= ALLOWED[precision]
+            furthest[precision] = max(furthest[precision], row["largest"])
             finding.put(**{f"{experiment} {precision}": row | {"allowed": ALLOWED[precision]}})
+    apart = ", ".join(f"{precision} {most:.1e}" for precision, most in furthest.items())
+    finding.put(summary=f"largest relative difference of a loss: {apart}")
     finding.judge(passed)
 
 

@@ -19,8 +19,11 @@ TIMES = 3
 def run(finding: Finding, rehearse: bool) -> None:
     """Records the speed of both."""
     runtime.configure_jax()
+    lines = []
     for name, work in WORKS.items():
-        finding.put(**{name: speed(work, rehearse)})
+        row = speed(work, rehearse)
+        lines.append(f"{name}: {row['tokens_per_second']:,.0f} tokens/s")
+        finding.put(**{name: row}, summary=", ".join(lines))
 
 
 def speed(name: str, rehearse: bool) -> dict[str, float]:
