@@ -88,7 +88,7 @@ def check_flags() -> None:
         return
     if output.suffix != ".json" or output.is_dir() or not os.access(output.parent, os.W_OK):
         raise errors.UserError(
-            f"--output={output}: expected a .json file in a folder that can be written"
+            f"--output={OUTPUT.value}: expected a .json file in a folder that can be written"
         )
     if COMPILE_ONLY.value:
         gpu_compiled.check()

@@ -17,7 +17,7 @@ from benchmarks.gpu_parts.finding import Finding
 from tracking import run_folder
 
 EXPERIMENT = "gpt2.py:smoke"
-HALF, WHOLE = 10, 20
+WHOLE = 20
 FLAGS = {"deterministic": "--xla_gpu_deterministic_ops=true", "default": ""}
 FILES = ("params.safetensors", "opt_state.safetensors")
 
@@ -25,41 +25,30 @@ FILES = ("params.safetensors", "opt_state.safetensors")
 def run(finding: Finding, rehearse: bool) -> None:
     """Passes if the deterministic runs end bit-equal."""
     with tempfile.TemporaryDirectory(prefix="resume-") as folder:
-        places = {
-            (mode, name): Path(folder, f"{mode}-{name}")
-            for mode in FLAGS
-            for name in ("whole", "in-parts")
-        }
-        train(places)
-        resumed = {key: place for key, place in places.items() if key[1] == "in-parts"}
-        for place in resumed.values():
-            shutil.rmtree(checkpoint(place, WHOLE))  # Back to where 10 updates were saved.
-        train(resumed, "--config.checkpoint.resume=true")
+        whole, in_parts = (
+            {mode: Path(folder, f"{mode}-{name}") for mode in FLAGS} for name in "ab"
+        )
+        train(whole)
+        train(in_parts)
+        for workdir in in_parts.values():
+            shutil.rmtree(checkpoint(workdir, WHOLE))  # Back to where 10 updates were saved.
+        train(in_parts, "--config.checkpoint.resume=true")
         for mode in FLAGS:
-            whole, in_parts = (
-                checkpoint(places[mode, name], WHOLE) for name in ("whole", "in-parts")
-            )
-            finding.put(**{mode: compare(whole, in_parts)})
+            ends = (checkpoint(workdir[mode], WHOLE) for workdir in (whole, in_parts))
+            finding.put(**{mode: compare(*ends)})
     equal = {mode: finding.figures[mode]["bit_equal"] for mode in FLAGS}
     finding.put(summary=f"bit-equal: {equal}")
-    finding.judge(finding.figures["deterministic"]["bit_equal"])
+    finding.judge(equal["deterministic"])
 
 
-def train(places: dict[tuple[str, str], Path], *flags: str) -> None:
-    """Runs main.py in each of the folders, all at once: most of it is the start of the process."""
+def train(workdirs: dict[str, Path], *flags: str) -> None:
+    """Runs main.py in the folder of each mode, both at once: most of it is the process's start."""
     before = os.environ.get("XLA_FLAGS", "")
-    started = [
-        runs.start(
-            EXPERIMENT,
-            place,
-            *flags,
-            environment={
-                "XLA_FLAGS": f"{before} {FLAGS[mode]}".strip(),
-                "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.1",  # They share the device.
-            },
-        )
-        for (mode, _), place in places.items()
-    ]
+    started = []
+    for mode, workdir in workdirs.items():
+        environment = {"XLA_FLAGS": f"{before} {FLAGS[mode]}".strip()} if FLAGS[mode] else {}
+        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.4"  # They share the device.
+        started.append(runs.start(EXPERIMENT, workdir, *flags, environment=environment))
     for one in started:
         runs.finish(one)
 

@@ -1,0 +1,234 @@
+"""The GPU check's runner: whatever a part does, it is recorded, and the others still run."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import bounded, checklist, gpu_check, gpu_compiled, results
+from benchmarks.gpu_parts import finding
+from errors import Failed
+from tests.command import assert_refused, run
+
+ROOT = Path(__file__).parent.parent
+# Each begins as a part does: with the file for its figures.
+BEGIN = """
+import subprocess, sys, time
+from pathlib import Path
+from benchmarks.gpu_parts.finding import Finding
+file = Path(sys.argv[-1])
+finding = Finding(file)
+finding.put(first=1)
+"""
+BODIES = {
+    "good": "finding.put(summary='as it should be'); finding.judge(True)",
+    "recorded": "",
+    "failing": "finding.judge(False)",
+    "crashing": "finding.judge(True); raise ValueError('too\\nlong')",
+    "silent": "sys.exit(7)",
+    "garbage": "file.write_text('{]')",
+    "other": "file.write_text('[1]')",
+    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "hanging": "print('on it', flush=True); time.sleep(99)",
+}
+
+
+def part(name, *, seconds=60, must_pass=True, body=None):
+    words = [sys.executable, "-c", BEGIN + (BODIES[name] if body is None else body)]
+    return checklist.Part(name, f"{name}?", seconds, words, {"SIGN": "seen"}, must_pass)
+
+
+def test_whatever_a_part_does_is_recorded_and_the_others_run():
+    rows = {
+        row["name"]: row for row in checklist.run([part(name) for name in list(BODIES)[:-1]], 99)
+    }
+    assert {name: row["passed"] for name, row in rows.items()} == {
+        "good": True,
+        "recorded": None,
+        "failing": False,
+        "crashing": False,
+        "silent": False,
+        "garbage": False,
+        "other": False,
+        "killed": False,
+    }
+    assert rows["good"]["figures"] == {"first": 1, "summary": "as it should be"}
+    assert rows["crashing"]["figures"] == {"first": 1}  # What it had come to.
+    assert rows["crashing"]["error"] == "ended with code 1: ValueError: too"
+    assert rows["crashing"]["output"][-2:] == ["ValueError: too", "long"]
+    assert rows["silent"]["error"] == "ended with code 7: nothing was printed"
+    assert rows["garbage"]["error"] == rows["other"]["error"] == "ended with no result"
+    assert rows["killed"]["error"].startswith("ended with code -9")
+    assert all(row["measured"] and row["seconds"] > 0 for row in rows.values())
+    assert "error" not in rows["good"] | rows["recorded"] | rows["failing"]
+
+
+@pytest.mark.parametrize(("must_pass", "passed"), [(True, False), (False, None)])
+def test_a_part_is_stopped_at_its_limit(must_pass, passed):
+    hanging = part("hanging", seconds=4, must_pass=must_pass)
+    first, second = checklist.run([hanging, part("good", seconds=20)], 24)
+    assert first["passed"] is passed
+    assert first["figures"] == {"first": 1}
+    assert first["error"] == "stopped at its limit of 4 s"
+    assert first["output"] == ["on it"]
+    assert 4 <= first["seconds"] < 6
+    assert second["passed"]
+
+
+def test_the_limit_ends_the_whole_process_group(tmp_path):
+    """Also what a part has started, and what it leaves when it ends by itself."""
+    for name, end in [("limit", "time.sleep(99)"), ("leave", "")]:
+        pid = tmp_path / name
+        body = f"child = subprocess.Popen(['sleep', '99']); Path({str(pid)!r}).write_text("
+        body += f"str(child.pid)); {end}"
+        ended = bounded.run(
+            part("hanging", body=body).words,
+            seconds=4,
+            log=tmp_path / "log",
+            environment={},
+        )
+        assert ended.code == (None if name == "limit" else 0)
+        assert has_ended(int(pid.read_text()))
+
+
+def has_ended(pid):
+    """Whether a process is gone, or only waits for its parent to take note."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_parts_get_what_is_added_to_the_environment():
+    body = "import os; finding.put(sign=os.environ['SIGN'], path=os.environ['PATH'])"
+    (row,) = checklist.run([part("good", body=body)], 60)
+    assert row["figures"] == {"first": 1, "sign": "seen", "path": os.environ["PATH"]}
+
+
+@pytest.mark.parametrize(
+    ("left", "own", "later", "expected"),
+    [
+        (400, 10, 340, 60),  # What no other part needs.
+        (350, 10, 340, 10),
+        (100, 50, 340, 50),  # Late: the later ones may have to wait, but this one has its own.
+        (20, 50, 0, 20),  # The total time ends everything.
+    ],
+)
+def test_a_part_gets_its_own_seconds_and_those_that_are_left_over(left, own, later, expected):
+    assert checklist.allowance(left, own, later) == expected
+
+
+def test_a_part_for_which_no_time_is_left_is_listed():
+    parts = [part("hanging", seconds=4), part("good"), part("recorded", must_pass=False)]
+    rows = list(checklist.run(parts, 5))
+    assert [row["passed"] for row in rows] == [False, False, None]
+    assert [row.get("error") for row in rows[1:]] == ["skipped: the total time ran out"] * 2
+
+
+def test_the_file_is_whole_after_every_part(tmp_path, capsys):
+    output = tmp_path / "check.json"
+    compiled = {"name": "compiled", "measured": False}
+    results.write(output, {"rows": [compiled, {"name": "old", "measured": True}]})
+    parts = [part("good"), part("crashing"), part("recorded")]
+    seen = []
+
+    def rows():
+        for row in checklist.run(parts, 99):
+            yield row
+            seen.append([one["name"] for one in json.loads(output.read_text())["rows"]])
+
+    with pytest.raises(Failed, match=r"did not pass: crashing; .*check.json says why"):
+        gpu_check.report(output, {"rehearsal": True}, rows())
+    assert seen == [
+        ["good", "compiled"],
+        ["good", "crashing", "compiled"],
+        ["good", "crashing", "recorded", "compiled"],
+    ]
+    assert json.loads(output.read_text())["rehearsal"] is True
+    assert list(tmp_path.iterdir()) == [output]
+    printed = capsys.readouterr().out
+    assert printed.count("as it should be") == 2  # When it ended, and in the table.
+    assert "FAIL  crashing" in printed
+
+
+def test_figures_that_are_no_numbers_are_null(tmp_path):
+    kept = finding.Finding(tmp_path / "figures.json")
+    kept.put(ratio=float("nan"))
+    assert finding.read(tmp_path / "figures.json") == (None, {"ratio": None})
+    assert finding.read(tmp_path / "nothing.json") is None
+
+
+@pytest.mark.slow
+def test_one_part_alone_and_the_exit_codes(tmp_path):
+    output = tmp_path / "check.json"
+    words = ["-m", "benchmarks.gpu_check", f"--output={output}", "--parts=peak"]
+    rehearsed = run(*words, "--rehearse", JAX_PLATFORMS="cpu")
+    assert rehearsed.returncode == 0, rehearsed.stderr
+    found = json.loads(output.read_text())
+    assert found["rehearsal"] is True
+    assert found["machine"]["versions"]["jax"] and found["machine"]["cores"]
+    (row,) = found["rows"]
+    assert row["passed"] is None and row["figures"]["platform"] == "cpu"
+    # On a CPU the real sizes would take minutes: there is no GPU, and its time is short.
+    measured = run(*words, "--seconds=12", JAX_PLATFORMS="cpu")
+    assert measured.returncode == 1
+    assert "error: did not pass: peak" in measured.stderr
+    assert json.loads(output.read_text())["rows"][0]["passed"] is False
+
+
+@pytest.mark.slow
+def test_the_losses_kept_are_of_the_experiments_as_they_are():
+    """In the sizes of the ladder; the rehearsal compares the others."""
+    body = "from benchmarks.gpu_parts import stages; import runtime; runtime.configure_jax();"
+    body += "import json; kept = json.loads(stages.EXPECTED.read_text())['losses'];"
+    body += "finding.put(**{x: stages.differences(x, 'float32', kept[x])['largest'] for x in kept})"
+    (row,) = checklist.run([part("good", seconds=250, body=body)], 250)
+    assert "error" not in row, row
+    largest = {name: value for name, value in row["figures"].items() if name != "first"}
+    assert len(largest) == 10 and max(largest.values()) < 1e-4
+
+
+def test_compiled_rows_are_not_measured(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in *bigram*) echo "ValueError: no" >&2; exit 1;; esac\n'
+        'echo "{\\"peak_bytes\\": 7, \\"config\\": \\"$3\\"}"\n'
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(gpu_compiled, "PYTHON", python)
+    rows = list(gpu_compiled.rows())
+    assert [row["name"] for row in rows] == gpu_compiled.CONFIGS
+    assert not any(row["measured"] for row in rows)
+    assert rows[0]["error"] == "ended with code 1: ValueError: no"
+    assert rows[-1]["figures"]["config"] == "--config=experiments/gpt2.py:small"
+    assert [row["passed"] for row in rows] == [False, *[None] * (len(rows) - 1)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--output=: expected a .json file in a folder that can be written"),
+        (["--output=/nowhere/x.json"], "--output=/nowhere/x.json: expected a .json file in"),
+        (["--output=x.txt"], "--output=x.txt: expected a .json file in"),
+        (["--output=x.json", "--parts=peak,speed"], "--parts=speed: expected some of peak,stages"),
+        (["--output=x.json", "--seconds=2"], "--seconds=2.0: expected more than 3.0"),
+        (["--output=x.json", "--seconds=nan"], "--seconds=nan: expected more than 3.0"),
+        (["--rehearse", "--compile-only"], "--rehearse --compile-only: expected one of them"),
+        (["--output=x.json", "--rehearse=3"], "rehearse"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(flags, message):
+    assert_refused(run("-m", "benchmarks.gpu_check", *flags), message)
+
+
+def test_compiling_needs_its_environment(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_compiled, "PYTHON", tmp_path / "none")
+    with pytest.raises(gpu_compiled.errors.UserError, match="run make gpu-compile first"):
+        gpu_compiled.check()
