@@ -10,7 +10,9 @@ ROOT = Path(__file__).parent.parent
 AS_USERS_DO = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
 
-def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+def run(
+    script: str, *arguments: str, seconds: float = 300, **environment: str
+) -> subprocess.CompletedProcess:
     """`python SCRIPT ARGUMENTS`, its output kept; variables of the environment may be set."""
     return subprocess.run(
         [sys.executable, script, *map(str, arguments)],
@@ -18,7 +20,7 @@ def run(script: str, *arguments: str, **environment: str) -> subprocess.Complete
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=seconds,
     )
 
 

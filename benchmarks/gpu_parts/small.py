@@ -8,6 +8,7 @@ import importlib.util
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def run(finding: Finding, rehearse: bool) -> None:
             finding.put(peer_variant="PyTorch is not installed")
             return
         started = time.perf_counter()
-        peer = start_peer(stack, folder, finding)
+        # Compiling takes a CPU a minute, however small the model is.
+        modes = ["eager"] if rehearse else ["torch.compile", "eager"]
+        peer = start_peer(stack, folder, finding, modes)
         ready_seconds["peer"] = time.perf_counter() - started
         times = [[side.seconds(1) for side in (ours, peer)] for _ in range(TURNS)]
         memory = {"ours": ours.device_mib, "peer": peer.device_mib}
@@ -77,17 +80,23 @@ def save_work(config: ConfigDict, folder: Path) -> None:
     works.load(works.Work("training", "gpt2.py:small", {}), config).save(folder)
 
 
-def start_peer(stack: ExitStack, folder: str, finding: Finding) -> rounds.Worker:
-    """Returns PyTorch's worker: compiled, or eager, which is said so, where that fails."""
-    facts = finding.figures
+def start_peer(
+    stack: ExitStack, folder: str, finding: Finding, modes: Sequence[str]
+) -> rounds.Worker:
+    """Returns PyTorch's worker in the first of `modes` that works; says so, and why not before.
+
+    Raises RuntimeError if none does.
+    """
+    facts, failed = finding.figures, ""
     options = [facts["precision"], str(os.cpu_count())]
     options.append("cuda" if facts["platform"] == "gpu" else "cpu")
-    try:
-        finding.put(peer_variant="torch.compile")
-        return start_quietly(stack, "benchmarks.theirs", folder, "torch.compile", *options)
-    except RuntimeError as error:
-        finding.put(peer_variant=f"eager, for torch.compile failed: {error}")
-    return start_quietly(stack, "benchmarks.theirs", folder, "eager", *options)
+    for mode in modes:
+        finding.put(peer_variant=mode + failed)
+        try:
+            return start_quietly(stack, "benchmarks.theirs", folder, mode, *options)
+        except RuntimeError as error:
+            failed += f", for {mode} failed: {error}"
+    raise RuntimeError(f"PyTorch does not run{failed}")
 
 
 def start_quietly(stack: ExitStack, module: str, *arguments: str) -> rounds.Worker:
