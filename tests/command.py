@@ -13,7 +13,10 @@ AS_USERS_DO = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 def run(
     script: str, *arguments: str, seconds: float = 300, **environment: str
 ) -> subprocess.CompletedProcess:
-    """`python SCRIPT ARGUMENTS`, its output kept; variables of the environment may be set."""
+    """`python SCRIPT ARGUMENTS`, its output kept; variables of the environment may be set.
+
+    Raises subprocess.TimeoutExpired if it takes longer than `seconds`.
+    """
     return subprocess.run(
         [sys.executable, script, *map(str, arguments)],
         cwd=ROOT,

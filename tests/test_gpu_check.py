@@ -85,7 +85,7 @@ def test_the_limit_ends_the_whole_process_group(tmp_path):
         body = f"child = subprocess.Popen(['sleep', '99']); Path({str(pid)!r}).write_text("
         body += f"str(child.pid)); {end}"
         ended = bounded.run(
-            part("hanging", body=body).words,
+            [*part("hanging", body=body).words, str(tmp_path / "figures.json")],
             seconds=4,
             log=tmp_path / "log",
             environment={},
