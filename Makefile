@@ -2,15 +2,13 @@
 # what they need first. `make help` lists the rest.
 SHELL := /bin/bash
 PYTHON ?= python3
-# requirements-gpu.txt on a machine with an NVIDIA GPU.
-REQUIREMENTS ?= requirements.txt
 PIP_FLAGS := --quiet --disable-pip-version-check
 RUNS ?= runs/ladder
 STAGES := bigram self_attention multi_head_attention transformer_decoder gpt2
 # Appended to the experiment's name: `make ladder PRESET=:smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup ladder test soak lint peers interop bench bench-losses bench-sweep bench-checkpoint speedrun clean
+.PHONY: help setup setup-gpu ladder test soak lint peers interop gpu-compile bench bench-losses bench-sweep bench-checkpoint speedrun clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -21,9 +19,14 @@ setup: .venv/setup.stamp  ## Install what a run needs into .venv.
 .venv/setup.stamp: requirements.txt requirements-data.txt
 	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install $(PIP_FLAGS) -r $(REQUIREMENTS)
+	.venv/bin/pip install $(PIP_FLAGS) -r requirements.txt
 	.venv/bin/pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements-data.txt
 	touch $@
+
+# 13, or 12 for an older driver: the requirements say which.
+CUDA ?= 13
+setup-gpu: .venv/setup.stamp  ## Install JAX for an NVIDIA GPU into .venv: CUDA=13 or 12.
+	.venv/bin/pip install $(PIP_FLAGS) -r requirements-gpu$(if $(filter 12,$(CUDA)),-cuda12).txt
 
 .venv/dev.stamp: .venv/setup.stamp requirements-dev.txt
 	.venv/bin/pip install $(PIP_FLAGS) -r requirements-dev.txt
@@ -69,6 +72,26 @@ peers: .venv-peers/setup.stamp  ## Install PyTorch and transformers into .venv-p
 interop: .venv-peers/setup.stamp  ## Test against PyTorch and transformers.
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv-peers/bin/python -m pytest -o addopts=--strict-markers tests/interop
 
+# The first Python from 3.12 on, which newer JAX asks for, that is here.
+NEW_PYTHON ?= $(shell for python in $(PYTHON) python3.12 python3.13 \
+  "$$(pyenv prefix 3.12 2>/dev/null)/bin/python" "$$(uv python find '>=3.12' 2>/dev/null)"; do \
+  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null \
+  && { echo "$$python"; break; }; done)
+
+.venv-gpu-compile/setup.stamp: requirements.txt requirements-data.txt requirements-gpu-compile.txt
+	@test -n "$(NEW_PYTHON)" || { echo "Python 3.12 or newer is needed to compile for a GPU, and \
+	none was found: make gpu-compile NEW_PYTHON=/path/to/python3.12" >&2; exit 2; }
+	$(NEW_PYTHON) -m venv .venv-gpu-compile
+	.venv-gpu-compile/bin/pip install $(PIP_FLAGS) -r requirements.txt
+	.venv-gpu-compile/bin/pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements-data.txt
+	.venv-gpu-compile/bin/pip install $(PIP_FLAGS) --no-deps -r requirements-gpu-compile.txt
+	touch $@
+
+# `make gpu-compile EXPERIMENT=gpt2.py:medium FLAGS=--config.train.batch_size=4` shows that one.
+gpu-compile: .venv-gpu-compile/setup.stamp  ## Compile training for an H100 that is not here.
+	.venv-gpu-compile/bin/python -m benchmarks.gpu_compile \
+	  $(if $(EXPERIMENT),--config=experiments/$(EXPERIMENT) $(FLAGS))
+
 # `make bench WORKS=laptop,baby` measures those and keeps the other rows.
 bench: .venv-peers/setup.stamp  ## Time everything against PyTorch, for hours: benchmarks/results.json.
 	.venv-peers/bin/python -m benchmarks.compare $(if $(WORKS),--works=$(WORKS))
@@ -86,5 +109,5 @@ speedrun: .venv/setup.stamp  ## Train the speedruns with three seeds: benchmarks
 	.venv/bin/python -m benchmarks.speedrun
 
 clean:  ## Remove the environments and caches; runs stay.
-	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-gpu-compile .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -43,7 +43,7 @@ def examine(
     *,
     seed: int,
     num_parts: int,
-    z_loss: float,
+    objective: train_step.Objective,
     mesh: Mesh,
     workdir: Path,
 ) -> Finding:
@@ -55,7 +55,7 @@ def examine(
     batch_1BT = devices.split_batches(batch_BT[None], mesh)
     loss, grads = jax.jit(
         lambda state, batch_1BT: train_step.gradient_of(
-            state, batch_1BT[0], jnp.uint32(seed), num_parts, z_loss
+            state, batch_1BT[0], jnp.uint32(seed), num_parts, objective
         )
     )(state, batch_1BT)
     layers = {

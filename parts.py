@@ -19,6 +19,7 @@ from experiments import check
 from generate import Sampling
 from input_pipeline import batches, corpus, tokenizers
 from tracking.wandb_run import choose_mode
+from train_step import Objective
 
 
 class Parts(NamedTuple):
@@ -30,6 +31,7 @@ class Parts(NamedTuple):
     model: nn.Module
     tx: optax.GradientTransformation
     schedule: optax.Schedule
+    objective: Objective
     precision: str  # As jax.default_matmul_precision takes it.
     mesh: Mesh
     made_of: str | None  # Tells its programs from those of other configs: see programs.py.
@@ -43,7 +45,7 @@ def check_config(config: ConfigDict) -> None:
         check.mistaken_values(config)
         + check.collect(
             partial(tokenizers.check_name, config.data.tokenizer),
-            partial(models.build, config.model, vocab_size=1),
+            partial(build_model, config, vocab_size=1),
             partial(
                 optimizer.build,
                 config.optimizer,
@@ -64,17 +66,36 @@ def build_parts(config: ConfigDict) -> Parts:
     prompt = data.tokenizer.encode(config.sample.prompt)
     if not len(prompt):
         raise UserError("config.sample.prompt is empty: a model continues at least one token")
-    model = models.build(config.model, data.tokenizer.vocab_size)
+    model = build_model(config, data.tokenizer.vocab_size)
     tx, schedule = optimizer.build(
         config.optimizer, config.train.num_steps, models.widening(config.model)
     )
     part_size = config.train.batch_size // config.train.grad_accumulation_steps
     mesh = devices.data_mesh(part_size, config.eval.batch_size)
     sampling = Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
+    objective = Objective(config.train.z_loss, config.train.loss_chunks)
     precision = choose_precision(config.train.precision)
     described = programs.describe(model)
     made_of = described and f"{described} {config.optimizer} {config.train.num_steps}"
-    return Parts(data, prompt, sampling, model, tx, schedule, precision, mesh, made_of)
+    return Parts(data, prompt, sampling, model, tx, schedule, objective, precision, mesh, made_of)
+
+
+def build_model(config: ConfigDict, vocab_size: int) -> nn.Module:
+    """Returns the module that a config describes, as its `train` part wants it.
+
+    Raises UserError if that can't be, or if the model has no parts to recompute or to cut.
+    """
+    model = models.build(config.model, vocab_size)
+    train, found = config.train, []
+    if train.remat == "blocks" and not hasattr(model, "remat"):
+        found.append(f"config.train.remat='blocks': {config.model.name} has no blocks to recompute")
+    if train.loss_chunks > 1 and not hasattr(model, "features"):
+        found.append(
+            f"config.train.loss_chunks={train.loss_chunks}: {config.model.name} makes all of its "
+            "logits at once; expected 1"
+        )
+    check.refuse(found)
+    return model.clone(remat=True) if train.remat == "blocks" else model
 
 
 def choose_precision(wanted: str) -> str:

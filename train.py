@@ -106,8 +106,7 @@ class Run:
             update_state = compiling.result()
             self.flops_per_step = counting.result()
         self.stopwatch.start()
-        for first, batches_KBT in self.batches(step, last):
-            batches_KBT = devices.split_batches(batches_KBT, self.parts.mesh)
+        for first, batches_KBT in devices.send_ahead(self.batches(step, last), self.parts.mesh):
             end = min(first + len(batches_KBT), last)
             while step < end:
                 until = next_due(step, end, *everys)
@@ -147,7 +146,7 @@ class Run:
         batches_KBT = devices.split_batches(np.zeros(shape, np.int32), mesh)
         update = devices.replicate(no_update(), mesh)
         args = (state, update, batches_KBT, 0, 0, *self.constants)
-        options = dict(num_parts=train.grad_accumulation_steps, z_loss=train.z_loss)
+        options = dict(num_parts=train.grad_accumulation_steps, objective=self.parts.objective)
         made_of = self.parts.made_of and f"{self.parts.made_of} {options}"
         with jax.default_matmul_precision(self.parts.precision):
             lower = partial(train_steps.lower, *args, **options)
@@ -245,7 +244,7 @@ class Run:
                     batches_KBT[step - first],
                     seed=config.seed,
                     num_parts=config.train.grad_accumulation_steps,
-                    z_loss=config.train.z_loss,
+                    objective=self.parts.objective,
                     mesh=self.parts.mesh,
                     workdir=self.workdir,
                 )
@@ -279,16 +278,22 @@ class Run:
         now = self.position(step)
         self.progress["logged"] = now
         skipped = int(update["skipped"])
+        tokens_per_second = (now["tokens_seen"] - since["tokens_seen"]) / (
+            now["seconds"] - since["seconds"]
+        )
         made = {
             "train/loss": float(update["train/loss"]),
             "train/grad_norm": float(update["train/grad_norm"]),
             # The schedule counts the updates that were made.
             "train/learning_rate": self.learning_rate(max(step - 1 - skipped, 0)),
-            "train/tokens_per_second": (now["tokens_seen"] - since["tokens_seen"])
-            / (now["seconds"] - since["seconds"]),
+            "train/tokens_per_second": tokens_per_second,
         }
-        allowed = self.config.train.max_skipped_updates
-        return {**made, "train/skipped_updates": skipped} if allowed else made
+        if peak := devices.peak_flops(self.parts.mesh):
+            flops_per_token = self.flops_per_step / self.tokens_per_step
+            made["train/mfu"] = tokens_per_second * flops_per_token / peak
+        if self.config.train.max_skipped_updates:
+            made["train/skipped_updates"] = skipped
+        return made
 
     def learning_rate(self, updates: int) -> float:
         """That of the next update after so many, by one program: its operations would be eight."""

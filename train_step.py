@@ -6,7 +6,7 @@ when more have been left out than the run allows, no further update is made.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,17 @@ from models import plain
 Update = dict[str, jax.Array]
 
 
+class Objective(NamedTuple):
+    """The function that training minimizes: cross-entropy, plus z-loss."""
+
+    # Weight of the mean squared log of the softmax's normalizer, which keeps logits from drifting
+    # (Chowdhery et al., 2022, section 5).
+    z_loss: float = 0.0
+    # Parts of the time axis whose logits exist at once, each computed again in the backward pass;
+    # above 1 for models with `features` and `head`.
+    num_chunks: int = 1
+
+
 def create_state(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -32,27 +43,29 @@ def create_state(
     mesh: Mesh,
     made_of: str | None = None,
 ) -> TrainState:
-    """A TrainState with fresh parameters, on every device of `mesh`.
+    """Returns a TrainState with fresh parameters, on every device of `mesh`.
 
     `made_of` says what model and `tx` are, for the program to be kept: see programs.py.
     """
-
     # The seed is an argument, no constant of the program: another one compiles nothing.
-    def create(seed: jax.Array) -> TrainState:
-        init_rng, _ = jax.random.split(jax.random.key(seed))
-        params = model.init(init_rng, jnp.zeros((1, 1), jnp.int32))["params"]
-        return TrainState.create(apply_fn=None, params=params, tx=tx).replace(tx=None)
-
     args = (np.uint32(seed),)
-    made = programs.compiled("create", made_of, args, partial(jax.jit(create).lower, *args))(*args)
+    lower = partial(jax.jit(partial(draw_state, model, tx)).lower, *args)
+    made = programs.compiled("create", made_of, args, lower)(*args)
     return devices.replicate(made, mesh).replace(apply_fn=model.apply, tx=tx)
+
+
+def draw_state(model: nn.Module, tx: optax.GradientTransformation, seed: jax.Array) -> TrainState:
+    """Returns a TrainState with fresh parameters and no functions: what a program can return."""
+    init_rng, _ = jax.random.split(jax.random.key(seed))
+    params = model.init(init_rng, jnp.zeros((1, 1), jnp.int32))["params"]
+    return TrainState.create(apply_fn=None, params=params, tx=tx).replace(tx=None)
 
 
 def loss_of(
     params: Any, apply: Callable[..., jax.Array], batch_BT: jax.Array, rng: jax.Array
 ) -> jax.Array:
     """Mean nats per token on windows of T + 1 tokens: inputs, and shifted by one the targets."""
-    return objective_of(params, apply, batch_BT, rng, z_loss=0.0)[1]
+    return objective_of(params, apply, batch_BT, rng, Objective())[1]
 
 
 def objective_of(
@@ -60,22 +73,49 @@ def objective_of(
     apply: Callable[..., jax.Array],
     batch_BT: jax.Array,
     rng: jax.Array,
-    z_loss: float,
+    objective: Objective,
 ) -> tuple[jax.Array, jax.Array]:
-    """What an update lowers, and the loss in it.
+    """Returns the objective and the cross-entropy alone, means over the batch's tokens."""
+    forward = partial(apply, {"params": params})
+    tokens_BT, targets_BT = batch_BT[:, :-1], batch_BT[:, 1:]
+    in_training = dict(train=True, rngs={"dropout": rng})
+    if objective.num_chunks == 1:
+        return _losses(forward(tokens_BT, **in_training), targets_BT, objective.z_loss)
+    x_BTD = forward(tokens_BT, **in_training, method="features")
 
-    The rest is `z_loss` times the mean of the squared log of what the softmax divides by, which
-    keeps logits from drifting (Chowdhery et al., 2022, section 5).
-    """
-    logits_BTV = apply({"params": params}, batch_BT[:, :-1], train=True, rngs={"dropout": rng})
-    loss = metrics.next_token_nats(logits_BTV, batch_BT[:, 1:]).mean()
+    @jax.checkpoint
+    def add_chunk(totals, chunk):
+        x_BtD, targets_Bt = chunk
+        losses = _losses(forward(x_BtD, method="head"), targets_Bt, objective.z_loss)
+        return jax.tree.map(jnp.add, totals, losses), None
+
+    chunks = _chunks(x_BTD, objective.num_chunks), _chunks(targets_BT, objective.num_chunks)
+    totals, _ = jax.lax.scan(add_chunk, (jnp.float32(0), jnp.float32(0)), chunks)
+    return jax.tree.map(lambda total: total / objective.num_chunks, totals)
+
+
+def _losses(
+    logits_BTV: jax.Array, targets_BT: jax.Array, z_loss: float
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the objective and the cross-entropy of some tokens, means over them."""
+    loss = metrics.next_token_nats(logits_BTV, targets_BT).mean()
     if not z_loss:
         return loss, loss
     return loss + z_loss * jnp.square(jax.nn.logsumexp(logits_BTV, axis=-1)).mean(), loss
 
 
+def _chunks(x: jax.Array, count: int) -> jax.Array:
+    """Returns [B, T, ...] as [count, B, T / count, ...]."""
+    B, T = x.shape[:2]
+    return x.reshape(B, count, T // count, *x.shape[2:]).swapaxes(0, 1)
+
+
 def gradient_of(
-    state: TrainState, batch_BT: jax.Array, seed: jax.Array, num_parts: int = 1, z_loss: float = 0.0
+    state: TrainState,
+    batch_BT: jax.Array,
+    seed: jax.Array,
+    num_parts: int = 1,
+    objective: Objective = Objective(),  # noqa: B008 - immutable
 ) -> tuple[jax.Array, Any]:
     """The loss of a batch and the objective's gradient, read in `num_parts` equal parts in turn.
 
@@ -87,7 +127,7 @@ def gradient_of(
 
     def loss_and_gradient(batch_BT, rng):
         measured = jax.value_and_grad(objective_of, has_aux=True)(
-            state.params, state.apply_fn, batch_BT, rng, z_loss
+            state.params, state.apply_fn, batch_BT, rng, objective
         )
         (_, loss), gradient = measured
         return loss, gradient
@@ -119,10 +159,10 @@ def train_step(
     seed: jax.Array,
     skipped: jax.Array,
     num_parts: int,
-    z_loss: float,
+    objective: Objective,
 ) -> tuple[TrainState, Update]:
     """One update; the loss of its batch and the length of its gradient, before clipping."""
-    loss, grads = gradient_of(state, batch_BT, seed, num_parts, z_loss)
+    loss, grads = gradient_of(state, batch_BT, seed, num_parts, objective)
     norm = optax.global_norm(grads)
     is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     state = jax.lax.cond(
@@ -137,7 +177,7 @@ def train_step(
     }
 
 
-@partial(jax.jit, static_argnames=("num_parts", "z_loss"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("num_parts", "objective"), donate_argnames="state")
 def train_steps(
     state: TrainState,
     update: Update,
@@ -147,7 +187,7 @@ def train_steps(
     seed: jax.Array,
     max_skipped: int,
     num_parts: int = 1,
-    z_loss: float = 0.0,
+    objective: Objective = Objective(),  # noqa: B008 - immutable
 ) -> tuple[TrainState, Update]:
     """Updates with batches first .. stop - 1 of K in one dispatch; what the last one measured.
 
@@ -162,7 +202,7 @@ def train_steps(
     def body(carry):
         k, state, update = carry
         batch_BT = jax.lax.dynamic_index_in_dim(batches_KBT, k, keepdims=False)
-        step = train_step(state, batch_BT, seed, update["skipped"], num_parts, z_loss)
+        step = train_step(state, batch_BT, seed, update["skipped"], num_parts, objective)
         return k + 1, *step
 
     _, state, update = jax.lax.while_loop(goes_on, body, (jnp.int32(first), state, update))

@@ -59,11 +59,12 @@ class Block(nn.Module):
         bias: bool = False,
         activation: type[nn.Module] = nn.ReLU,
         dropout_rate: float = 0.0,
+        attention_dropout_rate: float = 0.0,
     ):
         super().__init__()
         self.attention = nn.Sequential(
             nn.LayerNorm(embed_dim),
-            CausalAttention(embed_dim, num_heads, bias=bias, dropout_rate=dropout_rate),
+            CausalAttention(embed_dim, num_heads, bias=bias, dropout_rate=attention_dropout_rate),
             nn.Linear(embed_dim, embed_dim, bias=bias),
             nn.Dropout(dropout_rate),
         )
@@ -116,6 +117,7 @@ def transformer_decoder(config: ConfigDict, vocab_size: int) -> nn.Module:
 
 def gpt2(config: ConfigDict, vocab_size: int) -> nn.Module:
     """Stage 5."""
+    attention_rate = config.attention_dropout_rate
     model = nn.Sequential(
         TokenPositionEmbed(vocab_size, config.context_length, config.embed_dim),
         nn.Dropout(config.dropout_rate),
@@ -126,6 +128,9 @@ def gpt2(config: ConfigDict, vocab_size: int) -> nn.Module:
                 bias=True,
                 activation=lambda: nn.GELU(approximate="tanh"),
                 dropout_rate=config.dropout_rate,
+                attention_dropout_rate=config.dropout_rate
+                if attention_rate < 0
+                else attention_rate,
             )
             for _ in range(config.num_layers)
         ),

@@ -55,6 +55,10 @@ RANGES = {
     "model.num_heads": whole(0, 2**10),
     "model.num_layers": whole(0, 2**10),
     "model.dropout_rate": SHARE,
+    "model.attention_dropout_rate": Range(
+        lambda value: value == -1 or 0 <= value < 1,
+        "-1 (that of config.model.dropout_rate), or 0 or more, and less than 1",
+    ),
     "model.mlp_dim": whole(0, 2**18),
     "model.norm_epsilon": finite(),
     "model.num_kv_heads": whole(0, 2**10),
@@ -77,6 +81,7 @@ RANGES = {
     "train.log_every_steps": whole(1, STEPS),
     "train.steps_per_dispatch": whole(1, 10_000),
     "train.z_loss": finite(),
+    "train.loss_chunks": whole(1, 2**20),
     "train.max_skipped_updates": whole(0, STEPS),
     "eval.every_steps": whole(0, STEPS, NOT_BETWEEN),
     "eval.batch_size": whole(1, 2**20),
@@ -117,7 +122,15 @@ def mistaken_values(config: ConfigDict) -> list[str]:
             f"config.train.grad_accumulation_steps={train.grad_accumulation_steps}: expected a "
             f"divisor of config.train.batch_size={train.batch_size}"
         )
-    tokens = train.steps_per_dispatch * train.batch_size * (config.model.context_length + 1)
+    length = config.model.context_length
+    if _hold(flat, "train.loss_chunks") and length % train.loss_chunks:
+        found.append(
+            f"config.train.loss_chunks={train.loss_chunks}: expected a divisor of "
+            f"config.model.context_length={length}"
+        )
+    if train.remat not in ("none", "blocks"):
+        found.append(f"config.train.remat={train.remat!r}: expected 'none' or 'blocks'")
+    tokens = train.steps_per_dispatch * train.batch_size * (length + 1)
     sizes = ("train.steps_per_dispatch", "train.batch_size", "model.context_length")
     if _hold(flat, *sizes) and tokens > MOST_TOKENS:
         found.append(

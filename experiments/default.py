@@ -53,6 +53,8 @@ def get_config() -> ConfigDict:
     config.model.dropout_rate = 0.0  # Share of activations dropped in training.
     # What follows belongs to stage 5 alone; so far it is GPT-2 as it was published.
     config.model.init_from = ""  # Folder or hub name of GPT-2 weights to begin with.
+    # Share of attention's weights dropped; -1: dropout_rate. A GPU's fused kernel drops none.
+    config.model.attention_dropout_rate = -1.0
     config.model.mlp_dim = 0  # Width of the MLP, F; 0 is 4 D, and 8/3 D for swiglu.
     config.model.positions = "learned"  # Or "rotary", "alibi", "none".
     config.model.norm = "layer_norm"  # Or "rms_norm", "rms_norm_unscaled".
@@ -89,6 +91,8 @@ def get_config() -> ConfigDict:
     config.train.steps_per_dispatch = 20  # Updates the device does between two looks by the host.
     config.train.precision = "float32"  # Or "bfloat16": of the factors of products, if it is fast.
     config.train.z_loss = 0.0  # Weight of the squared log of the softmax's sum in the objective.
+    config.train.loss_chunks = 1  # Parts of the context whose logits are in memory at a time.
+    config.train.remat = "none"  # Or "blocks": recomputes activations, for less memory.
     config.train.max_skipped_updates = 0  # Left out for not being finite before the run stops.
 
     config.eval = ConfigDict()

@@ -177,6 +177,7 @@ PRESETS = {
         "model.num_heads": 6,
         "model.num_layers": 6,
         "model.dropout_rate": 0.2,
+        "model.attention_dropout_rate": 0.0,  # A GPU's fused attention has none.
         "optimizer.learning_rate": 1e-3,
         "optimizer.final_learning_rate": 1e-4,
         "train.batch_size": 64,
@@ -189,6 +190,7 @@ PRESETS = {
             **{f"model.{key}": value for key, value in shape.items()},
             "model.context_length": 1024,
             "model.dropout_rate": 0.1,
+            "model.attention_dropout_rate": 0.0,  # As `:baby`.
             "data.tokenizer": "gpt2",
             "optimizer.learning_rate": 6e-4,
             "optimizer.b2": 0.95,

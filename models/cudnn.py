@@ -7,18 +7,20 @@ It never writes the T x T weights: forward and backward make them anew in the ch
 import jax
 import jax.numpy as jnp
 
+from models import target
+
 
 def can_attend(query: jax.Array) -> bool:
-    """Whether the kernel takes queries [B, T, H, K] here, in the precision that is asked for.
+    """Returns True if the kernel takes queries [B, T, H, K] here, in the precision asked for.
 
     It has bfloat16 and no float32, from compute capability 8.0 (Ampere) on, and widths of a head
     that are multiples of 8 up to 128.
     """
-    if jax.config.jax_default_matmul_precision != "bfloat16" or jax.default_backend() != "gpu":
+    if jax.config.jax_default_matmul_precision != "bfloat16":
         return False
-    capability = getattr(jax.devices()[0], "compute_capability", "0")
     K = query.shape[-1]
-    return query.ndim == 4 and K % 8 == 0 and K <= 128 and float(capability) >= 8
+    fits = query.ndim == 4 and K % 8 == 0 and K <= 128
+    return fits and target.current().compute_capability >= 8
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models import plain
+from models import plain, target
 
 
 def product(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
@@ -28,6 +28,17 @@ def product(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
         return x @ kernel
     rounded = jax.config.jax_default_matmul_precision == "bfloat16"
     return _product(x, kernel, jnp.bfloat16 if rounded else jnp.float32)
+
+
+def product_with_rows(x: jax.Array, table: jax.Array) -> jax.Array:
+    """Returns `x @ table.T` for x [..., D] and a table of embeddings [V, D]: a tied head.
+
+    A CPU has no product of bfloat16 factors for this form (docs/log.md), so that it takes float32
+    there; any other device takes the precision that is asked for.
+    """
+    if plain.is_wanted() or target.current().platform == "cpu":
+        return jnp.einsum("...D,VD->...V", x, table)
+    return product(x, table.T)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -10,6 +10,7 @@ from functools import partial
 import jax
 from flax import linen as nn
 
+from models import plain
 from models.dense import Dense
 from models.dropout import Dropout
 from models.multi_head_attention import MultiHeadAttention
@@ -42,6 +43,7 @@ class GPT2(nn.Module):
     num_heads: int
     num_layers: int
     dropout_rate: float = 0.1
+    attention_dropout_rate: float = -1.0  # Of the weights of attention; -1: dropout_rate.
     # What follows was changed by others since.
     mlp_dim: int = 0
     positions: str = "learned"
@@ -56,6 +58,7 @@ class GPT2(nn.Module):
     zero_init: bool = False
     num_pair_embeddings: int = 0
     mup_base_dim: int = 0
+    remat: bool = False  # Recomputes a block's activations in the backward pass.
 
     def setup(self):
         # muP (Yang et al., 2021), with heads of one width: matrices whose inputs grow in number
@@ -71,11 +74,12 @@ class GPT2(nn.Module):
         norm = partial(NORMS[self.norm], epsilon=self.norm_epsilon)
         if self.norm == "layer_norm":
             norm = partial(norm, use_bias=self.use_bias)
+        attention_rate = self.attention_dropout_rate
         attention = partial(
             MultiHeadAttention,
             self.num_heads,
             self.context_length,
-            dropout_rate=self.dropout_rate,
+            dropout_rate=self.dropout_rate if attention_rate < 0 else attention_rate,
             num_kv_heads=self.num_kv_heads,
             query_key_norm=norm if self.query_key_norm else None,
             rotate=rotate if self.positions == "rotary" else None,
@@ -112,13 +116,30 @@ class GPT2(nn.Module):
     def __call__(
         self, tokens_BT: jax.Array, *, start: Position = 0, train: bool = False
     ) -> jax.Array:
+        return self.head(self.features(tokens_BT, start=start, train=train))
+
+    def features(
+        self, tokens_BT: jax.Array, *, start: Position = 0, train: bool = False
+    ) -> jax.Array:
+        """Returns the residual stream after the last norm, [B, T, D]."""
+
+        # `start` and `train` stay outside of what nn.remat traces: cuDNN's attention needs to know
+        # that the text is read from its beginning.
+        def apply_block(block: nn.Module, x_BTD: jax.Array) -> jax.Array:
+            return block(x_BTD, start=start, train=train)
+
+        if self.remat and not plain.is_wanted():
+            apply_block = nn.remat(apply_block)
         x_BTD = self.embed(tokens_BT, start)
         if self.num_pair_embeddings:
             x_BTD += self.pair_embed(tokens_BT, start)
         x_BTD = self.dropout(x_BTD, deterministic=not train)
         for block in self.block:
-            x_BTD = block(x_BTD, start=start, train=train)
-        x_BTD = self.final_norm(x_BTD)
+            x_BTD = apply_block(block, x_BTD)
+        return self.final_norm(x_BTD)
+
+    def head(self, x_BTD: jax.Array) -> jax.Array:
+        """Returns the logits [B, T, V] of `features`, or of some of them."""
         if self.mup_base_dim:
             x_BTD /= self.widening
         logits_BTV = self.embed.unembed(x_BTD) if self.tied_embeddings else self.logits(x_BTD)

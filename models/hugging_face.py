@@ -122,6 +122,8 @@ def settings_to(ours: dict[str, Any], vocab_size: int, end_of_text: int | None) 
         "n_inner": ours["mlp_dim"] or None,  # Their word for 4 n_embd.
         **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), ours["dropout_rate"]),
     }
+    if ours["attention_dropout_rate"] >= 0:
+        theirs["attn_pdrop"] = ours["attention_dropout_rate"]
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],

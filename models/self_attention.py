@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from models import cudnn, plain
-from models.dense import Dense
+from models.dense import Dense, product_with_rows
 
 Initializer = Callable[..., jax.Array]
 Drop = Callable[[jax.Array], jax.Array]
@@ -45,7 +45,7 @@ class TokenPositionEmbed(nn.Module):
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
         """Logits as products with the token embeddings: one matrix for both ways (stage 5)."""
-        return jnp.einsum("BTD,VD->BTV", x_BTD, self.token.embedding)
+        return product_with_rows(x_BTD, self.token.embedding)
 
 
 class KeyValueCache(nn.Module):

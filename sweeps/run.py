@@ -361,7 +361,7 @@ def main(*files: str) -> None:
 def define_flags() -> None:
     """The flags; not when imported, for another program may have some of the same name."""
     flags.DEFINE_string("workdir", "", "Folder of the sweep. Default: runs/<file>-<time>.")
-    flags.DEFINE_integer("workers", 1, "Runs at a time; they share the cores.")
+    flags.DEFINE_integer("workers", 1, "Runs at a time; they share the cores and the GPUs.")
     flags.DEFINE_integer("count", 0, "Runs in all. Default: the whole grid, or the run_cap.")
     flags.DEFINE_integer("seed", 0, "Draws the points of a random or Bayesian search.")
     flags.DEFINE_integer("retries", 2, "How often a run that fails is tried again.")

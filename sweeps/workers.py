@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -12,15 +13,19 @@ from pathlib import Path
 
 # What the exit code of a run is if the server that forked it was killed: as if it had been itself.
 KILLED = -signal.SIGKILL
+# JAX's variable for the part of a GPU's memory that a process takes; and all parts together.
+MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+SHARED_MEMORY = 0.9
 
 
 class Workers:
-    """Up to `count` runs at a time, each with its share of the cores."""
+    """Up to `count` runs at a time, each with its share of the cores and of the GPUs."""
 
     def __init__(self, count: int, modules: Sequence[str] = ()) -> None:
         """`modules` are what the runs import: once for all of them."""
         self._modules = modules
         self._cores = share_cores(count)
+        self._gpus = share_gpus(count, visible_gpus())
         self._places: dict[str, int] = {}  # Of the runs that are under way.
         self._unread = b""
         self._server = self._start_server()
@@ -48,7 +53,7 @@ class Workers:
         self._places[name] = place
         request = {
             "argv": list(argv),
-            "environment": dict(environment),
+            "environment": {**environment, **self._gpus[place]},
             "cores": self._cores[place],
         }
         self._send({"start": name, **request, "log": str(log), "lock": str(lock)})
@@ -112,3 +117,29 @@ def share_cores(count: int) -> list[list[int]]:
         return [[] for _ in range(count)]
     cores = sorted(os.sched_getaffinity(0))
     return [cores[i::count] or [cores[i % len(cores)]] for i in range(count)]
+
+
+def visible_gpus() -> list[str]:
+    """Returns the names that CUDA_VISIBLE_DEVICES has for the NVIDIA GPUs of this process."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return []
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name for name in map(str.strip, chosen.split(",")) if name]
+    found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
+    return sorted((match[1] for match in found if match), key=int)
+
+
+def share_gpus(count: int, gpus: Sequence[str]) -> list[dict[str, str]]:
+    """Returns the variables that give each of `count` workers its GPUs, and its part of one.
+
+    A process of JAX takes three quarters of a GPU's memory at its start, so that a second one on
+    the same GPU would find too little.
+    """
+    if count == 1 or not gpus:
+        return [{} for _ in range(count)]
+    shares = [gpus[i::count] or [gpus[i % len(gpus)]] for i in range(count)]
+    per_gpu = -(-count // len(gpus))
+    is_shared = per_gpu > 1 and MEMORY not in os.environ
+    fraction = {MEMORY: f"{SHARED_MEMORY / per_gpu:.2f}"} if is_shared else {}
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(share), **fraction} for share in shares]

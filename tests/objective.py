@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--code", type=int, default=1)
     arguments, rest = parser.parse_known_args()
     arguments.workdir.mkdir(parents=True, exist_ok=True)
-    print(json.dumps({"rest": rest, "cores": len(os.sched_getaffinity(0))}))
+    names = ("CUDA_VISIBLE_DEVICES", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+    gpus = [os.environ.get(name) for name in names]
+    print(json.dumps({"rest": rest, "cores": len(os.sched_getaffinity(0)), "gpus": gpus}))
     config = {"train": {"num_steps": arguments.steps}}
     (arguments.workdir / "config.json").write_text(json.dumps(config))
     failed = arguments.workdir / "failed"

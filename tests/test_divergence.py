@@ -82,7 +82,7 @@ def test_the_first_layer_is_found(tmp_path, layer):
         BATCH_BT,
         seed=0,
         num_parts=2,
-        z_loss=0.1,
+        objective=train_step.Objective(z_loss=0.1),
         mesh=data_mesh(2),
         workdir=tmp_path,
     )
@@ -184,7 +184,9 @@ def test_a_z_loss_is_in_the_gradient_and_not_in_the_loss(parts):
     state = train_step.create_state(model, optax.adam(1e-2), 0, data_mesh(1))
     seed = np.uint32(0)
     loss, grads = train_step.gradient_of(state, BATCH_BT, seed)
-    same_loss, with_z = train_step.gradient_of(state, BATCH_BT, seed, parts, z_loss)
+    same_loss, with_z = train_step.gradient_of(
+        state, BATCH_BT, seed, parts, train_step.Objective(z_loss)
+    )
     assert float(same_loss) == pytest.approx(float(loss), rel=1e-6)
 
     def z_of(table_VV):

@@ -138,7 +138,7 @@ def test_a_second_start_and_the_other_commands_compile_nothing_of_the_run(
         "JAX_LOG_COMPILES": "1",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
     }
-    big = ("create", "train_steps", "nats_of_batches", "schedule")
+    big = ("draw_state", "train_steps", "nats_of_batches", "schedule")
     big += ("_begin", "_read_prompt", "_write_cached", "_write_windowed")
 
     def compiles(script, *flags):

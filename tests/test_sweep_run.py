@@ -13,16 +13,19 @@ import subprocess
 import sys
 import termios
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 import parts
 from errors import UserError
 from sweeps import command, search, sweep_file
 from sweeps.hyperband import Hyperband
-from sweeps.workers import share_cores
+from sweeps.workers import MEMORY, share_cores, share_gpus
 from tests.command import ROOT, assert_refused, run
 from tracking import run_folder
 
@@ -177,6 +180,41 @@ def test_a_worker_has_its_share_of_the_cores(tmp_path):
     sweep(tmp_path, OBJECTIVE, f"--workers={os.cpu_count()}")
     for log in (tmp_path / "sweep/logs").iterdir():
         assert json.loads(log.read_text().splitlines()[0])["cores"] == 1
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "own_fraction", "seen"),
+    [
+        (1, "0,1", None, {("0,1", None)}),
+        (2, "0,1", None, {("0", None), ("1", None)}),
+        (2, "2", None, {("2", "0.45")}),
+        (2, "0", "0.2", {("0", "0.2")}),
+        (2, "", None, {("", None)}),
+    ],
+)
+def test_a_worker_has_its_share_of_the_gpus(
+    workers, gpus, own_fraction, seen, tmp_path, monkeypatch
+):
+    """With no GPU here: JAX is told so by the same variables."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    if own_fraction:
+        monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", own_fraction)
+    sweep(tmp_path, OBJECTIVE, f"--workers={workers}")
+    logs = [log.read_text().splitlines()[0] for log in (tmp_path / "sweep/logs").iterdir()]
+    assert {tuple(json.loads(log)["gpus"]) for log in logs} == seen
+
+
+@given(st.integers(1, 9), st.integers(0, 5))
+def test_gpus_are_shared_evenly_and_never_more_than_filled(count, num_gpus):
+    shares = share_gpus(count, [str(gpu) for gpu in range(num_gpus)])
+    taken = Counter()
+    for share in shares:
+        for gpu in share.get("CUDA_VISIBLE_DEVICES", "").split(","):
+            taken[gpu] += float(share.get(MEMORY, 1.0))
+    assert len(shares) == count
+    if count > 1 and num_gpus:
+        assert set(taken) == {str(gpu) for gpu in range(num_gpus)}
+        assert max(taken.values()) <= 1.0
 
 
 @pytest.mark.slow

@@ -7,29 +7,33 @@ import os
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax._src.cudnn import fused_attention_stablehlo
 from safetensors.numpy import load_file
 
+import devices
 import models
 import optimizer
 import train
 import train_step
+from benchmarks import deviceless
 from checkpoint import Checkpoints
 from devices import data_mesh
 from errors import Diverged, UserError
 from evaluate import evaluate
 from input_pipeline import corpus
+from models import target
+from models.dense import product_with_rows
 from models.self_attention import attend
 from tests.command import run
-from tests.stages import ATTENTIVE, TINY, V
+from tests.stages import ATTENTIVE, TINY, V, init
 from tracking import run_folder
 
 STAGES = list(TINY)
@@ -457,13 +461,8 @@ def test_a_step_lowers_for_cuda(stage):
 
 
 @pytest.mark.slow
-def test_attention_lowers_for_cuda_as_one_kernel(monkeypatch):
-    """In bfloat16, forward and backward, where there is a GPU: here it is made believe."""
-    gpu = SimpleNamespace(compute_capability="9.0")
-    monkeypatch.setattr(models.cudnn.jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(models.cudnn.jax, "devices", lambda: [gpu])
-    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda _: True)
+def test_attention_lowers_for_cuda_as_one_kernel():
+    """In bfloat16, forward and backward; tests/test_gpu_compile.py compiles whole steps."""
     shape = jax.ShapeDtypeStruct((2, 64, 3, 8), jnp.float32)
 
     def lowered():
@@ -475,10 +474,127 @@ def test_attention_lowers_for_cuda_as_one_kernel(monkeypatch):
         export = jax.export.export(gradient, platforms=["cuda"], disabled_checks=allowed)
         return export(shape, shape, shape).mlir_module()
 
+    with deviceless.compiling():
+        with jax.default_matmul_precision("bfloat16"):
+            kernels = lowered()
+        assert "__cudnn$fmhaSoftmax" in kernels and "__cudnn$fmhaSoftmaxBackward" in kernels
+        assert "__cudnn" not in lowered()  # In float32 there is no such kernel.
     with jax.default_matmul_precision("bfloat16"):
-        kernels = lowered()
-    assert "__cudnn$fmhaSoftmax" in kernels and "__cudnn$fmhaSoftmaxBackward" in kernels
-    assert "__cudnn" not in lowered()  # In float32 there is no such kernel.
+        assert "__cudnn" not in lowered()  # Nor for the CPU.
+
+
+@pytest.mark.parametrize(
+    ("changes", "z_loss"),
+    [
+        ({"dropout_rate": 0.5}, 0.0),
+        ({"dropout_rate": 0.0}, 0.1),
+        ({"dropout_rate": 0.0, "mup_base_dim": 6, "logit_soft_cap": 2.0}, 0.0),
+    ],
+)
+def test_chunks_of_the_loss_and_recomputed_blocks_change_nothing(changes, z_loss):
+    """In float32, within 1e-5: losses, and gradients relative to their largest number."""
+    model = TINY["gpt2"].clone(context_length=6, **changes)
+    batch_BT = np.random.default_rng(0).integers(0, V, (2, 7)).astype(np.int32)
+
+    def loss_and_gradient(remat, num_chunks):
+        state = train_step.create_state(model.clone(remat=remat), optax.sgd(0.1), 0, data_mesh(1))
+        params = jax.tree.map(lambda leaf: 5 * leaf, state.params)  # Far from a flat guess.
+        gradient_of = partial(
+            train_step.gradient_of, objective=train_step.Objective(z_loss, num_chunks)
+        )
+        return jax.jit(gradient_of)(state.replace(params=params), batch_BT, np.uint32(3))
+
+    loss, gradient = loss_and_gradient(remat=False, num_chunks=1)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
+    for remat, num_chunks in ((True, 1), (False, 2), (True, 6)):
+        found = loss_and_gradient(remat, num_chunks)
+        assert float(found[0]) == pytest.approx(float(loss), rel=1e-5)
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=0, atol=1e-5 * largest), found[1], gradient
+        )
+
+
+def test_the_logits_of_all_chunks_are_never_there_at_once():
+    """By XLA's plan; that of recomputed blocks is in tests/test_gpu_compile.py, for a CPU's
+    compiler undoes them.
+    """
+    model = models.GPT2(4096, 64, embed_dim=16, num_heads=2, num_layers=1)
+    state = train_step.create_state(model, optax.sgd(0.1), 0, data_mesh(1))
+    batch_BT = np.zeros((8, 65), np.int32)
+
+    def temporary_bytes(num_chunks):
+        objective = train_step.Objective(num_chunks=num_chunks)
+        gradient = jax.jit(lambda state: train_step.gradient_of(state, batch_BT, 0, 1, objective))
+        return gradient.lower(state).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(8) < 0.5 * temporary_bytes(1)
+
+
+def test_a_tied_head_for_a_gpu_is_the_same_product():
+    x_BTD, table_VD = (
+        jax.random.normal(jax.random.key(n), (2, 5, 7 + 4 * n))[..., :7] for n in (0, 1)
+    )
+    table_VD = table_VD[0]
+
+    def value_and_gradient():
+        return jax.value_and_grad(
+            lambda x, table: jnp.sin(product_with_rows(x, table)).sum(), argnums=(0, 1)
+        )(x_BTD, table_VD)
+
+    expected = value_and_gradient()
+    with target.compiling_for(target.Target("gpu", 9.0)):
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), value_and_gradient(), expected)
+
+
+def test_attention_has_a_dropout_rate_of_its_own():
+    tokens_BT = np.random.default_rng(0).integers(0, V, (2, 5)).astype(np.int32)
+    params = init("gpt2", scale=5.0)
+
+    def logits(rng, **rates):
+        model = TINY["gpt2"].clone(**rates)
+        rngs = {"dropout": jax.random.key(rng)}
+        return np.asarray(model.apply({"params": params}, tokens_BT, train=True, rngs=rngs))
+
+    same = logits(0, dropout_rate=0.5)
+    np.testing.assert_array_equal(same, logits(0, dropout_rate=0.5, attention_dropout_rate=0.5))
+    assert (same != logits(0, dropout_rate=0.5, attention_dropout_rate=0.0)).any()
+    alone = dict(dropout_rate=0.0, attention_dropout_rate=0.5)
+    assert (logits(0, **alone) != logits(1, **alone)).any()
+    none = dict(dropout_rate=0.0, attention_dropout_rate=0.0)
+    np.testing.assert_array_equal(logits(0, **none), logits(1, **none))
+
+
+def test_utilization_is_told_of_known_devices_alone(tmp_path, monkeypatch):
+    train.train_and_evaluate(smoke("bigram"), tmp_path / "unknown")
+    assert all("train/mfu" not in line for line in lines(tmp_path / "unknown"))
+    monkeypatch.setitem(devices.PEAK_FLOPS, jax.devices()[0].device_kind, 1e9)
+    train.train_and_evaluate(smoke("bigram"), tmp_path / "known")
+    measured = [
+        line
+        for line in run_folder.read_lines(tmp_path / "known/metrics.jsonl")
+        if "train/mfu" in line
+    ]
+    assert len(measured) == 4
+    for line in measured:
+        flops_per_token = line["train_flops"] / line["tokens_seen"]
+        per_second = line["train/tokens_per_second"] * flops_per_token
+        assert line["train/mfu"] == pytest.approx(per_second / 1e9)
+
+
+def test_a_chunk_of_batches_is_used_after_the_next_has_been_sent():
+    made = []
+
+    def chunks():
+        for first in range(3):
+            made.append(first)
+            yield first, np.full((2, 4, 3), first)
+
+    seen = []
+    for first, batches_KBT in devices.send_ahead(chunks(), data_mesh(4)):
+        seen.append((first, max(made)))
+        assert isinstance(batches_KBT, jax.Array) and (batches_KBT == first).all()
+    assert seen == [(0, 1), (1, 2), (2, 2)]
+    assert list(devices.send_ahead(iter(()), data_mesh(4))) == []
 
 
 @pytest.mark.slow

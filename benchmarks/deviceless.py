@@ -1,0 +1,86 @@
+"""Compiles programs for an H100 on a machine without one, by XLA's own compiler for it.
+
+It takes JAX's plugin for CUDA, but no driver and no GPU: `make gpu-compile` makes an environment.
+Nothing is timed: XLA tries no algorithms of a product against each other, as it would on a device.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from models import target
+
+H100 = "NVIDIA H100 80GB HBM3"
+CUDNN_VERSION = 91200
+# For XLA_FLAGS, before JAX starts: no device is there to try algorithms on.
+XLA_FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_shard_autotuning=false"
+# XLA's GpuTargetConfigProto: what the compiler asks of a device, here of an H100 SXM.
+DESCRIPTION = f"""
+gpu_device_info {{
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: 233472
+  shared_memory_per_block_optin: 232448
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  device_memory_size: 84929347584
+  cuda_compute_capability {{ major: 9 }}
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 12 }}
+runtime_version {{ major: 13 }}
+device_description_str: "{H100}"
+"""
+
+
+def mesh() -> Mesh:
+    """Returns a mesh of one H100 that programs can be compiled for, and not run on."""
+    described = topologies.get_topology_desc(
+        platform="cuda", target_config=DESCRIPTION, topology="1x1x1"
+    )
+    return Mesh(np.asarray(described.devices), ("data",))
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Traces and compiles what is inside as if an H100 were JAX's device."""
+    # JAX asks the driver before it lowers cuDNN's attention; these answers are the H100's.
+    from jax._src.cudnn import fused_attention_stablehlo as checks
+
+    answers = {
+        "check_cudnn_version": lambda: CUDNN_VERSION,
+        "check_compute_capability": lambda least: float(least) <= 9.0,
+        "is_cuda_compute_capability_equal": lambda asked: float(asked) == 9.0,
+    }
+    own = {name: getattr(checks, name) for name in answers}
+    try:
+        for name, answer in answers.items():
+            setattr(checks, name, answer)
+        with target.compiling_for(target.Target("gpu", 9.0)):
+            yield
+    finally:
+        for name, function in own.items():
+            setattr(checks, name, function)
+
+
+def is_possible() -> str:
+    """Returns why nothing can be compiled for a GPU here; empty if it can."""
+    try:
+        mesh()
+    except Exception as error:  # No plugin, or one that does not fit: there is no common class.
+        return str(error)
+    return "" if jax.default_backend() == "cpu" else f"JAX's device is {jax.default_backend()}"

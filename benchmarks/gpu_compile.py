@@ -1,0 +1,167 @@
+"""The training step as it is compiled for one H100, on a machine without one: `make gpu-compile`.
+
+Prints a row for each of ROWS, or for the experiment of --config, whose keys are flags as in
+main.py: attention kernels forward and backward, matrix products by the type of their factors, and
+the memory that XLA plans. Nothing is measured: see benchmarks/gpu_check.py for that.
+"""
+
+import importlib
+import json
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# Before JAX is imported: nothing runs here, and what is compiled for has fast bfloat16.
+os.environ |= {"JAX_PLATFORMS": "cpu", "FAST_BFLOAT16": "true"}
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict, config_flags
+from rich.console import Console
+from rich.table import Table
+
+import errors
+import runtime
+import train_step
+from benchmarks import deviceless
+from experiments import check
+from parts import build_parts, check_config
+
+# GPT-2 small as nanoGPT trains it on one GPU: 12 windows of 1,024 tokens, no dropout.
+SMALL = {"train.batch_size": 12, "model.dropout_rate": 0.0}
+CHUNKS = {"train.loss_chunks": 8}
+REMAT = {"train.remat": "blocks"}
+ROWS = [
+    ("bigram.py", {}),
+    ("self_attention.py", {}),
+    ("multi_head_attention.py", {}),
+    ("transformer_decoder.py", {}),
+    ("gpt2.py", {}),
+    ("gpt2.py:baby", {}),
+    ("gpt2.py:small", SMALL),
+    ("gpt2.py:small", {**SMALL, **CHUNKS}),
+    ("gpt2.py:small", {**SMALL, **CHUNKS, **REMAT}),
+]
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Experiment file, with a preset after a colon; its keys are flags."
+)
+AS_JSON = flags.DEFINE_bool("json", False, "Prints a line of JSON a row in place of the table.")
+
+
+def describe(config: ConfigDict) -> dict[str, Any]:
+    """Returns facts about the training step of a config, compiled for one H100.
+
+    Raises UserError for a config or a text that can't be used.
+    """
+    check_config(config)
+    parts = build_parts(config)
+    mesh = deviceless.mesh()
+    drawn = jax.eval_shape(partial(train_step.draw_state, parts.model, parts.tx), np.uint32(0))
+    state = _on(mesh, drawn).replace(apply_fn=parts.model.apply, tx=parts.tx)
+    shape = config.train.batch_size, config.model.context_length + 1
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    arguments = (
+        train_step.no_update(),
+        jax.ShapeDtypeStruct((config.train.steps_per_dispatch, *shape), jnp.int32),
+        *(number, number, jax.ShapeDtypeStruct((), jnp.uint32), number),
+    )
+    started = time.perf_counter()
+    with jax.default_matmul_precision(parts.precision), deviceless.compiling():
+        compiled = train_step.train_steps.lower(
+            state,
+            *_on(mesh, arguments),
+            num_parts=config.train.grad_accumulation_steps,
+            objective=parts.objective,
+        ).compile()
+    text = compiled.as_text()
+    return {
+        "device": deviceless.H100,
+        "measured": False,
+        "precision": parts.precision,
+        "num_params": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "flops": train_step.flops_per_step(state, shape),
+        "attention_forward": text.count('"__cudnn$fmhaSoftmax"'),
+        "attention_backward": text.count('"__cudnn$fmhaSoftmaxBackward"'),
+        "products": dict(Counter(factor_types(text))),
+        "peak_bytes": compiled.memory_analysis().peak_memory_in_bytes,
+        "compile_seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def _on(mesh: Mesh, tree: Any) -> Any:
+    """Returns the shapes and types of a tree's leaves, laid out on `mesh`."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding), tree
+    )
+
+
+# A product as XLA keeps it, alone or in a fusion for Triton, or as a call of cuBLAS.
+PRODUCT = re.compile(r' dot\(([^)]*)\)| custom-call\(([^)]*)\), custom_call_target="__cublas')
+
+
+def factor_types(text: str) -> Iterator[str]:
+    """Yields the types of the two factors of each matrix product in a compiled program: "bf16",
+    or "bf16 f32" where they differ.
+    """
+    types: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.endswith("{"):
+            types = {}  # Another computation, with names of its own.
+        if defined := re.match(r"\s*(?:ROOT )?%(\S+) = \(?(\w+)\[", line):
+            types[defined[1]] = defined[2]
+        if product := PRODUCT.search(line):
+            factors = re.findall(r"%([^\s,)]+)", product[1] or product[2])[:2]
+            yield " ".join(dict.fromkeys(types[factor] for factor in factors))
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """Yields the rows that are asked for, each with the name of its experiment."""
+    if CONFIG.value:
+        given = [word.removeprefix("--config.") for word in sys.argv if "--config." in word]
+        name = config_flags.get_config_filename(flags.FLAGS["config"])
+        yield {"experiment": " ".join([Path(name).name, *given]), **describe(CONFIG.value)}
+        return
+    for experiment, changes in ROWS:
+        stage, _, preset = experiment.partition(".py")
+        config = importlib.import_module(f"experiments.{stage}").get_config(preset.lstrip(":"))
+        config.update_from_flattened_dict(changes)
+        name = " ".join([experiment, *(f"{key}={value}" for key, value in changes.items())])
+        yield {"experiment": name, **describe(config)}
+
+
+def main() -> None:
+    """Prints the rows as they are compiled."""
+    if reason := deviceless.is_possible():
+        raise errors.UserError(
+            f"nothing can be compiled for a GPU here ({reason}): make gpu-compile sets up what can"
+        )
+    if AS_JSON.value:
+        for row in rows():
+            print(json.dumps(row), flush=True)
+        return
+    columns = ("one update on an H100", "FLOPs", "attention", "products", "peak GB", "compiled, s")
+    table = Table(*columns, title="compiled, not measured")
+    for row in rows():
+        kernels = f"{row['attention_forward']} + {row['attention_backward']}"
+        products = ", ".join(f"{count} {kind}" for kind, count in row["products"].items())
+        peak = f"{row['peak_bytes'] / 1e9:.2f}"
+        seconds = f"{row['compile_seconds']}"
+        table.add_row(row["experiment"], f"{row['flops']:.2e}", kernels, products, peak, seconds)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+if __name__ == "__main__":
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {deviceless.XLA_FLAGS}".strip()
+    runtime.configure_jax()
+    errors.run_command(main, explain=check.explain_flags)
