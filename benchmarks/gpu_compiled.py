@@ -2,23 +2,16 @@
 
 import json
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import errors
+from benchmarks import bounded
 from benchmarks.rounds import ROOT
 
-# As --config names them.
-CONFIGS = [
-    "experiments/bigram.py",
-    "experiments/self_attention.py",
-    "experiments/multi_head_attention.py",
-    "experiments/transformer_decoder.py",
-    "experiments/gpt2.py",
-    "experiments/gpt2.py:baby",
-    "experiments/gpt2.py:small",
-]
-# Of an environment that has the CUDA compiler: `make gpu-compile`.
+# Of an environment that has JAX's compiler for CUDA: `make gpu-compile`.
 PYTHON = ROOT / ".venv-gpu-compile/bin/python"
 
 
@@ -29,16 +22,34 @@ def check() -> None:
 
 
 def rows() -> Iterator[dict]:
-    """Yields a row for each of CONFIGS as it is compiled; none of them is measured."""
-    for config in CONFIGS:
-        started = time.monotonic()
-        words = [str(PYTHON), "-m", "benchmarks.gpu_compile", f"--config={config}", "--json"]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-        row = {"name": config, "asks": "What is compiled for one H100?", "measured": False}
-        if done.returncode:
-            lines = [one for one in done.stderr.splitlines() if one.strip()]
-            found = {"passed": False, "figures": {}}
-            found["error"] = f"ended with code {done.returncode}: {' '.join(lines[-1:])}"
-        else:
-            found = {"passed": None, "figures": json.loads(done.stdout)}
-        yield {**row, **found, "seconds": time.monotonic() - started}
+    """Yields what benchmarks/gpu_compile.py describes as it comes, and a last row if it fails."""
+    words = [str(PYTHON), "-m", "benchmarks.gpu_compile", "--json"]
+    started = time.monotonic()
+    with (
+        tempfile.NamedTemporaryFile("w", suffix=".log") as log,
+        subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        for line in process.stdout:
+            facts = json.loads(line)
+            figures = {
+                name: facts[name] for name in facts if name not in ("experiment", "measured")
+            }
+            figures["summary"] = summary(facts)
+            yield row_of(facts["experiment"], started, passed=None, figures=figures)
+            started = time.monotonic()
+        if process.wait():
+            error = f"ended with code {process.returncode}: {bounded.error_line(Path(log.name))}"
+            yield row_of("compiled", started, passed=False, figures={}, error=error)
+
+
+def row_of(name: str, started: float, **facts: object) -> dict:
+    """Returns a row, which is not measured."""
+    seconds = time.monotonic() - started
+    asks = "What is compiled for one H100?"
+    return {"name": name, "asks": asks, "measured": False, "seconds": seconds, **facts}
+
+
+def summary(facts: dict) -> str:
+    """Returns the attention kernels and the memory in words."""
+    kernels = f"{facts['attention_forward']} + {facts['attention_backward']} attention kernels"
+    return f"{kernels}, products {facts['products']}, peak {facts['peak_bytes'] / 1e9:.2f} GB"

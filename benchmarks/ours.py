@@ -30,7 +30,7 @@ class Updates:
         self._update = devices.replicate(train_step.no_update(), parts.mesh)
         self._constants = np.uint32(config.seed), config.train.max_skipped_updates
         self._options = dict(
-            num_parts=config.train.grad_accumulation_steps, z_loss=config.train.z_loss
+            num_parts=config.train.grad_accumulation_steps, objective=parts.objective
         )
         self._batch_shape = config.train.batch_size, config.model.context_length + 1
 
@@ -43,7 +43,7 @@ class Updates:
             )
         return self._update["train/loss"]
 
-    def facts(self) -> dict[str, str | float]:
+    def facts(self) -> dict[str, str | float | None]:
         """Returns what a speed is set against: FLOPs of an update, parameters, the device."""
         device = jax.devices()[0]
         return {
@@ -51,6 +51,7 @@ class Updates:
             "num_params": models.count_parameters(self._state.params)[0],
             "device": device.device_kind,
             "platform": device.platform,
+            "peak_flops": devices.peak_flops(self._parts.mesh),
         }
 
 

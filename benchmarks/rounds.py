@@ -55,7 +55,7 @@ class Work(NamedTuple):
 def serve(
     run: Callable[[int], float],
     device_mib: Callable[[], float | None] = lambda: None,
-    **facts: str | float,
+    **facts: str | float | None,
 ) -> None:
     """The worker's side: `facts` about itself, then `run(passes)`, timed, for each number read.
 

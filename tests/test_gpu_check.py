@@ -196,19 +196,20 @@ def test_the_losses_kept_are_of_the_experiments_as_they_are():
 
 
 def test_compiled_rows_are_not_measured(tmp_path, monkeypatch):
+    """A compiler that describes one program and fails at the second."""
+    facts = {"experiment": "gpt2.py:small", "measured": False, "products": {"bf16": 2}}
+    facts |= {"attention_forward": 12, "attention_backward": 11, "peak_bytes": 7.5e9}
     python = tmp_path / "python"
-    python.write_text(
-        '#!/bin/sh\ncase "$*" in *bigram*) echo "ValueError: no" >&2; exit 1;; esac\n'
-        'echo "{\\"peak_bytes\\": 7, \\"config\\": \\"$3\\"}"\n'
-    )
+    python.write_text(f"#!/bin/sh\necho '{json.dumps(facts)}'\necho 'ValueError: no' >&2\nexit 1\n")
     python.chmod(0o755)
     monkeypatch.setattr(gpu_compiled, "PYTHON", python)
-    rows = list(gpu_compiled.rows())
-    assert [row["name"] for row in rows] == gpu_compiled.CONFIGS
-    assert not any(row["measured"] for row in rows)
-    assert rows[0]["error"] == "ended with code 1: ValueError: no"
-    assert rows[-1]["figures"]["config"] == "--config=experiments/gpt2.py:small"
-    assert [row["passed"] for row in rows] == [False, *[None] * (len(rows) - 1)]
+    first, second = gpu_compiled.rows()
+    assert not first["measured"] and not second["measured"]
+    assert (first["name"], first["passed"]) == ("gpt2.py:small", None)
+    assert first["figures"]["peak_bytes"] == 7.5e9
+    assert "12 + 11 attention kernels" in first["figures"]["summary"]
+    assert second["error"] == "ended with code 1: ValueError: no"
+    assert second["passed"] is False
 
 
 @pytest.mark.parametrize(

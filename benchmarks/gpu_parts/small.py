@@ -20,8 +20,6 @@ from benchmarks.gpu_parts.finding import Finding
 TURNS = 3
 UPDATES = 30
 RATIO, MFU, STRETCH_MFU = 1.0, 0.35, 0.45
-# Dense bfloat16 products, by the maker's tables.
-PEAK_FLOPS = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12}
 
 
 def run(finding: Finding, rehearse: bool) -> None:
@@ -133,11 +131,10 @@ def utilisation(worker: rounds.Worker, config: ConfigDict, ms: float) -> dict:
     model, tokens = config.model, config.train.batch_size * config.model.context_length
     attention = 12 * model.num_layers * model.context_length * model.embed_dim
     palm = (6 * worker.facts["num_params"] + attention) * tokens
-    peak = PEAK_FLOPS.get(worker.facts["device"])
+    peak = worker.facts["peak_flops"]
     mfu, palm_mfu = (peak and flops / (ms / 1e3) / peak for flops in (worker.facts["flops"], palm))
     return {
         "tokens_per_second": tokens / (ms / 1e3),
-        "peak_flops": peak,
         "palm_flops": palm,
         "mfu": mfu,
         "palm_mfu": palm_mfu,
