@@ -26,7 +26,14 @@ def pytest_configure(config):
 
 
 # Files that take minutes; with two workers, whichever starts last is waited for.
-LONGEST = ("test_sweep_run", "test_readme", "test_wandb_sweeps", "test_train", "test_kill")
+LONGEST = (
+    "test_gpu_compile",
+    "test_sweep_run",
+    "test_readme",
+    "test_wandb_sweeps",
+    "test_train",
+    "test_kill",
+)
 
 
 def pytest_collection_modifyitems(items):

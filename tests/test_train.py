@@ -564,8 +564,9 @@ def test_attention_has_a_dropout_rate_of_its_own():
     np.testing.assert_array_equal(logits(0, **none), logits(1, **none))
 
 
-def test_utilization_is_told_of_known_devices_alone(tmp_path, monkeypatch):
+def test_utilization_is_told_of_known_devices_alone(tmp_path, monkeypatch, capsys):
     train.train_and_evaluate(smoke("bigram"), tmp_path / "unknown")
+    assert "MFU" not in capsys.readouterr().out
     assert all("train/mfu" not in line for line in lines(tmp_path / "unknown"))
     monkeypatch.setitem(devices.PEAK_FLOPS, jax.devices()[0].device_kind, 1e9)
     train.train_and_evaluate(smoke("bigram"), tmp_path / "known")
@@ -574,7 +575,7 @@ def test_utilization_is_told_of_known_devices_alone(tmp_path, monkeypatch):
         for line in run_folder.read_lines(tmp_path / "known/metrics.jsonl")
         if "train/mfu" in line
     ]
-    assert len(measured) == 4
+    assert len(measured) == capsys.readouterr().out.count("%") == 4
     for line in measured:
         flops_per_token = line["train_flops"] / line["tokens_seen"]
         per_second = line["train/tokens_per_second"] * flops_per_token

@@ -12,6 +12,7 @@ SHOWN = (
     ("train/loss", "train loss ", ".4f", ""),
     ("val/loss", "val loss ", ".4f", ""),
     ("train/tokens_per_second", "", ",.0f", " tokens/s"),
+    ("train/mfu", "MFU ", ".1%", ""),
 )
 SUMMED_UP = (
     ("val/loss", "val loss ", ".4f", ""),
