@@ -11,4 +11,6 @@ is timed is the training step, not the input pipeline, which is timed alone.
   variants.py the ways of running them, and peak.py says what the machine could do.
 - `sweep.py`: a sweep against its runs in turn, `make bench-sweep`.
 - `checkpointing.py`: what saving costs, `make bench-checkpoint`.
+- `gpu_check.py`: correctness and speed on one GPU, within minutes. checklist.py runs the parts in
+  gpu_parts/, each under the limit of bounded.py; gpu_compiled.py has what is compiled without one.
 """

@@ -88,5 +88,5 @@ def line(row: Row, width: int = 0) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """Returns the lines of rows, one below the other."""
-    width = max((len(row["name"]) for row in rows), default=0)
+    width = min(max((len(row["name"]) for row in rows), default=0), 30)
     return "\n".join(line(row, width) for row in rows)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -92,6 +93,27 @@ def test_the_limit_ends_the_whole_process_group(tmp_path):
         )
         assert ended.code == (None if name == "limit" else 0)
         assert has_ended(int(pid.read_text()))
+
+
+def test_a_part_ends_with_the_process_that_waits_for_it(tmp_path):
+    """As where the check itself is told to stop."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    body = (
+        f"import os; Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(99)"
+    )
+    words = [*part("hanging", body=body).words, str(tmp_path / "figures.json")]
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bounded.run(words, seconds=60, log=tmp_path / "log", environment={})
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert has_ended(int((tmp_path / "pid").read_text()))
 
 
 def has_ended(pid):

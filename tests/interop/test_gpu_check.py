@@ -41,7 +41,7 @@ def test_the_figures_are_those_that_the_table_asks_for(rehearsal):
     assert figures["peak"]["platform"] == "cpu"
     assert min(figures["peak"][key] for key in ("tflops", "gb_per_second")) > 0
     stages = {key: value for key, value in figures["stages"].items() if key != "summary"}
-    assert len(stages) == 8
+    assert len(stages) == 6
     for name, row in stages.items():
         assert row["largest"] <= row["allowed"] == ALLOWED[name.split()[-1]]
     assert 0 < max(figures["attention"]["errors"].values()) < 1e-2
