@@ -8,7 +8,7 @@ STAGES := bigram self_attention multi_head_attention transformer_decoder gpt2
 # Appended to the experiment's name: `make ladder PRESET=:smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup setup-gpu ladder test soak lint peers interop gpu-compile bench bench-losses bench-sweep bench-checkpoint speedrun clean
+.PHONY: help setup setup-gpu ladder test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint speedrun clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -91,6 +91,9 @@ NEW_PYTHON ?= $(shell for python in $(PYTHON) python3.12 python3.13 \
 gpu-compile: .venv-gpu-compile/setup.stamp  ## Compile training for an H100 that is not here.
 	.venv-gpu-compile/bin/python -m benchmarks.gpu_compile \
 	  $(if $(EXPERIMENT),--config=experiments/$(EXPERIMENT) $(FLAGS))
+
+gpu-check: .venv/setup.stamp  ## Check and measure one GPU, for 400 s: benchmarks/gpu.json.
+	.venv/bin/python -m benchmarks.gpu_check --output=benchmarks/gpu.json
 
 # `make bench WORKS=laptop,baby` measures those and keeps the other rows.
 bench: .venv-peers/setup.stamp  ## Time everything against PyTorch, for hours: benchmarks/results.json.

@@ -177,5 +177,10 @@ def _surroundings() -> tuple:
         [device.device_kind for device in devices],
         (devices[0].client.platform_version, jax.process_count()),
         runtime.processor(),
-        sorted(item for item in os.environ.items() if item[0].startswith(("XLA_", "LIBTPU_"))),
+        sorted(
+            item
+            for item in os.environ.items()
+            # But for how much of a GPU's memory a process takes, which changes no program.
+            if item[0].startswith(("XLA_", "LIBTPU_")) and not item[0].startswith("XLA_PYTHON_")
+        ),
     )

@@ -174,3 +174,11 @@ def test_a_second_start_and_the_other_commands_compile_nothing_of_the_run(
         "_write_windowed",
     }
     assert compiles("generate.py", *text) == set()
+
+
+def test_a_program_does_not_depend_on_how_much_of_a_gpu_s_memory_is_taken(monkeypatch):
+    before = programs._surroundings.__wrapped__()
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.4")
+    assert programs._surroundings.__wrapped__() == before
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+    assert programs._surroundings.__wrapped__() != before
