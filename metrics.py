@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from models import plain
+from models.layers import reference
 
 
 def next_token_nats(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
     """How surprised the model was by each target: -log p, in nats, [B, T]."""
-    if plain.is_wanted():
+    if reference.is_forced():
         return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
     return _next_token_nats(logits_BTV, targets_BT)
 

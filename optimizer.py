@@ -14,25 +14,26 @@ from ml_collections import ConfigDict
 import muon
 from errors import UserError
 
-# Those whose update has one size whatever the gradient's: muP divides it by the widening.
+# Those whose update has one size whatever the gradient's: muP divides it by the width_multiplier.
 SIGN_LIKE = ("adamw", "lion")
 
 
 def build(
-    config: ConfigDict, num_steps: int, widening: float = 1.0
+    config: ConfigDict, num_steps: int, width_multiplier: float = 1.0
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The transformation for a TrainState's `tx`, and its learning rate as a function of step.
 
-    `config` is a whole config's `optimizer`. `widening` is how many times as wide the model is as
-    the one that the learning rate was found for; hidden matrices then take steps, and decay, by as
-    much less, but for muon, whose steps suit any width. Raises UserError for an unknown name, and
-    for a widening that this optimizer has no rule for.
+    `config` is a whole config's `optimizer`. `width_multiplier` is the model's width over that of
+    the model that the learning rate was found for; hidden matrices then take steps, and decay, by
+    as much less, but for muon, whose steps suit any width.
+
+    Raises UserError for an unknown name, and for another width where this optimizer has no rule.
     """
     found = []
     if config.name not in OPTIMIZERS:
         names = ", ".join(OPTIMIZERS)
         found.append(f"config.optimizer.name={config.name!r}: expected one of {names}")
-    elif widening != 1 and config.name not in (*SIGN_LIKE, "muon"):
+    elif width_multiplier != 1 and config.name not in (*SIGN_LIKE, "muon"):
         found.append(
             f"config.optimizer.name={config.name!r} has no rule for config.model.mup_base_dim: "
             f"expected one of {', '.join(SIGN_LIKE)}, muon"
@@ -46,8 +47,8 @@ def build(
     parts = [OPTIMIZERS[config.name](config, schedule)]
     if config.grad_clip_norm:
         parts.insert(0, optax.clip_by_global_norm(config.grad_clip_norm))
-    if widening != 1 and config.name in SIGN_LIKE:
-        parts.append(optax.masked(optax.scale(1 / widening), hidden_mask))
+    if width_multiplier != 1 and config.name in SIGN_LIKE:
+        parts.append(optax.masked(optax.scale(1 / width_multiplier), hidden_mask))
     return (optax.chain(*parts) if parts[1:] else parts[0]), schedule
 
 

@@ -50,7 +50,7 @@ def check_config(config: ConfigDict) -> None:
                 optimizer.build,
                 config.optimizer,
                 max(config.train.num_steps, 1),
-                models.widening(config.model),
+                models.width_multiplier(config.model),
             ),
             partial(choose_precision, config.train.precision),
             partial(choose_mode, config.tracking.wandb_mode),
@@ -68,7 +68,7 @@ def build_parts(config: ConfigDict) -> Parts:
         raise UserError("config.sample.prompt is empty: a model continues at least one token")
     model = build_model(config, data.tokenizer.vocab_size)
     tx, schedule = optimizer.build(
-        config.optimizer, config.train.num_steps, models.widening(config.model)
+        config.optimizer, config.train.num_steps, models.width_multiplier(config.model)
     )
     part_size = config.train.batch_size // config.train.grad_accumulation_steps
     mesh = devices.data_mesh(part_size, config.eval.batch_size)
@@ -81,21 +81,11 @@ def build_parts(config: ConfigDict) -> Parts:
 
 
 def build_model(config: ConfigDict, vocab_size: int) -> nn.Module:
-    """Returns the module that a config describes, as its `train` part wants it.
-
-    Raises UserError if that can't be, or if the model has no parts to recompute or to cut.
-    """
-    model = models.build(config.model, vocab_size)
-    train, found = config.train, []
-    if train.remat == "blocks" and not hasattr(model, "remat"):
-        found.append(f"config.train.remat='blocks': {config.model.name} has no blocks to recompute")
-    if train.loss_chunks > 1 and not hasattr(model, "features"):
-        found.append(
-            f"config.train.loss_chunks={train.loss_chunks}: {config.model.name} makes all of its "
-            "logits at once; expected 1"
-        )
-    check.refuse(found)
-    return model.clone(remat=True) if train.remat == "blocks" else model
+    """Returns the module that a config describes. Raises UserError if that can't be."""
+    train = config.train
+    return models.build(
+        config.model, vocab_size, splits=train.loss_chunks > 1, remat=train.remat == "blocks"
+    )
 
 
 def choose_precision(wanted: str) -> str:

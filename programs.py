@@ -161,10 +161,17 @@ def _devices(args: Any) -> list[jax.Device]:
     return sorted(found, key=lambda device: device.id)
 
 
+def source_files(root: Path) -> list[Path]:
+    """Returns every source file that can change a program, in folders of folders, too."""
+    packages = {path.parent for path in root.glob("*/*.py")}
+    own = [one for one in packages if one.name not in ("tests", "benchmarks")]
+    return sorted([*root.glob("*.py"), *(path for one in own for path in one.rglob("*.py"))])
+
+
 @functools.cache
 def _sources() -> str:
-    root, digest = Path(__file__).parent, hashlib.sha256()
-    for path in sorted([*root.glob("*.py"), *root.glob("models/*.py")]):
+    digest = hashlib.sha256()
+    for path in source_files(Path(__file__).parent):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 import devices
 import metrics
 import programs
-from models import plain
+from models.layers import reference
 
 # What an update measures; "skipped" counts those that were left out, since the run began.
 Update = dict[str, jax.Array]
@@ -215,6 +215,6 @@ def flops_per_step(state: TrainState, batch_shape: tuple[int, int]) -> float:
     batch_BT = jax.ShapeDtypeStruct(batch_shape, jnp.int32)
     grad = jax.jit(jax.grad(loss_of), static_argnums=1)
     # Counted for the CPU wherever the run is: the plugins of other devices do not count.
-    with jax.default_device(jax.devices("cpu")[0]), plain.definitions():
+    with jax.default_device(jax.devices("cpu")[0]), reference.forced():
         lowered = grad.lower(params, state.apply_fn, batch_BT, jax.random.key(0))
     return lowered.cost_analysis()["flops"]

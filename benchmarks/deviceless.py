@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from models import target
+from models.layers import target
 
 H100 = "NVIDIA H100 80GB HBM3"
 CUDNN_VERSION = 91200

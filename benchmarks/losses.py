@@ -22,7 +22,7 @@ import runtime
 import train_step
 from benchmarks import results, works
 from input_pipeline import batches
-from models import plain
+from models.layers import reference
 
 OUTPUT = Path(__file__).parent / "losses.json"
 EVERY = 10
@@ -40,7 +40,7 @@ def main() -> None:
     for name in WORKS.value:
         config = works.config_of(name, smoke=False, num_tokens=1)
         config.train.steps_per_dispatch = EVERY
-        with plain.definitions():
+        with reference.forced():
             expected = losses(config, "float32")
             reordered = None
             if ROUNDING.value:

@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 from errors import UserError
 from experiments import default
 from models.bigram import Bigram
-from models.gpt2 import CHOICES, GPT2
+from models.gpt2 import GPT2
+from models.gpt2_variants import CHOICES, GPT2Variant
 from models.multi_head_attention import MultiHeadAttentionModel
 from models.self_attention import SelfAttentionModel
 from models.transformer_decoder import TransformerDecoder
@@ -33,20 +34,48 @@ STAGES = {
     "transformer_decoder": TransformerDecoder,
     "gpt2": GPT2,
 }
+# The form of a stage that has knobs: it takes the place of a stage whose config turns one.
+VARIANTS = {"gpt2": GPT2Variant}
 # Keys that are no sizes of a model.
 OF_ALL = {"name", "init_from"}
 
 
-def build(config: ConfigDict, vocab_size: int) -> nn.Module:
-    """The module that `config` (a whole config's `model`) describes.
+def build(
+    config: ConfigDict, vocab_size: int, *, splits: bool = False, remat: bool = False
+) -> nn.Module:
+    """Returns the module that `config` (a whole config's `model`) describes.
+
+    A stage as it stands in its file, unless a knob is turned, or training asks for a module that
+    `splits` into features and head, or that recomputes its blocks (`remat`).
 
     Raises UserError for an unknown name, a size that is missing, not positive or not this
-    stage's, an unknown choice, and for heads that do not divide what they share.
+    stage's, an unknown choice, for heads that do not divide what they share, and for a stage that
+    neither splits nor recomputes.
     """
     if config.name not in STAGES:
         raise UserError(f"config.model.name={config.name!r} is none of {', '.join(STAGES)}")
     stage = STAGES[config.name]
-    takes = {field.name for field in fields(stage)} & set(config)
+    variant = VARIANTS.get(config.name, stage)
+    takes = {field.name for field in fields(variant)} & set(config)
+    check_sizes(config, takes)
+    own = {field.name for field in fields(stage)} & takes
+    neutral = default.get_config().model
+    is_plain = all(config[key] == neutral[key] for key in takes - own)
+    sizes = {key: config[key] for key in takes}
+    if takes >= {"attention_dropout_rate"} and config.attention_dropout_rate < 0:
+        sizes["attention_dropout_rate"] = config.dropout_rate
+    if is_plain and not splits and not remat:
+        return stage(vocab_size, **{key: sizes[key] for key in own})
+    if variant is stage:
+        raise UserError(
+            f"config.model.name={config.name!r} has neither blocks to recompute nor logits to make "
+            "in parts: leave config.train.remat at 'none' and config.train.loss_chunks at 1"
+        )
+    return variant(vocab_size, **sizes, **({"remat": True} if remat else {}))
+
+
+def check_sizes(config: ConfigDict, takes: set[str]) -> None:
+    """Raises UserError that lists what is wrong with a model of which `takes` are the keys."""
     neutral = default.get_config().model
     found = []
     for key, value in config.items():
@@ -67,11 +96,10 @@ def build(config: ConfigDict, vocab_size: int) -> nn.Module:
         found = _misshapen_heads(config)
     if found:
         raise UserError("; ".join(found))
-    return stage(vocab_size=vocab_size, **{key: config[key] for key in takes})
 
 
 def count_parameters(params: dict) -> tuple[int, int]:
-    """How many numbers there are, and how many of them outside of tables of tokens and positions.
+    """Returns the number of parameters, and of those outside of tables of tokens and positions.
 
     A head of its own is one more such table, and so are pairs of tokens.
     """
@@ -80,8 +108,8 @@ def count_parameters(params: dict) -> tuple[int, int]:
     return sum(counts.values()), sum(counts[name] for name in counts if name not in inside)
 
 
-def widening(config: ConfigDict) -> float:
-    """How many times as wide the model is as the one that its learning rate was found for."""
+def width_multiplier(config: ConfigDict) -> float:
+    """Returns the model's width over that of the model that its learning rate was found for."""
     return (
         config.embed_dim / config.mup_base_dim
         if config.mup_base_dim > 0 < config.embed_dim
@@ -90,7 +118,7 @@ def widening(config: ConfigDict) -> float:
 
 
 def _misshapen_heads(config: ConfigDict) -> list[str]:
-    """What is wrong with the number of heads, a sentence each; all sizes are 1 or more."""
+    """Returns a sentence for each mistake in the number of heads; all sizes are 1 or more."""
     H, G, D = config.num_heads, config.num_kv_heads, config.embed_dim
     if D % H:
         return [
@@ -104,7 +132,7 @@ def _misshapen_heads(config: ConfigDict) -> list[str]:
         )
     if config.positions == "rotary" and D // H % 2:
         found.append(
-            f"config.model.positions='rotary' turns pairs, and config.model.embed_dim={D} over "
+            f"config.model.positions='rotary' rotates pairs, and config.model.embed_dim={D} over "
             f"num_heads={H} is {D // H}: make that even"
         )
     return found

@@ -1,41 +1,108 @@
-"""Stage 5, GPT-2: stage 4 with the choices of Radford et al. (2019), and others made since.
+"""Stage 5, GPT-2: stage 4 with the choices of Radford et al. (2019).
 
 New here: dropout, GELU, biases in attention, initial weights from N(0, 0.02) with those that
-write to the residual stream scaled down by depth, and one matrix for tokens in and out. What is
-not GPT-2's is neutral unless a config asks for it, and stands in models/since_gpt2.py.
+write to the residual stream scaled down by depth, and one matrix for tokens in and out.
+What others have changed since is in models/gpt2_variants.py.
 """
 
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
-from models import plain
-from models.dense import Dense
-from models.dropout import Dropout
-from models.multi_head_attention import MultiHeadAttention
-from models.self_attention import Position, TokenPositionEmbed
-from models.since_gpt2 import (
-    ACTIVATIONS,
-    NORMS,
-    PairEmbed,
-    SwiGLU,
-    alibi_slopes,
-    rotate,
-    soft_cap,
-)
-from models.transformer_decoder import Block, Mlp
+from models.layers import Dense, Dropout, KeyValueCache, Position, tied_logits
+from models.self_attention import causal_attention
+from models.transformer_decoder import LayerNorm
 
-# Which words a config may have for these.
-CHOICES = {
-    "positions": ("learned", "rotary", "alibi", "none"),
-    "norm": tuple(NORMS),
-    "activation": (*ACTIVATIONS, "swiglu"),
-}
+gelu = partial(nn.gelu, approximate=True)  # GPT-2's tanh form (Hendrycks and Gimpel, 2016).
+init = nn.initializers.normal(0.02)
+
+
+class GPT2Attention(nn.Module):
+    """Stage 3's attention with biases, GPT-2's initial weights, and dropout of its weights."""
+
+    num_heads: int
+    context_length: int
+    out_init: nn.initializers.Initializer
+    dropout_rate: float
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, *, start: Position = 0, train: bool = False) -> jax.Array:
+        B, T, D = x_BTD.shape
+        H = self.num_heads
+        q_BTHK, k_BTHK, v_BTHK = (
+            Dense(D, kernel_init=init, name=name)(x_BTD).reshape(B, T, H, D // H)
+            for name in ("query", "key", "value")
+        )
+        past = KeyValueCache(self.context_length, name="past")
+        k_BSHK, v_BSHK = past(start, key=k_BTHK, value=v_BTHK)
+        attend = causal_attention
+        if train and self.dropout_rate:
+            drop = partial(Dropout(self.dropout_rate), deterministic=False)
+            attend = partial(attend, weights_of=lambda scores, _: drop(jax.nn.softmax(scores)))
+        y_BTHK = attend(q_BTHK, k_BSHK, v_BSHK, start=start)
+        return Dense(D, kernel_init=self.out_init, name="out")(y_BTHK.reshape(B, T, D))
+
+
+class GPT2Mlp(nn.Module):
+    """Stage 4's MLP with GELU."""
+
+    out_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        D = x_BTD.shape[-1]
+        h_BTF = gelu(Dense(4 * D, kernel_init=init, name="up")(x_BTD))
+        return Dense(D, kernel_init=self.out_init, name="down")(h_BTF)
+
+
+class GPT2Block(nn.Module):
+    """Stage 4's block with dropout on what is added to the residual stream."""
+
+    num_heads: int
+    context_length: int
+    out_init: nn.initializers.Initializer
+    dropout_rate: float
+    attention_dropout_rate: float
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, *, start: Position = 0, train: bool = False) -> jax.Array:
+        rate, T = self.attention_dropout_rate, self.context_length
+        drop = partial(Dropout(self.dropout_rate, name="dropout"), deterministic=not train)
+        attention = GPT2Attention(self.num_heads, T, self.out_init, rate, name="attention")
+        h_BTD = LayerNorm(name="attention_norm")(x_BTD)
+        x_BTD += drop(attention(h_BTD, start=start, train=train))
+        h_BTD = LayerNorm(name="mlp_norm")(x_BTD)
+        x_BTD += drop(GPT2Mlp(self.out_init, name="mlp")(h_BTD))
+        return x_BTD
+
+
+class TiedEmbed(nn.Module):
+    """Stage 2's embeddings; the logits are products with the token embeddings."""
+
+    vocab_size: int
+    context_length: int
+    embed_dim: int
+
+    def setup(self):
+        embed = partial(nn.Embed, features=self.embed_dim, embedding_init=init)
+        self.token, self.position = embed(self.vocab_size), embed(self.context_length)
+
+    def __call__(self, tokens_BT: jax.Array, start: Position) -> jax.Array:
+        T = tokens_BT.shape[1]
+        if self.context_length < T:
+            raise ValueError(f"{T} tokens do not fit into a context of {self.context_length}")
+        positions_1T = start + jnp.arange(T)[None]
+        return self.token(tokens_BT) + self.position(positions_1T)
+
+    def unembed(self, x_BTD: jax.Array) -> jax.Array:
+        """Returns the logits [B, T, V]."""
+        return tied_logits(x_BTD, self.token.embedding)
 
 
 class GPT2(nn.Module):
-    """The decoder as GPT-2 has it; logits are products with the token embeddings."""
+    """The decoder as GPT-2 has it."""
 
     vocab_size: int
     context_length: int
@@ -43,104 +110,25 @@ class GPT2(nn.Module):
     num_heads: int
     num_layers: int
     dropout_rate: float = 0.1
-    attention_dropout_rate: float = -1.0  # Of the weights of attention; -1: dropout_rate.
-    # What follows was changed by others since.
-    mlp_dim: int = 0
-    positions: str = "learned"
-    norm: str = "layer_norm"
-    norm_epsilon: float = 1e-5
-    activation: str = "gelu"
-    use_bias: bool = True
-    query_key_norm: bool = False
-    num_kv_heads: int = 0
-    logit_soft_cap: float = 0.0
-    tied_embeddings: bool = True
-    zero_init: bool = False
-    num_pair_embeddings: int = 0
-    mup_base_dim: int = 0
-    remat: bool = False  # Recomputes a block's activations in the backward pass.
+    attention_dropout_rate: float = 0.1
 
-    def setup(self):
-        # muP (Yang et al., 2021), with heads of one width: matrices whose inputs grow in number
-        # start smaller, and logits are divided by as much as D has grown. Then what a sub-layer or
-        # the head says keeps its size; their learning rates are optimizer.py's business.
-        self.widening = self.embed_dim / self.mup_base_dim if self.mup_base_dim else 1.0
-        init, embed_init = (nn.initializers.normal(0.02 / x**0.5) for x in (self.widening, 1.0))
-        # 2 L sub-layers add to the residual stream: section 2.3 keeps its variance at 1 / sqrt.
-        out_init = nn.initializers.normal(0.02 / (2 * self.num_layers * self.widening) ** 0.5)
-        if self.zero_init:
-            out_init = nn.initializers.zeros
-        inits = dict(kernel_init=init, out_init=out_init, use_bias=self.use_bias)
-        norm = partial(NORMS[self.norm], epsilon=self.norm_epsilon)
-        if self.norm == "layer_norm":
-            norm = partial(norm, use_bias=self.use_bias)
-        attention_rate = self.attention_dropout_rate
-        attention = partial(
-            MultiHeadAttention,
-            self.num_heads,
-            self.context_length,
-            dropout_rate=self.dropout_rate if attention_rate < 0 else attention_rate,
-            num_kv_heads=self.num_kv_heads,
-            query_key_norm=norm if self.query_key_norm else None,
-            rotate=rotate if self.positions == "rotary" else None,
-            slopes=alibi_slopes if self.positions == "alibi" else None,
-            **inits,
-        )
-        mlp = partial(SwiGLU, hidden_dim=self.mlp_dim, **inits)
-        if self.activation != "swiglu":
-            mlp = partial(Mlp, ACTIVATIONS[self.activation], hidden_dim=self.mlp_dim, **inits)
-        self.embed = TokenPositionEmbed(
-            self.vocab_size,
-            self.context_length,
-            self.embed_dim,
-            embedding_init=embed_init,
-            learns_positions=self.positions == "learned",
-        )
-        if self.num_pair_embeddings:
-            self.pair_embed = PairEmbed(
-                self.num_pair_embeddings,
-                self.vocab_size,
-                self.context_length,
-                self.embed_dim,
-                embed_init,
-            )
-        self.dropout = Dropout(self.dropout_rate)
-        self.block = [
-            Block(attention, mlp, norm, dropout_rate=self.dropout_rate)
-            for _ in range(self.num_layers)
-        ]
-        self.final_norm = norm()
-        if not self.tied_embeddings:
-            self.logits = Dense(self.vocab_size, use_bias=False, kernel_init=embed_init)
-
+    @nn.compact
     def __call__(
         self, tokens_BT: jax.Array, *, start: Position = 0, train: bool = False
     ) -> jax.Array:
-        return self.head(self.features(tokens_BT, start=start, train=train))
-
-    def features(
-        self, tokens_BT: jax.Array, *, start: Position = 0, train: bool = False
-    ) -> jax.Array:
-        """Returns the residual stream after the last norm, [B, T, D]."""
-
-        # `start` and `train` stay outside of what nn.remat traces: cuDNN's attention needs to know
-        # that the text is read from its beginning.
-        def apply_block(block: nn.Module, x_BTD: jax.Array) -> jax.Array:
-            return block(x_BTD, start=start, train=train)
-
-        if self.remat and not plain.is_wanted():
-            apply_block = nn.remat(apply_block)
-        x_BTD = self.embed(tokens_BT, start)
-        if self.num_pair_embeddings:
-            x_BTD += self.pair_embed(tokens_BT, start)
-        x_BTD = self.dropout(x_BTD, deterministic=not train)
-        for block in self.block:
-            x_BTD = apply_block(block, x_BTD)
-        return self.final_norm(x_BTD)
-
-    def head(self, x_BTD: jax.Array) -> jax.Array:
-        """Returns the logits [B, T, V] of `features`, or of some of them."""
-        if self.mup_base_dim:
-            x_BTD /= self.widening
-        logits_BTV = self.embed.unembed(x_BTD) if self.tied_embeddings else self.logits(x_BTD)
-        return soft_cap(logits_BTV, self.logit_soft_cap) if self.logit_soft_cap else logits_BTV
+        # 2 L sub-layers add to the residual stream: section 2.3 keeps its variance at 1 / sqrt.
+        out_init = nn.initializers.normal(0.02 / (2 * self.num_layers) ** 0.5)
+        embed = TiedEmbed(self.vocab_size, self.context_length, self.embed_dim, name="embed")
+        x_BTD = embed(tokens_BT, start)
+        x_BTD = Dropout(self.dropout_rate, name="dropout")(x_BTD, deterministic=not train)
+        for layer in range(self.num_layers):
+            block = GPT2Block(
+                self.num_heads,
+                self.context_length,
+                out_init,
+                self.dropout_rate,
+                self.attention_dropout_rate,
+                name=f"block_{layer}",
+            )
+            x_BTD = block(x_BTD, start=start, train=train)
+        return embed.unembed(LayerNorm(name="final_norm")(x_BTD))

@@ -152,6 +152,11 @@ def tensor_names(num_layers: int, tied_embeddings: bool) -> dict[str, list[str]]
     return names
 
 
+def is_tied(model: nn.Module) -> bool:
+    """Returns True if the head is the token embedding: in GPT-2, unless a knob unties them."""
+    return getattr(model, "tied_embeddings", True)
+
+
 def to_params(tensors: dict[str, np.ndarray], model: nn.Module) -> dict:
     """The parameters of a models.GPT2 out of the tensors of a GPT2LMHeadModel, as float32.
 
@@ -161,7 +166,7 @@ def to_params(tensors: dict[str, np.ndarray], model: nn.Module) -> dict:
     tensors = {plain_name(name): tensor for name, tensor in tensors.items()}
     check_shapes({name: tensor.shape for name, tensor in tensors.items()}, model)
     leaves = {}
-    for name, ours in tensor_names(model.num_layers, model.tied_embeddings).items():
+    for name, ours in tensor_names(model.num_layers, is_tied(model)).items():
         tensor = np.asarray(tensors[name], np.float32)
         if name == POSITIONS:
             tensor = tensor[: model.context_length]
@@ -190,14 +195,14 @@ def plain_name(name: str) -> str:
 def check_shapes(there: dict[str, tuple[int, ...]], model: nn.Module) -> None:
     """Raises UserError that lists where tensors differ from what `model` takes."""
     # A head that is the token embedding may be written down twice.
-    optional = {HEAD} if model.tied_embeddings else set()
+    optional = {HEAD} if is_tied(model) else set()
     there = {name: shape for name, shape in there.items() if not name.endswith(MASKS)}
     tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     leaves = {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
     if len(there.get(POSITIONS, ())) == 2:
         there[POSITIONS] = min(there[POSITIONS][0], model.context_length), there[POSITIONS][1]
     wanted = {}
-    for name, ours in tensor_names(model.num_layers, model.tied_embeddings).items():
+    for name, ours in tensor_names(model.num_layers, is_tied(model)).items():
         shape = (*leaves[ours[0]][:-1], sum(leaves[one][-1] for one in ours))
         wanted[name] = shape[::-1] if name == HEAD else shape
     differences = [f"-{name} {list(wanted[name])}" for name in wanted if name not in there]

@@ -153,7 +153,7 @@ def load_params(folder: Path, model: nn.Module) -> dict[str, Any]:
             hugging_face.check_shapes(shapes, model)
         except UserError as error:
             raise UserError(f"{folder}: {error}") from None
-        names = hugging_face.tensor_names(model.num_layers, model.tied_embeddings)
+        names = hugging_face.tensor_names(model.num_layers, hugging_face.is_tied(model))
         # On the host, wherever the model goes.
         with jax.default_device(jax.devices("cpu")[0]):
             return hugging_face.to_params({name: parts[name][:] for name in names}, model)

@@ -1,63 +1,42 @@
-"""Stage 4, transformer decoder: attention and a small network in turn, as deep as wanted.
+"""Stage 4, transformer decoder: attention and an MLP in turn, as many blocks as wanted.
 
 New here: the MLP, the residual stream that each sub-layer adds to, LayerNorm before each
 sub-layer, and blocks on top of each other.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
 from flax import linen as nn
 
-from models.dense import Dense
-from models.dropout import Dropout
+from models.layers import Dense, Position
 from models.multi_head_attention import MultiHeadAttention
-from models.self_attention import Initializer, Position, TokenPositionEmbed
+from models.self_attention import TokenPositionEmbed
 
-# GPT-2's epsilon; Flax's own default is 1e-6.
-LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)
+LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)  # GPT-2's epsilon; Flax's default is 1e-6.
 
 
 class Mlp(nn.Module):
-    """What a position does with what attention brought it: F = 4 D units, each for itself."""
-
-    # Neutral here; stage 5 has its own.
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
-    kernel_init: Initializer = nn.initializers.lecun_normal()
-    out_init: Initializer = nn.initializers.lecun_normal()
-    use_bias: bool = True
-    hidden_dim: int = 0  # F; 0 is 4 D.
+    """Two linear maps with a ReLU between, applied to each position alone; F = 4 D."""
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         D = x_BTD.shape[-1]
-        F = self.hidden_dim or 4 * D
-        up = Dense(F, use_bias=self.use_bias, kernel_init=self.kernel_init, name="up")
-        down = Dense(D, use_bias=self.use_bias, kernel_init=self.out_init, name="down")
-        return down(self.activation(up(x_BTD)))
+        h_BTF = nn.relu(Dense(4 * D, name="up")(x_BTD))
+        return Dense(D, name="down")(h_BTF)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): pre-LayerNorm, Xiong et al. (2020)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): pre-LayerNorm (Xiong et al., 2020)."""
 
-    make_attention: Callable[[], nn.Module]
-    # Neutral here; stage 5 has others.
-    make_mlp: Callable[[], nn.Module] = Mlp
-    make_norm: Callable[[], nn.Module] = LayerNorm
-    dropout_rate: float = 0.0
+    num_heads: int
+    context_length: int
 
-    def setup(self):
-        self.attention_norm = self.make_norm()
-        self.attention = self.make_attention()
-        self.mlp_norm = self.make_norm()
-        self.mlp = self.make_mlp()
-        self.dropout = Dropout(self.dropout_rate)
-
-    def __call__(self, x_BTD: jax.Array, *, start: Position = 0, train: bool = False) -> jax.Array:
-        drop = partial(self.dropout, deterministic=not train)
-        x_BTD += drop(self.attention(self.attention_norm(x_BTD), start=start, train=train))
-        x_BTD += drop(self.mlp(self.mlp_norm(x_BTD)))
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, *, start: Position = 0) -> jax.Array:
+        attention = MultiHeadAttention(self.num_heads, self.context_length, name="attention")
+        x_BTD += attention(LayerNorm(name="attention_norm")(x_BTD), start=start)
+        x_BTD += Mlp(name="mlp")(LayerNorm(name="mlp_norm")(x_BTD))
         return x_BTD
 
 
@@ -74,10 +53,11 @@ class TransformerDecoder(nn.Module):
     def __call__(
         self, tokens_BT: jax.Array, *, start: Position = 0, train: bool = False
     ) -> jax.Array:
+        del train
         D, T = self.embed_dim, self.context_length
         x_BTD = TokenPositionEmbed(self.vocab_size, T, D, name="embed")(tokens_BT, start)
         for layer in range(self.num_layers):
-            block = Block(partial(MultiHeadAttention, self.num_heads, T), name=f"block_{layer}")
-            x_BTD = block(x_BTD, start=start, train=train)
+            block = Block(self.num_heads, T, name=f"block_{layer}")
+            x_BTD = block(x_BTD, start=start)
         x_BTD = LayerNorm(name="final_norm")(x_BTD)
         return Dense(self.vocab_size, name="logits")(x_BTD)

@@ -7,16 +7,18 @@ import models
 from experiments import gpt2
 
 V, T = 11, 5
+NO_DROPOUT = dict(dropout_rate=0.0, attention_dropout_rate=0.0)
 TINY = {
     "bigram": models.Bigram(V),
     "self_attention": models.SelfAttentionModel(V, T, embed_dim=12),
     "multi_head_attention": models.MultiHeadAttentionModel(V, T, embed_dim=12, num_heads=3),
     "transformer_decoder": models.TransformerDecoder(V, T, embed_dim=12, num_heads=3, num_layers=2),
-    "gpt2": models.GPT2(V, T, embed_dim=12, num_heads=3, num_layers=2, dropout_rate=0.5),
+    "gpt2": models.GPT2(V, T, 12, 3, 2, dropout_rate=0.5, attention_dropout_rate=0.5),
 }
-# Stage 5 with each of its changes; what starts at 0 is the same model.
+# The same with every knob at hand, and with each of its changes; at first zero_init is the same.
+VARIANT = models.GPT2Variant(V, T, 12, 3, 2, dropout_rate=0.5, attention_dropout_rate=0.5)
 CHANGED = {
-    name: TINY["gpt2"].clone(**{key.removeprefix("model."): value for key, value in change.items()})
+    name: VARIANT.clone(**{key.removeprefix("model."): value for key, value in change.items()})
     for name, change in gpt2.CHANGES.items()
     if all(key.startswith("model.") for key in change) and name != "zero_init"
 }

@@ -133,9 +133,11 @@ FLAGS = [
     key("train.max_skipped_updates", -1, "expected 0 to"),
     key("train.loss_chunks", 0, "config.train.loss_chunks=0: expected 1 to"),
     key("train.loss_chunks", 3, "expected a divisor of config.model.context_length=", config=GPT2),
-    key("train.loss_chunks", 2, "bigram makes all of its logits at once; expected 1"),
+    key(
+        "train.loss_chunks", 2, "has neither blocks to recompute nor logits to make in parts: leav"
+    ),
     key("train.remat", "all", "config.train.remat='all': expected 'none' or 'blocks'", config=GPT2),
-    key("train.remat", "blocks", "config.train.remat='blocks': bigram has no blocks to recompute"),
+    key("train.remat", "blocks", "config.model.name='bigram' has neither blocks to recompute nor"),
     key("model.attention_dropout_rate", 1, "expected -1 (that of config.model.dro", config=GPT2),
     key("model.attention_dropout_rate", -0.5, "expected -1 (that of config.model.", config=GPT2),
     key("model.attention_dropout_rate", 0.1, "bigram has none; leave it at -1.0"),

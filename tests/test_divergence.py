@@ -14,7 +14,7 @@ import train
 import train_step
 from devices import data_mesh
 from errors import Diverged, UserError
-from tests.stages import TINY, init
+from tests.stages import NO_DROPOUT, TINY, init
 from tests.test_train import arrays, lines, smoke
 from tracking import run_folder
 
@@ -164,7 +164,7 @@ def test_a_limit_below_what_was_skipped_already_is_refused(tmp_path):
 @pytest.mark.parametrize("parts", [2, 4])
 def test_a_batch_in_parts_is_the_batch(stage, parts):
     """To float tolerance, in loss, gradient and after an update."""
-    model = TINY[stage].clone(dropout_rate=0.0) if stage == "gpt2" else TINY[stage]
+    model = TINY[stage].clone(**NO_DROPOUT) if stage == "gpt2" else TINY[stage]
     state = train_step.create_state(model, optax.adam(1e-2), 0, data_mesh(1))
     seed = np.uint32(0)
     loss, grads = train_step.gradient_of(state, BATCH_BT, seed)

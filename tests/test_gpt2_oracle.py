@@ -9,13 +9,14 @@ import numpy as np
 import models
 from models.hugging_face import to_params
 from tests.gpt2_weights import FIXTURE, D, H, L, T, V
+from tests.stages import NO_DROPOUT
 
 
 def test_logits_equal_those_of_transformers():
     with np.load(FIXTURE, allow_pickle=False) as file:
         fixture = dict(file)
     tokens_BT, expected_BTV = fixture.pop("tokens"), fixture.pop("logits")
-    model = models.GPT2(V, T, embed_dim=D, num_heads=H, num_layers=L, dropout_rate=0.0)
+    model = models.GPT2(V, T, embed_dim=D, num_heads=H, num_layers=L, **NO_DROPOUT)
     params = to_params(fixture, model)
     fresh = model.init(jax.random.key(0), tokens_BT)["params"]
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, fresh)

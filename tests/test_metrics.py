@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from metrics import next_token_nats
-from models import plain
+from models.layers import reference
 
 B, T, V = 2, 5, 11
 
@@ -42,7 +42,7 @@ def test_the_gradient_is_one_pass_without_a_scatter():
 
 def test_inside_plain_definitions_it_is_the_library_s():
     logits_BTV, targets_BT = jnp.zeros((B, T, V)), jnp.zeros((B, T), jnp.int32)
-    with plain.definitions():
+    with reference.forced():
         gradient = jax.jit(jax.grad(lambda logits: next_token_nats(logits, targets_BT).sum()))
         assert "scatter" in gradient.lower(logits_BTV).as_text()
 

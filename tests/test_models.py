@@ -13,13 +13,12 @@ import models
 import optimizer
 from errors import UserError
 from experiments import default
-from models import plain
-from models.dense import product
-from models.dropout import Dropout
-from models.multi_head_attention import MultiHeadAttention
-from models.self_attention import attend, causal_attention
-from models.since_gpt2 import PairEmbed, alibi_slopes, rotate
-from tests.stages import ATTENTIVE, CHANGED, TINY, T, V, init
+from models.gpt2_parts import PairEmbed, alibi_slopes, apply_rope
+from models.gpt2_variants import VariantAttention, attention_weights
+from models.layers import Dropout, reference
+from models.layers.dense import product
+from models.self_attention import causal_attention
+from tests.stages import ATTENTIVE, CHANGED, TINY, VARIANT, T, V, init
 
 B = 2
 TOKENS_BT = np.random.default_rng(0).integers(0, V, (B, T))
@@ -66,6 +65,39 @@ def test_no_logit_depends_on_a_later_token(name):
         assert (grad_T[: t + 1] > 0).all()
 
 
+def test_a_variant_with_every_knob_neutral_is_gpt2():
+    """In parameters and their names, in their first values, and in logits with dropout."""
+    ours, variant = TINY["gpt2"], VARIANT
+    init_of = [model.init(jax.random.key(0), TOKENS_BT)["params"] for model in (ours, variant)]
+    jax.tree.map(np.testing.assert_array_equal, *init_of)
+    for train in (False, True):
+        options = dict(train=train, rngs={"dropout": jax.random.key(1)})
+        one, other = (
+            model.apply({"params": init_of[0]}, TOKENS_BT, **options) for model in (ours, variant)
+        )
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "is_plain"),
+    [
+        ({}, {}, True),
+        ({"dropout_rate": 0.3, "attention_dropout_rate": 0.0}, {}, True),
+        ({"norm": "rms_norm"}, {}, False),
+        ({"mlp_dim": 7}, {}, False),
+        ({}, {"remat": True}, False),
+        ({}, {"splits": True}, False),
+    ],
+)
+def test_a_stage_is_built_as_its_file_has_it_unless_a_knob_is_turned(changes, options, is_plain):
+    config = default.get_config().model
+    config.update(name="gpt2", embed_dim=12, num_heads=3, num_layers=2, **changes)
+    model = models.build(config, V, **options)
+    assert type(model) is (models.GPT2 if is_plain else models.GPT2Variant)
+    for key, value in (changes | options).items():
+        assert key == "splits" or getattr(model, key) == value
+
+
 def test_a_bigram_sees_one_token():
     params = init("bigram")
     logits = TINY["bigram"].apply({"params": params}, TOKENS_BT)
@@ -85,7 +117,7 @@ def test_attention_equals_the_library(heads):
 
 
 def test_shared_keys_and_values_equal_the_library():
-    model = MultiHeadAttention(num_heads=6, context_length=T, num_kv_heads=2)
+    model = VariantAttention(num_heads=6, context_length=T, num_kv_heads=2, use_bias=False)
     x_BTD = jax.random.normal(jax.random.key(0), (B, T, 24))
     params = model.init(jax.random.key(1), x_BTD)["params"]
     assert params["key"]["kernel"].shape == params["value"]["kernel"].shape == (24, 8)
@@ -102,16 +134,16 @@ def test_rotated_scores_depend_on_the_distance_alone():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
 
     def score(at, other):
-        return (rotate(q, at) * rotate(k, other)).sum()
+        return (apply_rope(q, at) * apply_rope(k, other)).sum()
 
     for distance in (0, 1, 7):
         scores = [score(distance + start, start) for start in (0, 3, 50)]
         np.testing.assert_allclose(scores, scores[0], rtol=1e-4)
     assert abs(score(1, 0) - score(7, 0)) > 1e-3
-    np.testing.assert_allclose(jnp.linalg.norm(rotate(q, 9)), jnp.linalg.norm(q), rtol=1e-6)
-    np.testing.assert_array_equal(rotate(q, 0), q)
-    rows = rotate(jnp.broadcast_to(q, (1, 4, 1, 8)), 3)
-    np.testing.assert_allclose(rows[:, 2:3], rotate(q, 5), rtol=1e-5)
+    np.testing.assert_allclose(jnp.linalg.norm(apply_rope(q, 9)), jnp.linalg.norm(q), rtol=1e-6)
+    np.testing.assert_array_equal(apply_rope(q, 0), q)
+    rows = apply_rope(jnp.broadcast_to(q, (1, 4, 1, 8)), 3)
+    np.testing.assert_allclose(rows[:, 2:3], apply_rope(q, 5), rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_rows", [V * V, 7])
@@ -139,15 +171,14 @@ def test_alibi_takes_the_distance_off_the_scores():
     scores -= alibi_slopes(3)[None, :, None, None] * distance_TT[None, None]
     scores = jnp.where(distance_TT[None, None] >= 0, scores, -jnp.inf)
     expected = jnp.einsum("BHTS,BSHK->BTHK", jax.nn.softmax(scores), v)
-    for attention in (causal_attention, attend):
-        ours = attention(q, k, v, slopes=alibi_slopes(3))
-        np.testing.assert_allclose(ours, expected, atol=1e-5)
-    last = causal_attention(q[:, 60:], k, v, start=60, slopes=alibi_slopes(3))
+    alibi = partial(attention_weights, None, alibi_slopes(3))
+    np.testing.assert_allclose(causal_attention(q, k, v, weights_of=alibi), expected, atol=1e-5)
+    last = causal_attention(q[:, 60:], k, v, start=60, weights_of=alibi)
     np.testing.assert_allclose(last, expected[:, 60:], atol=1e-5)
 
 
 def test_capped_logits_stay_within_the_cap_and_keep_their_order():
-    capped = TINY["gpt2"].clone(logit_soft_cap=2.0)
+    capped = VARIANT.clone(logit_soft_cap=2.0)
     params = init("gpt2", scale=10.0)
     plain_logits = TINY["gpt2"].apply({"params": params}, TOKENS_BT)
     logits = capped.apply({"params": params}, TOKENS_BT)
@@ -156,7 +187,7 @@ def test_capped_logits_stay_within_the_cap_and_keep_their_order():
 
 
 def test_zero_init_starts_as_the_embedding_alone():
-    model = TINY["gpt2"].clone(zero_init=True)
+    model = VARIANT.clone(zero_init=True)
     params = model.init(jax.random.key(0), TOKENS_BT)["params"]
     x_BTD = params["embed"]["token"]["embedding"][TOKENS_BT]
     x_BTD += params["embed"]["position"]["embedding"][None]
@@ -168,11 +199,12 @@ def test_zero_init_starts_as_the_embedding_alone():
 @pytest.mark.slow
 def test_what_a_wider_model_says_keeps_its_size_under_mup():
     """The logits of fresh models after one step of what an optimizer does first: a sign, times the
-    learning rate over the widening in hidden matrices. Without muP they grow with the width."""
+    learning rate, in hidden matrices over the width multiplier. Without muP they grow.
+    """
     tokens_BT = np.random.default_rng(0).integers(0, V, (4, 16))
 
     def change(width, base):
-        model = models.GPT2(
+        model = models.GPT2Variant(
             V, 16, embed_dim=width, num_heads=width // 8, num_layers=2, mup_base_dim=base
         )
         params = model.init(jax.random.key(0), tokens_BT)["params"]
@@ -207,9 +239,10 @@ def test_attention_in_blocks_and_its_gradients_equal_the_plain_definition(length
         return jax.value_and_grad(lambda *qkv: (f(*qkv) * weight).sum(), argnums=(0, 1, 2))
 
     close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
-    jax.tree.map(close, of(attend)(q, k, v), of(causal_attention)(q, k, v))
+    definition = causal_attention.__wrapped__
+    jax.tree.map(close, of(causal_attention)(q, k, v), of(definition)(q, k, v))
     longer = [jnp.concatenate([x, jnp.full_like(x, 9.0)], axis=1) for x in (k, v)]
-    close(attend(q, *longer), causal_attention(q, k, v))
+    close(causal_attention(q, *longer), definition(q, k, v))
 
 
 def test_most_of_what_the_mask_hides_is_not_computed():
@@ -218,9 +251,10 @@ def test_most_of_what_the_mask_hides_is_not_computed():
     def flops(f):
         return jax.jit(f).lower(shape, shape, shape).cost_analysis()["flops"]
 
-    assert flops(attend) < 0.65 * flops(causal_attention)
-    with plain.definitions():
-        assert flops(lambda *qkv: attend(*qkv)) == flops(causal_attention)
+    assert flops(causal_attention) < 0.65 * flops(causal_attention.__wrapped__)
+    with reference.forced():
+        whole = flops(lambda *qkv: causal_attention(*qkv))
+        assert whole == flops(causal_attention.__wrapped__)
 
 
 def test_attention_from_a_start_equals_the_rows_of_the_whole():
@@ -425,7 +459,7 @@ def test_more_tokens_than_the_context_is_an_error():
         ),
         (
             {"name": "gpt2", "positions": "rotary", "embed_dim": 12},
-            "config.model.positions='rotary' turns pairs, and config.model.embed_dim=12 over "
+            "config.model.positions='rotary' rotates pairs, and config.model.embed_dim=12 over "
             "num_heads=4 is 3: make that even",
         ),
         ({"context_length": 0}, "config.model.context_length=0: bigram needs at least 1"),

@@ -94,9 +94,11 @@ def test_the_linear_and_the_stable_schedule():
         assert float(stable(step)) == pytest.approx(min(rise, last), abs=1e-6)
 
 
-def first_update(name, params, grads, widening=1.0, **changes):
+def first_update(name, params, grads, width_multiplier=1.0, **changes):
     changes = dict(learning_rate=0.5, warmup_steps=0, grad_clip_norm=0.0) | changes
-    tx, _ = optimizer.build(config(name=name, **changes), num_steps=10, widening=widening)
+    tx, _ = optimizer.build(
+        config(name=name, **changes), num_steps=10, width_multiplier=width_multiplier
+    )
     updates, state = tx.update(grads, tx.init(params), params)
     return updates, state
 
@@ -178,10 +180,10 @@ def test_lion_and_sgd_by_hand():
 
 @pytest.mark.parametrize("name", ["adamw", "lion"])
 def test_a_wider_model_steps_less_where_inputs_have_become_more(name):
-    """Yang et al. (2021), table 8: hidden matrices by the widening, embeddings not."""
+    """Yang et al. (2021), table 8: hidden matrices by the width_multiplier, embeddings not."""
     params = MATRIX | TABLE
     narrow, _ = first_update(name, params, params)
-    wide, _ = first_update(name, params, params, widening=4.0)
+    wide, _ = first_update(name, params, params, width_multiplier=4.0)
     close = partial(np.testing.assert_allclose, rtol=1e-6)
     jax.tree.map(lambda n, w: close(w, n / 4), narrow["block_0"], wide["block_0"])
     jax.tree.map(close, narrow["embed"], wide["embed"])
@@ -190,7 +192,7 @@ def test_a_wider_model_steps_less_where_inputs_have_become_more(name):
 def test_muon_needs_no_rule_for_a_wider_model_and_others_have_none():
     params = MATRIX | TABLE
     close = partial(np.testing.assert_allclose, rtol=1e-6)
-    one, other = (first_update("muon", params, params, widening=w)[0] for w in (1.0, 4.0))
+    one, other = (first_update("muon", params, params, width_multiplier=w)[0] for w in (1.0, 4.0))
     jax.tree.map(close, one, other)
     with pytest.raises(UserError, match=r"'sgd' has no rule for config\.model\.mup_base_dim"):
-        first_update("sgd", params, params, widening=4.0)
+        first_update("sgd", params, params, width_multiplier=4.0)

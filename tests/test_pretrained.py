@@ -21,6 +21,7 @@ from input_pipeline import hugging_face as tokenizer_files
 from input_pipeline import tokenizers
 from models import hugging_face, pretrained
 from tests.command import assert_refused, run
+from tests.stages import NO_DROPOUT
 
 SMOKE = "--config=experiments/gpt2.py:smoke"
 OFFLINE = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
@@ -65,7 +66,7 @@ def change(folder, file="config.json", **changes):
 def test_export_and_import_are_the_identity_bit_for_bit(finished, exported):
     trained = checkpoint.load(finished, "best")
     again = pretrained.open_model(exported, "latest")
-    assert again.model == trained.model.clone(dropout_rate=0.0)
+    assert again.model == trained.model.clone(**NO_DROPOUT)
     ours, theirs = leaves(trained.params), leaves(again.params)
     assert ours.keys() == theirs.keys()
     for path in ours:

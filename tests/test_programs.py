@@ -6,7 +6,7 @@ import pytest
 from flax import linen as nn
 
 import programs
-from tests.command import run
+from tests.command import ROOT, run
 from tests.stages import TINY
 from tracking import run_folder
 
@@ -92,6 +92,28 @@ def test_other_sources_that_come_to_the_same_program_compile_nothing(forget, mon
     monkeypatch.setattr(programs, "_sources", lambda: "with one more comment")
     monkeypatch.setattr(programs, "_compile", refuse)
     np.testing.assert_array_equal(double(), [0, 2, 4])
+
+
+def test_every_source_file_of_a_program_is_known_however_deep():
+    """Those that are imported to train, to evaluate and to generate."""
+    loaded = "import sys, train, evaluate, generate; print(*(getattr(module, '__file__', None) or "
+    loaded += "'' for module in list(sys.modules.values())), sep='\\n')"
+    found = run("-c", loaded).stdout.splitlines()
+    own = {path for path in found if path.startswith(f"{ROOT}/") and "/.venv" not in path}
+    assert len(own) > 30 and str(ROOT / "models/layers/attention.py") in own
+    assert own <= {str(path) for path in programs.source_files(ROOT)}
+
+
+def test_an_edit_in_a_subfolder_is_another_program(forget, monkeypatch, tmp_path):
+    root = tmp_path / "checkout"
+    (root / "models/layers").mkdir(parents=True)
+    (root / "models/__init__.py").touch()
+    monkeypatch.setattr(programs, "__file__", str(root / "programs.py"))
+    deep = root / "models/layers/dense.py"
+    deep.write_text("y = x @ w")
+    one = programs._sources.__wrapped__()
+    deep.write_text("y = w @ x")
+    assert programs._sources.__wrapped__() != one
 
 
 def test_what_came_out_of_jax_s_cache_is_not_saved_again(forget):

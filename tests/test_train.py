@@ -29,11 +29,10 @@ from devices import data_mesh
 from errors import Diverged, UserError
 from evaluate import evaluate
 from input_pipeline import corpus
-from models import target
-from models.dense import product_with_rows
-from models.self_attention import attend
+from models.layers import target, tied_logits
+from models.self_attention import causal_attention
 from tests.command import run
-from tests.stages import ATTENTIVE, TINY, V, init
+from tests.stages import ATTENTIVE, TINY, VARIANT, V, init
 from tracking import run_folder
 
 STAGES = list(TINY)
@@ -466,7 +465,7 @@ def test_attention_lowers_for_cuda_as_one_kernel():
     shape = jax.ShapeDtypeStruct((2, 64, 3, 8), jnp.float32)
 
     def lowered():
-        gradient = jax.jit(jax.grad(lambda *qkv: attend(*qkv).sum(), argnums=(0, 1, 2)))
+        gradient = jax.jit(jax.grad(lambda *qkv: causal_attention(*qkv).sum(), argnums=(0, 1, 2)))
         allowed = [
             jax.export.DisabledSafetyCheck.custom_call(f"__cudnn$fmhaSoftmax{which}")
             for which in ("", "Backward")
@@ -493,7 +492,7 @@ def test_attention_lowers_for_cuda_as_one_kernel():
 )
 def test_chunks_of_the_loss_and_recomputed_blocks_change_nothing(changes, z_loss):
     """In float32, within 1e-5: losses, and gradients relative to their largest number."""
-    model = TINY["gpt2"].clone(context_length=6, **changes)
+    model = VARIANT.clone(context_length=6, **changes)
     batch_BT = np.random.default_rng(0).integers(0, V, (2, 7)).astype(np.int32)
 
     def loss_and_gradient(remat, num_chunks):
@@ -518,7 +517,7 @@ def test_the_logits_of_all_chunks_are_never_there_at_once():
     """By XLA's plan; that of recomputed blocks is in tests/test_gpu_compile.py, for a CPU's
     compiler undoes them.
     """
-    model = models.GPT2(4096, 64, embed_dim=16, num_heads=2, num_layers=1)
+    model = models.GPT2Variant(4096, 64, embed_dim=16, num_heads=2, num_layers=1)
     state = train_step.create_state(model, optax.sgd(0.1), 0, data_mesh(1))
     batch_BT = np.zeros((8, 65), np.int32)
 
@@ -538,7 +537,7 @@ def test_a_tied_head_for_a_gpu_is_the_same_product():
 
     def value_and_gradient():
         return jax.value_and_grad(
-            lambda x, table: jnp.sin(product_with_rows(x, table)).sum(), argnums=(0, 1)
+            lambda x, table: jnp.sin(tied_logits(x, table)).sum(), argnums=(0, 1)
         )(x_BTD, table_VD)
 
     expected = value_and_gradient()
@@ -555,13 +554,19 @@ def test_attention_has_a_dropout_rate_of_its_own():
         rngs = {"dropout": jax.random.key(rng)}
         return np.asarray(model.apply({"params": params}, tokens_BT, train=True, rngs=rngs))
 
-    same = logits(0, dropout_rate=0.5)
-    np.testing.assert_array_equal(same, logits(0, dropout_rate=0.5, attention_dropout_rate=0.5))
-    assert (same != logits(0, dropout_rate=0.5, attention_dropout_rate=0.0)).any()
+    both = logits(0, dropout_rate=0.5, attention_dropout_rate=0.5)
+    assert (both != logits(0, dropout_rate=0.5, attention_dropout_rate=0.0)).any()
     alone = dict(dropout_rate=0.0, attention_dropout_rate=0.5)
     assert (logits(0, **alone) != logits(1, **alone)).any()
     none = dict(dropout_rate=0.0, attention_dropout_rate=0.0)
     np.testing.assert_array_equal(logits(0, **none), logits(1, **none))
+
+
+@pytest.mark.parametrize(("asked", "built"), [(-1.0, 0.3), (0.0, 0.0), (0.1, 0.1)])
+def test_attention_drops_as_all_else_unless_its_rate_is_set(asked, built):
+    config = smoke("gpt2", **{"model.dropout_rate": 0.3, "model.attention_dropout_rate": asked})
+    model = models.build(config.model, V)
+    assert (model.dropout_rate, model.attention_dropout_rate) == (0.3, built)
 
 
 def test_utilization_is_told_of_known_devices_alone(tmp_path, monkeypatch, capsys):

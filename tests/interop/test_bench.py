@@ -24,7 +24,7 @@ from devices import data_mesh
 from evaluate import evaluate
 from experiments import default
 from tests import command
-from tests.stages import TINY, T, V
+from tests.stages import NO_DROPOUT, TINY, T, V
 
 BATCH_BT = np.random.default_rng(0).integers(0, V, (2, T + 1))
 
@@ -82,7 +82,7 @@ def test_a_peer_trains_as_ours_does(name):
     """From the same weights, the same logits; and the same losses, one update after the other."""
     config = default.get_config()
     config.optimizer.update(learning_rate=0.05, final_learning_rate=0.05, warmup_steps=0)
-    model = TINY[name].clone(dropout_rate=0.0) if name == "gpt2" else TINY[name]
+    model = TINY[name].clone(**NO_DROPOUT) if name == "gpt2" else TINY[name]
     tx, _ = optimizer.build(config.optimizer, num_steps=10)
     state = train_step.create_state(model, tx, 0, data_mesh(len(BATCH_BT)))
     peer = build_peer(model, name)

@@ -22,8 +22,9 @@ from generate import Sampling, generate, limit_logits
 from models.hugging_face import to_params
 from tests.gpt2_weights import FIXTURE, D, H, L, T, V
 from tests.interop.fixture import TOKENS_BT, fixture, logits_of, tiny_gpt2, weights_of
+from tests.stages import NO_DROPOUT
 
-OURS = models.GPT2(V, T, embed_dim=D, num_heads=H, num_layers=L, dropout_rate=0.0)
+OURS = models.GPT2(V, T, embed_dim=D, num_heads=H, num_layers=L, **NO_DROPOUT)
 
 
 def ours_from(theirs):

@@ -1,12 +1,11 @@
 """The parts that stages 2 to 4 introduce against PyTorch's own, with the same weights."""
 
-from functools import partial
-
 import jax
 import numpy as np
 import pytest
 import torch
 
+from models.gpt2 import GPT2Attention, init
 from models.multi_head_attention import MultiHeadAttention
 from models.self_attention import causal_attention
 from models.transformer_decoder import Block, LayerNorm
@@ -55,11 +54,14 @@ def test_one_head_is_scaled_dot_product_attention():
     np.testing.assert_allclose(causal_attention(q, k, v), theirs, atol=1e-6)
 
 
-@pytest.mark.parametrize("use_bias", [False, True])
-def test_heads_are_those_of_torch_multihead_attention(use_bias):
-    ours = MultiHeadAttention(H, T, use_bias=use_bias)
+@pytest.mark.parametrize(
+    ("ours", "has_bias"),
+    [(MultiHeadAttention(H, T), False), (GPT2Attention(H, T, init, dropout_rate=0.0), True)],
+    ids=["stage 3", "stage 5"],
+)
+def test_heads_are_those_of_torch_multihead_attention(ours, has_bias):
     params = random_params(ours)
-    theirs = torch.nn.MultiheadAttention(D, H, bias=use_bias, batch_first=True)
+    theirs = torch.nn.MultiheadAttention(D, H, bias=has_bias, batch_first=True)
     put(theirs, attention_weights(params))
     x = torch.from_numpy(X_BTD)
     expected, _ = theirs(x, x, x, attn_mask=MASK_TT, need_weights=False)
@@ -78,12 +80,15 @@ def test_layer_norm_is_that_of_torch():
 
 def test_a_block_is_a_pre_norm_encoder_layer_of_torch():
     """Masked, PyTorch's encoder layer is a decoder block: the same two sub-layers."""
-    ours = Block(partial(MultiHeadAttention, H, T, use_bias=True))
+    ours = Block(H, T)
     params = random_params(ours)
     theirs = torch.nn.TransformerEncoderLayer(
         D, H, dim_feedforward=4 * D, dropout=0.0, batch_first=True, norm_first=True
     )
     weights = attention_weights(params["attention"], prefix="self_attn.")
+    # Theirs has biases in all linear maps or in none.
+    weights["self_attn.in_proj_bias"] = np.zeros(3 * D, np.float32)
+    weights["self_attn.out_proj.bias"] = np.zeros(D, np.float32)
     for linear, name in (("linear1", "up"), ("linear2", "down")):
         weights[f"{linear}.weight"] = params["mlp"][name]["kernel"].T
         weights[f"{linear}.bias"] = params["mlp"][name]["bias"]

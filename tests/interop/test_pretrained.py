@@ -14,6 +14,7 @@ from input_pipeline import tokenizers
 from models import hugging_face, pretrained
 from tests.command import run
 from tests.interop.fixture import logits_of
+from tests.stages import NO_DROPOUT
 
 OFFLINE = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
 TEXT = "ROMEO:\nO, she doth teach the torches to burn bright! né €uro 𝄞 "
@@ -34,7 +35,7 @@ def opened(folder):
     """Our model of a folder of weights without a tokenizer, and its parameters."""
     content = json.loads((folder / "config.json").read_text())
     settings = hugging_face.settings_from(content, folder)
-    model = models.GPT2(content["vocab_size"], dropout_rate=0.0, **settings)
+    model = models.GPT2(content["vocab_size"], **NO_DROPOUT, **settings)
     return model, pretrained.load_params(folder, model)
 
 

@@ -7,7 +7,7 @@ It never writes the T x T weights: forward and backward make them anew in the ch
 import jax
 import jax.numpy as jnp
 
-from models import target
+from models.layers import target
 
 
 def can_attend(query: jax.Array) -> bool:
@@ -24,7 +24,7 @@ def can_attend(query: jax.Array) -> bool:
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Causal attention over [B, T, H, K], each text from its beginning; float32 out."""
+    """Returns causal attention over [B, T, H, K], each text from its beginning, in float32."""
     T = query.shape[1]
     factors = (x.astype(jnp.bfloat16) for x in (query, key[:, :T], value[:, :T]))
     y_BTHK = jax.nn.dot_product_attention(*factors, is_causal=True, implementation="cudnn")

@@ -1,6 +1,6 @@
-"""What has been changed in GPT-2 since: other positions, norms and MLPs, each a part of stage 5.
+"""Parts that others have put in the place of GPT-2's: positions, norms, MLPs, embeddings.
 
-`experiments/gpt2.py` has each as a preset, and `sweeps/architecture.yaml` compares them.
+models/gpt2_variants.py makes models of them.
 """
 
 from functools import partial
@@ -10,16 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from models.dense import Dense
-from models.self_attention import Initializer, KeyValueCache, Position
+from models.gpt2 import gelu
+from models.layers import Dense, KeyValueCache, Position
 from models.transformer_decoder import LayerNorm
 
-# GPT-2's GELU is the tanh form (Hendrycks and Gimpel, 2016), not the exact one.
-gelu = partial(nn.gelu, approximate=True)
+Initializer = nn.initializers.Initializer
 
 
 def relu_squared(x: jax.Array) -> jax.Array:
-    """max(x, 0) squared (So et al., 2021)."""
+    """Returns max(x, 0) squared (So et al., 2021)."""
     return jnp.square(nn.relu(x))
 
 
@@ -38,7 +37,7 @@ NORMS = {
 
 
 class SwiGLU(nn.Module):
-    """An MLP whose units are switched by others: down(silu(gate(x)) * up(x)), Shazeer (2020).
+    """Gated MLP: down(silu(gate(x)) * up(x)), Shazeer (2020).
 
     F is about 8/3 D, so that three matrices have as many numbers as the two of an `Mlp`.
     """
@@ -59,10 +58,10 @@ class SwiGLU(nn.Module):
 
 
 class PairEmbed(nn.Module):
-    """What a token is after the one before it, so that no attention need find that one.
+    """Embedding of a token together with the one before it, a bigram.
 
-    Embeddings of n-grams, here of 2, in a table of `num_rows` that pairs share where it has fewer
-    rows than there are pairs (Pagnoni et al., 2024, section 3.2.1). A window's first has none.
+    In a table of `num_rows` that pairs share where it has fewer rows than there are pairs (Pagnoni
+    et al., 2024, section 3.2.1). The first token of a window has none.
     """
 
     num_rows: int
@@ -86,11 +85,10 @@ class PairEmbed(nn.Module):
         return jnp.where(is_first_T1, 0.0, embed(pair_BT))
 
 
-def rotate(x_BTHK: jax.Array, start: Position) -> jax.Array:
-    """Turns pairs of numbers by angles that grow with the position, the first `start`.
+def apply_rope(x_BTHK: jax.Array, start: Position) -> jax.Array:
+    """Applies the rotary position embedding (RoPE, Su et al., 2021) from position `start` on.
 
-    Then a product of query and key depends on how far they stand apart (Su et al., 2021). Number k
-    is paired with number k + K / 2, as in GPT-NeoX and Llama.
+    Number k is paired with number k + K / 2, as in GPT-NeoX and Llama.
     """
     T, K = x_BTHK.shape[1], x_BTHK.shape[-1]
     speed_K = 10_000.0 ** (-jnp.arange(K // 2) / (K // 2))
@@ -102,10 +100,10 @@ def rotate(x_BTHK: jax.Array, start: Position) -> jax.Array:
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
-    """By how much each head's scores fall with the distance, [H]: ALiBi (Press et al., 2021).
+    """Returns each head's slope of the scores over the distance, [H]: ALiBi (Press et al., 2021).
 
-    A geometric row from 2 ** (-8 / H) on; of heads that are no power of two, as the authors do it:
-    the row of the power below, and every other number of the row of the one above.
+    A geometric sequence from 2 ** (-8 / H) on. For a number of heads that is no power of two, as
+    its authors do it: that of the power below, then every other number of that of the power above.
     """
     power = 2 ** int(np.log2(num_heads))
     row = 2.0 ** (-8 / power * np.arange(1, power + 1))
@@ -114,5 +112,5 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
 
 
 def soft_cap(logits: jax.Array, cap: float) -> jax.Array:
-    """Logits squeezed between -cap and cap by a tanh (Gemma 2, 2024)."""
+    """Returns logits limited to between -cap and cap by a tanh (Gemma 2, 2024)."""
     return cap * jnp.tanh(logits / cap)

@@ -1,8 +1,7 @@
-"""The linear map that every stage from the second on is made of, in the form that is soonest done.
+"""Dense layers with a custom VJP whose matmul layouts are fast on a CPU.
 
 `nn.Dense` on [B, T, D] asks XLA for products over three axes. On a CPU the same numbers come
-sooner from other forms, for the forward and for the backward pass; `product` has them, and
-docs/log.md the figures. Its test compares it with the plain definition.
+sooner from other layouts, forward and backward: docs/log.md has the figures.
 
 Under `jax.default_matmul_precision("bfloat16")` the factors are rounded to bfloat16 and summed in
 float32, which processors with instructions for it do in half the time. Everything outside the
@@ -15,30 +14,30 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models import plain, target
+from models.layers import reference, target
 
 
 def product(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
-    """`x @ kernel` for x [..., D] and kernel [D, F]: the form that `nn.Dense` calls it in.
+    """Returns `x @ kernel` for x [..., D] and kernel [D, F], called as `nn.Dense` calls it.
 
     The further arguments of `jax.lax.dot_general` say what a Dense always asks for: contract the
     last axis of x with the first of the kernel.
     """
-    if plain.is_wanted():
+    if reference.is_forced():
         return x @ kernel
     rounded = jax.config.jax_default_matmul_precision == "bfloat16"
     return _product(x, kernel, jnp.bfloat16 if rounded else jnp.float32)
 
 
-def product_with_rows(x: jax.Array, table: jax.Array) -> jax.Array:
-    """Returns `x @ table.T` for x [..., D] and a table of embeddings [V, D]: a tied head.
+def tied_logits(x: jax.Array, embedding: jax.Array) -> jax.Array:
+    """Returns `x @ embedding.T` for x [..., D] and the embedding of tokens [V, D]: a tied head.
 
     A CPU has no product of bfloat16 factors for this form (docs/log.md), so that it takes float32
     there; any other device takes the precision that is asked for.
     """
-    if plain.is_wanted() or target.current().platform == "cpu":
-        return jnp.einsum("...D,VD->...V", x, table)
-    return product(x, table.T)
+    if reference.is_forced() or target.current().platform == "cpu":
+        return jnp.einsum("...D,VD->...V", x, embedding)
+    return product(x, embedding.T)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -69,7 +68,7 @@ _product.defvjp(_forward, _backward)
 
 
 def _rows(x: jax.Array) -> jax.Array:
-    """[..., D] as [N, D]."""
+    """Returns [..., D] as [N, D]."""
     return x.reshape(-1, x.shape[-1])
 
 

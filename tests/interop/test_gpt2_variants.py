@@ -16,8 +16,8 @@ from transformers.models.llama.modeling_llama import (
 
 import optimizer
 from experiments import default
-from models.multi_head_attention import MultiHeadAttention
-from models.since_gpt2 import NORMS, SwiGLU, alibi_slopes, relu_squared, rotate
+from models.gpt2_parts import NORMS, SwiGLU, alibi_slopes, apply_rope, relu_squared
+from models.gpt2_variants import VariantAttention
 from tests.interop.test_layers import X_BTD, random_params
 
 B, T, H, K = 2, 5, 3, 4
@@ -32,7 +32,7 @@ def test_rotation_is_that_of_llama(start):
     cos, sin = LlamaRotaryEmbedding(config)(torch.from_numpy(q_BTHK), positions)
     q = torch.from_numpy(q_BTHK).transpose(1, 2)
     expected, _ = apply_rotary_pos_emb(q, q, cos, sin)
-    np.testing.assert_allclose(rotate(q_BTHK, start), expected.transpose(1, 2), atol=1e-5)
+    np.testing.assert_allclose(apply_rope(q_BTHK, start), expected.transpose(1, 2), atol=1e-5)
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 3, 4, 6, 8, 12, 25])
@@ -70,7 +70,7 @@ def test_relu_squared():
 
 
 def test_grouped_queries_are_those_of_torch():
-    ours = MultiHeadAttention(num_heads=H, context_length=T, num_kv_heads=1)
+    ours = VariantAttention(num_heads=H, context_length=T, num_kv_heads=1, use_bias=False)
     params = random_params(ours)
     q, k, v = (
         torch.from_numpy(X_BTD @ params[name]["kernel"]).reshape(B, T, -1, K).transpose(1, 2)
