@@ -77,10 +77,9 @@ def objective_of(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the objective and the cross-entropy alone, means over the batch's tokens."""
     forward = partial(apply, {"params": params})
-    tokens_BT, targets_BT = batch_BT[:, :-1], batch_BT[:, 1:]
-    in_training = dict(train=True, rngs={"dropout": rng})
+    tokens_BT, in_training = batch_BT[:, :-1], dict(train=True, rngs={"dropout": rng})
     if objective.num_chunks == 1:
-        return _losses(forward(tokens_BT, **in_training), targets_BT, objective.z_loss)
+        return _losses(forward(tokens_BT, **in_training), batch_BT[:, 1:], objective.z_loss)
     x_BTD = forward(tokens_BT, **in_training, method="features")
 
     @jax.checkpoint
@@ -89,7 +88,7 @@ def objective_of(
         losses = _losses(forward(x_BtD, method="head"), targets_Bt, objective.z_loss)
         return jax.tree.map(jnp.add, totals, losses), None
 
-    chunks = _chunks(x_BTD, objective.num_chunks), _chunks(targets_BT, objective.num_chunks)
+    chunks = _chunks(x_BTD, objective.num_chunks), _chunks(batch_BT[:, 1:], objective.num_chunks)
     totals, _ = jax.lax.scan(add_chunk, (jnp.float32(0), jnp.float32(0)), chunks)
     return jax.tree.map(lambda total: total / objective.num_chunks, totals)
 
