@@ -9,12 +9,12 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import models
+from experiments import default
 from input_pipeline import hugging_face as tokenizer_files
 from input_pipeline import tokenizers
 from models import hugging_face, pretrained
 from tests.command import run
 from tests.interop.fixture import logits_of
-from tests.stages import NO_DROPOUT
 
 OFFLINE = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
 TEXT = "ROMEO:\nO, she doth teach the torches to burn bright! né €uro 𝄞 "
@@ -35,7 +35,9 @@ def opened(folder):
     """Our model of a folder of weights without a tokenizer, and its parameters."""
     content = json.loads((folder / "config.json").read_text())
     settings = hugging_face.settings_from(content, folder)
-    model = models.GPT2(content["vocab_size"], **NO_DROPOUT, **settings)
+    config = default.get_config().model
+    config.update(name="gpt2", **settings)
+    model = models.build(config, content["vocab_size"])
     return model, pretrained.load_params(folder, model)
 
 
