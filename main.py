@@ -1,9 +1,9 @@
 """One run: `python main.py --config=experiments/gpt2.py --config.train.num_steps=500`."""
 
-import runtime
+from runtime import process
 
 if __name__ == "__main__":
-    runtime.set_up_malloc()  # First of all: what was imported would be imported again.
+    process.set_up_malloc()  # First of all: what was imported would be imported again.
 
 import sys
 import time
@@ -12,8 +12,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-import errors
-from experiments import check
+from config import check
+from runtime import errors
 from tracking import sweep
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -43,7 +43,7 @@ def main() -> None:
     # Imported when the flags are known to be good: JAX takes a second to load.
     import train
 
-    runtime.configure_jax()
+    process.configure_jax()
     train.train_and_evaluate(CONFIG.value, Path(WORKDIR.value or default))
 
 

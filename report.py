@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-import errors
 from reporting import sweeps
 from reporting.rows import COLUMNS, NUMBERS, table
 from reporting.runs import DEPTHS, Run, read_runs
+from runtime import errors
 
 OUTPUT = flags.DEFINE_string("output", "report.html", "The HTML page to write.")
 FIGURES = flags.DEFINE_string("figures", "", "A folder to write the charts to, as SVG.")

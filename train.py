@@ -17,21 +17,19 @@ import numpy as np
 from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
-import devices
-import divergence
 import models
-import programs
-import run_start
-import stopping
-from checkpoint import Checkpoints, Restored
-from errors import Diverged, Failed, UserError
-from evaluate import evaluate
-from generate import generate
+import run_folder
+from checkpoints import pretrained
+from checkpoints.manager import Checkpoints, Restored
+from inference.evaluation import evaluate
+from inference.generation import generate
 from input_pipeline import batches
-from models import pretrained
-from parts import Parts, build_parts, check_config
-from tracking import Tracker, open_tracker, run_folder
-from train_step import Update, create_state, flops_per_step, no_update, train_steps
+from runtime import devices, programs, stopping
+from runtime.errors import Diverged, Failed, UserError
+from tracking import Tracker, open_tracker
+from training import divergence, run_start
+from training.setup import Parts, build_parts, check_config
+from training.train_step import Update, create_state, flops_per_step, no_update, train_steps
 
 
 def is_due(step: int, every: int, last: int) -> bool:

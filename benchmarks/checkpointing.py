@@ -15,24 +15,22 @@ from pathlib import Path
 import jax
 import numpy as np
 
-import devices
-import parts
-import runtime
-import train_step
-from checkpoint import Checkpoints
+import run_folder
+from checkpoints.manager import Checkpoints
 from experiments import gpt2
 from input_pipeline import batches
-from tracking import run_folder
+from runtime import devices, process
+from training import setup, train_step
 
 HERE = Path(__file__).parent
 UPDATES, EVERY, ROUNDS = 8, 100, 7
 
 
 def main() -> None:
-    runtime.configure_jax()
+    process.configure_jax()
     config = gpt2.get_config("baby")
     config.train.batch_size = 8
-    built = parts.build_parts(config)
+    built = setup.build_parts(config)
     state = train_step.create_state(built.model, built.tx, config.seed, built.mesh)
     update = devices.replicate(train_step.no_update(), built.mesh)
     (_, batches_KBT), *_ = batches.train_batches(

@@ -13,10 +13,9 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
-import errors
-import runtime
 from benchmarks import results, show, start, works
 from benchmarks.measure import Row, Turns, input_pipeline, side_by_side
+from runtime import errors, process
 
 CHOSEN = flags.DEFINE_list("works", list(works.WORKS), "Which works.")
 SMOKE = flags.DEFINE_bool("smoke", False, "The experiments' smallest sizes: whether all runs.")
@@ -86,5 +85,5 @@ def measure(name: str, fast_bfloat16: bool) -> list[Row]:
 
 
 if __name__ == "__main__":
-    runtime.set_up_malloc()  # The workers inherit it: both sides.
+    process.set_up_malloc()  # The workers inherit it: both sides.
     errors.run_command(main)

@@ -19,19 +19,10 @@ from pathlib import Path
 
 from absl import flags
 
-import errors
 from benchmarks import gpu_compiled, results
 from benchmarks.checklist import Part, Row, line, run, table
 from benchmarks.rounds import ROOT
-
-OUTPUT = flags.DEFINE_string("output", "", "The .json file to write.")
-REHEARSE = flags.DEFINE_bool("rehearse", False, "The smallest sizes, on any device.")
-COMPILE_ONLY = flags.DEFINE_bool("compile-only", False, "Only compile, for an H100 that is absent.")
-WRITE_EXPECTED = flags.DEFINE_bool(
-    "write-expected", False, "Only write this CPU's losses to benchmarks/gpu_expected.json."
-)
-CHOSEN = flags.DEFINE_list("parts", [], "Which parts; all of them by default.")
-SECONDS = flags.DEFINE_float("seconds", 400.0, "How long all parts together may take.")
+from runtime import errors
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
 # Of all seconds: for the start, the file and the table.
@@ -55,54 +46,57 @@ PARTS = [
 
 
 def main() -> None:
+    flag = flags.FLAGS
     check_flags()
-    output = Path(OUTPUT.value)
-    if WRITE_EXPECTED.value:
+    output = Path(flag.output)
+    if flag["write-expected"].value:
         # In this process, which else leaves JAX alone: on a GPU it would take the parts' memory.
         os.environ["JAX_PLATFORMS"] = "cpu"
         from benchmarks.gpu_parts import stages
 
         stages.write_expected()
-    elif COMPILE_ONLY.value:
+    elif flag["compile-only"].value:
         before = results.read(output) or {}
         report(output, before, gpu_compiled.rows())
     else:
-        header = {"rehearsal": REHEARSE.value, "machine": machine()}
+        header = {"rehearsal": flag.rehearse, "machine": machine()}
         with tempfile.TemporaryDirectory(prefix="gpu-check-") as cache:
-            report(output, header, run(parts(cache), SECONDS.value - MARGIN))
+            report(output, header, run(parts(cache), flag.seconds - MARGIN))
 
 
 def check_flags() -> None:
     """Raises UserError for wrong flags: before the minutes that there are."""
-    modes = [flag for flag in (REHEARSE, COMPILE_ONLY, WRITE_EXPECTED) if flag.value]
+    flag = flags.FLAGS
+    modes = [name for name in ("rehearse", "compile-only", "write-expected") if flag[name].value]
     if len(modes) > 1:
-        names = " ".join(f"--{flag.name}" for flag in modes)
+        names = " ".join(f"--{name}" for name in modes)
         raise errors.UserError(f"{names}: expected one of them at most")
     known = [name for name, *_ in PARTS]
-    if unknown := [name for name in CHOSEN.value if name not in known]:
+    if unknown := [name for name in flag.parts if name not in known]:
         raise errors.UserError(f"--parts={','.join(unknown)}: expected some of {','.join(known)}")
-    if not MARGIN < SECONDS.value < float("inf"):
-        raise errors.UserError(f"--seconds={SECONDS.value}: expected more than {MARGIN}")
-    output = Path(OUTPUT.value)
-    if WRITE_EXPECTED.value:
+    if not MARGIN < flag.seconds < float("inf"):
+        raise errors.UserError(f"--seconds={flag.seconds}: expected more than {MARGIN}")
+    output = Path(flag.output)
+    if flag["write-expected"].value:
         return
     if output.suffix != ".json" or output.is_dir() or not os.access(output.parent, os.W_OK):
         raise errors.UserError(
-            f"--output={OUTPUT.value}: expected a .json file in a folder that can be written"
+            f"--output={flag.output}: expected a .json file in a folder that can be written"
         )
-    if COMPILE_ONLY.value:
+    if flag["compile-only"].value:
         gpu_compiled.check()
 
 
 def parts(cache: str) -> list[Part]:
     """Returns the parts that the flags ask for, which share what they compile."""
+    flag = flags.FLAGS
     environment = {"XDG_CACHE_HOME": cache, "WANDB_MODE": "disabled"}
     environment["JAX_TRACEBACK_FILTERING"] = "off"  # It ends tracebacks with advice.
     environment["TORCHINDUCTOR_CACHE_DIR"] = f"{cache}/inductor"
     environment["TRITON_CACHE_DIR"] = f"{cache}/triton"
-    if REHEARSE.value:  # What is small is soon done, but not soon compiled.
+    if flag.rehearse:  # What is small is soon done, but not soon compiled.
         environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    options = ["--rehearse"] if REHEARSE.value else []
+    options = ["--rehearse"] if flag.rehearse else []
     return [
         Part(
             name,
@@ -111,10 +105,10 @@ def parts(cache: str) -> list[Part]:
             [sys.executable, "-m", "benchmarks.gpu_parts", name, *options],
             environment
             | {"XLA_PYTHON_CLIENT_MEM_FRACTION": SHARED_MEMORY if name == "small" else MEMORY},
-            must_pass or REHEARSE.value,
+            must_pass or flag.rehearse,
         )
         for name, asks, seconds, must_pass in PARTS
-        if not CHOSEN.value or name in CHOSEN.value
+        if not flag.parts or name in flag.parts
     ]
 
 
@@ -165,5 +159,18 @@ def output_of(*words: str) -> str | None:
         return None
 
 
+def define_flags() -> None:
+    """Defines the flags; not when imported, for other benchmarks have some of the same names."""
+    flags.DEFINE_string("output", "", "The .json file to write.")
+    flags.DEFINE_bool("rehearse", False, "The smallest sizes, on any device.")
+    flags.DEFINE_bool("compile-only", False, "Only compile, for an H100 that is absent.")
+    flags.DEFINE_bool(
+        "write-expected", False, "Only write this CPU's losses to benchmarks/gpu_expected.json."
+    )
+    flags.DEFINE_list("parts", [], "Which parts; all of them by default.")
+    flags.DEFINE_float("seconds", 400.0, "How long all parts together may take.")
+
+
 if __name__ == "__main__":
+    define_flags()
     errors.run_command(main)

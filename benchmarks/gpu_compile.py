@@ -29,12 +29,11 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.table import Table
 
-import errors
-import runtime
-import train_step
 from benchmarks import deviceless
-from experiments import check
-from parts import build_parts, check_config
+from config import check
+from runtime import errors, process
+from training import train_step
+from training.setup import build_parts, check_config
 
 # GPT-2 small as nanoGPT trains it on one GPU: 12 windows of 1,024 tokens, no dropout.
 SMALL = {"train.batch_size": 12, "model.dropout_rate": 0.0}
@@ -163,5 +162,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {deviceless.XLA_FLAGS}".strip()
-    runtime.configure_jax()
+    process.configure_jax()
     errors.run_command(main, explain=check.explain_flags)

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import errors
 from benchmarks import bounded
 from benchmarks.rounds import ROOT
+from runtime import errors
 
 # Of an environment that has JAX's compiler for CUDA: `make gpu-compile`.
 PYTHON = ROOT / ".venv-gpu-compile/bin/python"

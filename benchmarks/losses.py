@@ -15,14 +15,11 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-import devices
-import errors
-import parts
-import runtime
-import train_step
 from benchmarks import results, works
 from input_pipeline import batches
 from models.layers import reference
+from runtime import devices, errors, process
+from training import setup, train_step
 
 OUTPUT = Path(__file__).parent / "losses.json"
 EVERY = 10
@@ -68,7 +65,7 @@ def main() -> None:
 def losses(config: ConfigDict, precision: str, *, in_reverse: bool = False) -> np.ndarray:
     """The training loss at every tenth step."""
     jax.clear_caches()  # Or what was traced for the other form would be used again.
-    built = parts.build_parts(config)
+    built = setup.build_parts(config)
     state = train_step.create_state(built.model, built.tx, config.seed, built.mesh)
     update = devices.replicate(train_step.no_update(), built.mesh)
     found = []
@@ -93,6 +90,6 @@ def losses(config: ConfigDict, precision: str, *, in_reverse: bool = False) -> n
 
 
 if __name__ == "__main__":
-    runtime.set_up_malloc()
-    runtime.configure_jax()
+    process.set_up_malloc()
+    process.configure_jax()
     errors.run_command(main)

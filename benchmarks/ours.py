@@ -10,15 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-import devices
 import models
-import runtime
-import train_step
 from benchmarks.rounds import Work, serve
-from evaluate import evaluate
-from generate import generate
+from inference.evaluation import evaluate
+from inference.generation import generate
 from input_pipeline import batches
-from parts import Parts, build_parts
+from runtime import devices, process
+from training import train_step
+from training.setup import Parts, build_parts
 
 
 class Updates:
@@ -154,7 +153,7 @@ SERVE: dict[str, Callable[[Work, Parts], None]] = {
 
 def main(folder: str) -> None:
     """Serves passes over the work in `folder`."""
-    runtime.configure_jax()
+    process.configure_jax()
     work = Work.load(Path(folder))
     SERVE[work.kind](work, build_parts(work.config))
 

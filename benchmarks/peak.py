@@ -38,9 +38,9 @@ def of_jax() -> dict[str, float]:
     import jax
     import jax.numpy as jnp
 
-    import runtime
+    from runtime import process
 
-    runtime.configure_jax()
+    process.configure_jax()
     multiply = jax.jit(lambda left, right: jnp.matmul(left, right, preferred_element_type="f4"))
 
     def product_in(dtype: str) -> Callable[[np.ndarray, np.ndarray], Callable[[], object]]:
@@ -50,7 +50,7 @@ def of_jax() -> dict[str, float]:
 
         return product_of
 
-    dtypes = ["float32", "bfloat16"] if runtime.has_fast_bfloat16() else ["float32"]
+    dtypes = ["float32", "bfloat16"] if process.has_fast_bfloat16() else ["float32"]
     return {dtype: largest(product_in(dtype)) for dtype in dtypes}
 
 

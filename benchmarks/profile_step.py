@@ -14,13 +14,10 @@ import jax
 import numpy as np
 from absl import flags
 
-import devices
-import errors
-import parts
-import runtime
-import train_step
 from benchmarks import works
 from input_pipeline import corpus
+from runtime import devices, errors, process
+from training import setup, train_step
 
 WORK = flags.DEFINE_string("work", "laptop", "Which training step: see works.py.")
 PASSES = flags.DEFINE_integer("passes", 2, "Dispatches to trace.")
@@ -41,7 +38,7 @@ PARTS = {
 
 def main() -> None:
     config = works.config_of(WORK.value, smoke=False, num_tokens=1)
-    built = parts.build_parts(config)
+    built = setup.build_parts(config)
     batches = works.training(corpus.load(config.data), config)["batches_KBT"]
     batches_KBT = devices.split_batches(batches, built.mesh)
     state = train_step.create_state(built.model, built.tx, config.seed, built.mesh)
@@ -104,6 +101,6 @@ def part_of(operation: str, name: str) -> str:
 
 
 if __name__ == "__main__":
-    runtime.set_up_malloc()
-    runtime.configure_jax()
+    process.set_up_malloc()
+    process.configure_jax()
     errors.run_command(main)

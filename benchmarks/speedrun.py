@@ -12,9 +12,9 @@ from pathlib import Path
 
 from absl import flags
 
-import errors
+import run_folder
 from benchmarks import results
-from tracking import run_folder
+from runtime import errors
 
 ROOT = Path(__file__).parent.parent
 FORMS = ["speedrun_5s", "speedrun_30s", "speedrun", "speedrun_180s", "baby_best"]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+import run_folder
 from benchmarks import rounds, works
 from benchmarks.measure import NO_PEER, Row
-from tracking import run_folder
 
 # With an empty cache: it takes a while and says the same each time.
 FIRST_STARTS = 3

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-import errors
 from benchmarks import rounds
 from input_pipeline import batches, corpus
+from runtime import errors
 
 PROMPT_LENGTH = 8
 STAGES = ["bigram", "self_attention", "multi_head_attention", "transformer_decoder", "gpt2"]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from errors import UserError
+from runtime.errors import UserError
 
 # What `:smoke` changes in every experiment: a few seconds of work on the real data set.
 SMOKE = {

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from errors import UserError
+from runtime.errors import UserError
 
 HEAD_DIM = 32
 # What each run of the vocabularies may cost: the default's 1,500 first updates or so.

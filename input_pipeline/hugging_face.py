@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from errors import UserError
+import run_folder
 from input_pipeline import gpt2_encoding
 from input_pipeline.tokenizers import (
     TRAINED,
@@ -13,7 +13,7 @@ from input_pipeline.tokenizers import (
     Tokenizer,
     TrainedTokenizer,
 )
-from tracking import run_folder
+from runtime.errors import UserError
 
 FILE, MERGED = "tokenizer.json", "vocab.json"
 # Every byte as the character that stands for it, in GPT-2's order: the printable ones first.

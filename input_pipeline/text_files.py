@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from errors import UserError
+from runtime.errors import UserError
 
 # Bytes that are read at a time; what is made of them is some ten times as large.
 PIECE = 4 << 20

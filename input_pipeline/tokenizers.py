@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import UserError
+import run_folder
 from input_pipeline import gpt2_encoding
-from tracking import run_folder
+from runtime.errors import UserError
 
 # Characters that are encoded in one go, if there is no place to cut them.
 LONGEST = 16 << 20

@@ -18,7 +18,6 @@ import jax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from errors import UserError
 from experiments import default
 from models.bigram import Bigram
 from models.gpt2 import GPT2
@@ -26,6 +25,7 @@ from models.gpt2_variants import CHOICES, GPT2Variant
 from models.multi_head_attention import MultiHeadAttentionModel
 from models.self_attention import SelfAttentionModel
 from models.transformer_decoder import TransformerDecoder
+from runtime.errors import UserError
 
 STAGES = {
     "bigram": Bigram,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from models.gpt2 import init
+from models.gpt2 import GPT2, init
 from models.gpt2_parts import (
     ACTIVATIONS,
     NORMS,
@@ -152,16 +152,9 @@ class VariantEmbed(nn.Module):
         return self.token(tokens_BT) + self.position(positions_1T)
 
 
-class GPT2Variant(nn.Module):
+class GPT2Variant(GPT2):
     """GPT-2 with knobs: experiments/default.py says what each is."""
 
-    vocab_size: int
-    context_length: int
-    embed_dim: int
-    num_heads: int
-    num_layers: int
-    dropout_rate: float = 0.1
-    attention_dropout_rate: float = 0.1
     mlp_dim: int = 0
     positions: str = "learned"
     norm: str = "layer_norm"

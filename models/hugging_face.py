@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from errors import UserError
+from runtime.errors import UserError
 
 # Their setting, ours, and what theirs is where a config.json leaves it out; its type is theirs.
 SETTINGS = {

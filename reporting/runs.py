@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
-from tracking import run_folder
+import run_folder
+from runtime.errors import UserError
 
 # Where, below a folder to compare, its run folders are.
 DEPTHS = ("", "*/", "*/*/")

@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import run_folder
 from reporting import scaling, statistics
 from reporting.runs import Run, number, plain
-from tracking import run_folder
 
 FILE, JOURNAL = "sweep.yaml", "runs.jsonl"
 SEED = "config.seed"

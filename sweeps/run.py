@@ -20,14 +20,13 @@ if __name__ == "__main__":
 
 from absl import flags
 
-import errors
-import runtime
-from sweeps import command, journal, search, sweep_file, view
-from sweeps.journal import DIVERGED, FAILED, FINISHED, STOPPED, Journal, SweepRun
-from sweeps.sweep_file import Metric, SweepFile
-from sweeps.workers import Workers
-from terminal import inert
-from tracking import run_folder
+import run_folder
+from runtime import errors, process
+from runtime.terminal import inert
+from sweep_engine import command, journal, search, sweep_file, view
+from sweep_engine.journal import DIVERGED, FAILED, FINISHED, STOPPED, Journal, SweepRun
+from sweep_engine.sweep_file import Metric, SweepFile
+from sweep_engine.workers import Workers
 
 # Where nothing else is named: what all stages are compared by.
 DEFAULT_METRIC = Metric("val/loss")
@@ -374,6 +373,6 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    runtime.set_up_malloc()
+    process.set_up_malloc()
     define_flags()
     errors.run_command(main, positional=True)

@@ -18,9 +18,9 @@ def pytest_configure(config):
         os.environ.setdefault("FAST_BFLOAT16", "false")
     import jax
 
-    import runtime
+    from runtime import process
 
-    runtime.configure_jax()
+    process.configure_jax()
     # A sum of shapes [T] and [B, T] is an error, not a broadcast: the commonest shape bug.
     jax.config.update("jax_numpy_rank_promotion", "raise")
 

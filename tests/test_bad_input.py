@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import checkpoint_files
-from sweeps.workers import Workers
+import run_folder
+from checkpoints import on_disk
+from sweep_engine.workers import Workers
 from tests.command import ROOT, run
-from tracking import run_folder
 
 BIGRAM = "--config=experiments/bigram.py:smoke"
 GPT2 = "--config=experiments/gpt2.py:smoke"
@@ -436,10 +436,10 @@ def craft(content):
     def damage(folder):
         checkpoint = folder / "checkpoints/20"
         (checkpoint / "params.safetensors").write_bytes(content)
-        about = checkpoint_files.read_about(checkpoint)
+        about = on_disk.read_about(checkpoint)
         sha256 = hashlib.sha256(content).hexdigest()
         about["files"]["params"] = {"bytes": len(content), "sha256": sha256}
-        vouched = {"about": about, "sha256": checkpoint_files.digest_of(about)}
+        vouched = {"about": about, "sha256": on_disk.digest_of(about)}
         run_folder.write_json(checkpoint / "checkpoint.json", vouched)
 
     return damage

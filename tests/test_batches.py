@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errors import UserError
 from input_pipeline import batches
+from runtime.errors import UserError
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 

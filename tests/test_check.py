@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errors import UserError
-from experiments import bigram, check, default, gpt2
-from tracking import run_folder
+import run_folder
+from config import check
+from experiments import bigram, default, gpt2
+from runtime.errors import UserError
 
 DEFAULTS = run_folder.flatten(default.get_config().to_dict())
 VALUES = {
@@ -54,7 +55,7 @@ def test_of_one_wrong_value_one_thing_is_said(key, value):
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.dictionaries(st.sampled_from(sorted(check.RANGES)), st.just(-1), min_size=1))
+@given(st.dictionaries(st.sampled_from(sorted(check.RANGES)), st.just(-2), min_size=1))
 def test_all_mistakes_are_reported_together(wrong):
     config = gpt2.get_config("smoke")
     config.update_from_flattened_dict(

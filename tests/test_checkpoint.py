@@ -17,11 +17,11 @@ from flax.training.train_state import TrainState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import checkpoint_files
-from checkpoint import Checkpoints
-from errors import UserError
+import run_folder
+from checkpoints import on_disk
+from checkpoints.manager import Checkpoints
+from runtime.errors import UserError
 from tests.command import ROOT, run
-from tracking import run_folder
 
 PROGRESS = {"seconds": 1.5, "best/val/loss": 2.0, "best/step": 5, "skipped": 0}
 
@@ -72,7 +72,7 @@ def test_a_saved_state_is_a_copy(workdir):
             checkpoints.save(step, state, PROGRESS, None)
             state = double(state)
             jax.block_until_ready(state)
-    params = checkpoint_files.read(workdir / "checkpoints/19", "params", state.params)
+    params = on_disk.read(workdir / "checkpoints/19", "params", state.params)
     np.testing.assert_array_equal(params["layer"]["kernel"], 2.0**18)
 
 
@@ -108,7 +108,7 @@ def test_any_flipped_bit_and_any_truncation_is_found(tmp_path_factory, name, dat
     run_folder.write_json(workdir / "tokenizer.json", {"name": "char", "vocabulary": "ab"})
     save(workdir, {10: 2.0, 20: 1.0})
     file = workdir / "checkpoints/20" / name
-    before = checkpoint_files.read_about(workdir / "checkpoints/20")
+    before = on_disk.read_about(workdir / "checkpoints/20")
     size = file.stat().st_size
     if data.draw(st.booleans()):
         flip(file, data.draw(st.integers(0, 8 * size - 1)))
@@ -119,7 +119,7 @@ def test_any_flipped_bit_and_any_truncation_is_found(tmp_path_factory, name, dat
     if restored.step == 20:
         # Nothing but the white space of the JSON file says the same in other bytes.
         assert name == "checkpoint.json"
-        assert checkpoint_files.read_about(workdir / "checkpoints/20") == before
+        assert on_disk.read_about(workdir / "checkpoints/20") == before
         return
     assert restored.step == 10
     np.testing.assert_array_equal(restored.state.params["layer"]["kernel"], 10.0)
@@ -186,7 +186,7 @@ SAVE = """
 import resource, sys
 from pathlib import Path
 from tests.test_checkpoint import restore, save, state_of, PROGRESS
-from checkpoint import Checkpoints
+from checkpoints.manager import Checkpoints
 workdir, notes = Path(sys.argv[1]), []
 save(workdir, {1: None})
 with Checkpoints(workdir, 9, notes.append) as checkpoints:
@@ -241,8 +241,8 @@ def test_a_checkpoint_of_another_shape_is_refused_with_the_difference(workdir):
 def test_progress_that_is_none_is_damage(workdir, progress):
     save(workdir, {1: None, 2: None})
     folder = workdir / "checkpoints/2"
-    about = {**checkpoint_files.read_about(folder), "progress": progress}
-    vouched = {"about": about, "sha256": checkpoint_files.digest_of(about)}
+    about = {**on_disk.read_about(folder), "progress": progress}
+    vouched = {"about": about, "sha256": on_disk.digest_of(about)}
     run_folder.write_json(folder / "checkpoint.json", vouched)
     notes = []
     assert restore(workdir, notes).step == 1
@@ -261,9 +261,9 @@ def test_it_reads_nothing_by_a_name_that_stands_in_it(workdir):
     """A path in a checkpoint is a name like any other, and files are the two that are known."""
     save(workdir, {1: None})
     folder = workdir / "checkpoints/1"
-    about = checkpoint_files.read_about(folder)
+    about = on_disk.read_about(folder)
     about["files"]["../../../../etc/passwd"] = about["files"]["params"]
-    vouched = {"about": about, "sha256": checkpoint_files.digest_of(about)}
+    vouched = {"about": about, "sha256": on_disk.digest_of(about)}
     run_folder.write_json(folder / "checkpoint.json", vouched)
     opened = []
     watch = {"on": True}

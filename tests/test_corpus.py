@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from errors import UserError
 from experiments import default
 from input_pipeline import corpus
 from input_pipeline.tiny_shakespeare import tiny_shakespeare_dataset_builder as builder
+from runtime.errors import UserError
 
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 TEXT = "To be, or not to be — that is the question.\n" * 20

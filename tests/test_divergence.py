@@ -8,15 +8,14 @@ import pytest
 from flax.training.train_state import TrainState
 from safetensors.numpy import load_file
 
-import checkpoint_files
-import divergence
+import run_folder
 import train
-import train_step
-from devices import data_mesh
-from errors import Diverged, UserError
+from checkpoints import on_disk
+from runtime.devices import data_mesh
+from runtime.errors import Diverged, UserError
 from tests.stages import NO_DROPOUT, TINY, init
 from tests.test_train import arrays, lines, smoke
-from tracking import run_folder
+from training import divergence, train_step
 
 RUIN = {"optimizer.learning_rate": 1e30, "optimizer.grad_clip_norm": 0.0}
 BATCH_BT = np.random.default_rng(0).integers(0, 11, (4, 6)).astype(np.int32)
@@ -149,9 +148,9 @@ def test_a_limit_below_what_was_skipped_already_is_refused(tmp_path):
     config = smoke("bigram", **{"checkpoint.every_steps": 5})
     train.train_and_evaluate(config, tmp_path / "run")
     folder = tmp_path / "run/checkpoints/20"
-    about = checkpoint_files.read_about(folder)
+    about = on_disk.read_about(folder)
     about["progress"]["skipped"] = 2
-    vouched = {"about": about, "sha256": checkpoint_files.digest_of(about)}
+    vouched = {"about": about, "sha256": on_disk.digest_of(about)}
     run_folder.write_json(folder / "checkpoint.json", vouched)
     config.checkpoint.resume = True
     config.train.num_steps = 30

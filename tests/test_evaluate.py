@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-import metrics
-from devices import data_mesh
-from evaluate import evaluate
+from inference import metrics
+from inference.evaluation import evaluate
+from runtime.devices import data_mesh
 from tests.stages import TINY, T, V, init
 
 TOKENS = np.random.default_rng(0).integers(0, V, 83).astype(np.uint8)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-import programs
-from generate import CHUNK, MANY, Sampling, generate, limit_logits, sample_token
+from inference.generation import CHUNK, MANY, generate
+from inference.sampling import Sampling, limit_logits, sample_token
+from runtime import programs
 from tests.stages import CHANGED, TINY, T, V, init
 
 GREEDY = Sampling(temperature=0)

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import bounded, checklist, gpu_check, gpu_compiled, results
 from benchmarks.gpu_parts import finding
-from errors import Failed
+from runtime.errors import Failed
 from tests.command import assert_refused, run
 
 ROOT = Path(__file__).parent.parent
@@ -208,7 +208,8 @@ def test_one_part_alone_and_the_exit_codes(tmp_path):
 @pytest.mark.slow
 def test_the_losses_kept_are_of_the_experiments_as_they_are():
     """In the sizes of the ladder; the rehearsal compares the others."""
-    body = "from benchmarks.gpu_parts import stages; import runtime; runtime.configure_jax();"
+    body = "from benchmarks.gpu_parts import stages; from runtime import process;"
+    body += "process.configure_jax();"
     body += "import json; kept = json.loads(stages.EXPECTED.read_text())['losses'];"
     body += "finding.put(**{x: stages.differences(x, 'float32', kept[x])['largest'] for x in kept})"
     (row,) = checklist.run([part("good", seconds=250, body=body)], 250)

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+import run_folder
 from tests.command import ROOT, assert_refused, run
-from tracking import run_folder
 
 BIGRAM = "--config=experiments/bigram.py:smoke"
 QUIET = "--config.tracking.wandb_mode=disabled"

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from metrics import next_token_nats
+from inference.metrics import next_token_nats
 from models.layers import reference
 
 B, T, V = 2, 5, 11

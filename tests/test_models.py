@@ -10,15 +10,15 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import models
-import optimizer
-from errors import UserError
 from experiments import default
 from models.gpt2_parts import PairEmbed, alibi_slopes, apply_rope
 from models.gpt2_variants import VariantAttention, attention_weights
 from models.layers import Dropout, reference
 from models.layers.dense import product
 from models.self_attention import causal_attention
+from runtime.errors import UserError
 from tests.stages import ATTENTIVE, CHANGED, TINY, VARIANT, T, V, init
+from training import optimizer
 
 B = 2
 TOKENS_BT = np.random.default_rng(0).integers(0, V, (B, T))

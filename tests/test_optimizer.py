@@ -10,10 +10,10 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-import optimizer
-from errors import UserError
 from experiments import default
+from runtime.errors import UserError
 from tests.stages import init
+from training import optimizer
 
 
 def config(**changes):

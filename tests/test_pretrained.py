@@ -13,13 +13,13 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
-import checkpoint
 import models
-from errors import UserError
+from checkpoints import manager, pretrained
 from experiments import default, gpt2
 from input_pipeline import hugging_face as tokenizer_files
 from input_pipeline import tokenizers
-from models import hugging_face, pretrained
+from models import hugging_face
+from runtime.errors import UserError
 from tests.command import assert_refused, run
 from tests.stages import NO_DROPOUT
 
@@ -41,8 +41,8 @@ def finished(tmp_path_factory):
 def exported(finished):
     """What the command makes of it."""
     output = finished.parent / "exported"
-    words = ["export", f"--workdir={finished}", f"--output={output}"]
-    result = run("-m", "models.pretrained", *words, **OFFLINE)
+    words = [f"--workdir={finished}", f"--output={output}"]
+    result = run("export.py", *words, **OFFLINE)
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"{output}\n"
     return output
@@ -64,7 +64,7 @@ def change(folder, file="config.json", **changes):
 
 
 def test_export_and_import_are_the_identity_bit_for_bit(finished, exported):
-    trained = checkpoint.load(finished, "best")
+    trained = manager.load(finished, "best")
     again = pretrained.open_model(exported, "latest")
     assert again.model == trained.model.clone(**NO_DROPOUT)
     ours, theirs = leaves(trained.params), leaves(again.params)
@@ -287,21 +287,20 @@ def test_a_name_of_the_hub_without_a_network(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "no command: the only command is export"),
-        (["import"], "import: the only command is export"),
+        (["--workdir=runs/x"], "Flag --output must have a value other than None"),
+        (["--workdir=runs/x", "--output=runs/y", "onnx"], "unexpected argument 'onnx'"),
     ],
 )
-def test_unknown_commands(words, message):
-    flags = ["--workdir=runs/x", "--output=runs/y"]
-    assert_refused(run("-m", "models.pretrained", *words, *flags), message)
+def test_export_takes_two_flags(words, message):
+    assert_refused(run("export.py", *words), message)
 
 
 def test_export_names_what_gpt2_has_not(finished, exported, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "run")
-    words = ["export", f"--workdir={workdir}"]
-    taken = run("-m", "models.pretrained", *words, f"--output={exported}")
+    words = [f"--workdir={workdir}"]
+    taken = run("export.py", *words, f"--output={exported}")
     assert_refused(taken, f"--output={exported} is not empty: name a new folder")
-    within = run("-m", "models.pretrained", *words, "--output=README.md/x")
+    within = run("export.py", *words, "--output=README.md/x")
     assert_refused(within, "--output=README.md/x can't be written")
     model = default.get_config().model
     model.update(name="gpt2", positions="rotary", activation="swiglu", use_bias=False)

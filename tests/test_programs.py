@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-import programs
+import run_folder
+from runtime import programs
 from tests.command import ROOT, run
 from tests.stages import TINY
-from tracking import run_folder
 
 NUMBERS = (np.arange(3, dtype=np.float32),)
 
@@ -108,7 +108,7 @@ def test_an_edit_in_a_subfolder_is_another_program(forget, monkeypatch, tmp_path
     root = tmp_path / "checkout"
     (root / "models/layers").mkdir(parents=True)
     (root / "models/__init__.py").touch()
-    monkeypatch.setattr(programs, "__file__", str(root / "programs.py"))
+    monkeypatch.setattr(programs, "__file__", str(root / "runtime/programs.py"))
     deep = root / "models/layers/dense.py"
     deep.write_text("y = x @ w")
     one = programs._sources.__wrapped__()

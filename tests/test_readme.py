@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
+import run_folder
 from tests import browser
 from tests.command import AS_USERS_DO, ROOT
 from tests.wandb_server import Server
-from tracking import run_folder
 
 STAGES = ["bigram", "self_attention", "multi_head_attention", "transformer_decoder", "gpt2"]
 README = (ROOT / "README.md").read_text()

@@ -19,11 +19,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+import run_folder
 from experiments import default
 from reporting import charts, rows, runs
 from tests import browser
 from tests.command import assert_refused
-from tracking import run_folder
 
 ROOT = Path(__file__).parents[1]
 LN_65 = math.log(65)

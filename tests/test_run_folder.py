@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from errors import UserError
-from tracking import run_folder
+import run_folder
+from runtime.errors import UserError
 
 
 def test_json_comes_back_as_it_was(tmp_path):

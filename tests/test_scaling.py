@@ -8,8 +8,8 @@ import pytest
 from experiments import gpt2, sizes
 from reporting import page, scaling, scaling_charts, sweep_charts, sweeps
 from reporting.runs import Run
+from run_folder import flatten
 from tests.test_sweep_report import rows_of
-from tracking.run_folder import flatten
 
 # E, A, a, B, b, near what small models of characters have.
 KNOWN = np.array([1.1, 12.0, 0.35, 600.0, 0.5])

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 import models
-import optimizer
-import train_step
-from errors import UserError
 from experiments import default, gpt2, sizes
+from runtime.errors import UserError
+from training import optimizer, train_step
 
 FAMILY = [
     *(f"ladder-{rung}" for rung in (1, 2, 5)),

@@ -10,9 +10,9 @@ import time
 import pytest
 from safetensors.numpy import load_file
 
+import run_folder
 from tests.command import ROOT, run
 from tests.faults.harness import lines
-from tracking import run_folder
 
 # Long enough to be stopped in the middle, whatever the machine; 7 divides nothing else.
 FLAGS = [

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import run_folder
 from reporting import figures, page, runs, statistics, sweep_charts, sweeps
 from tests import browser
 from tests.command import run
 from tests.test_report import write_run
-from tracking import run_folder
 
 
 def write_sweep(folder: Path, points: list[dict], metric: dict | None = None) -> Path:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from errors import UserError
-from sweeps import distributions, search, sweep_file
-from sweeps.hyperband import Hyperband
+from runtime.errors import UserError
+from sweep_engine import distributions, search, sweep_file
+from sweep_engine.hyperband import Hyperband
 from tests import sweep_cases
 
 ANSWERS = json.loads((Path(__file__).parent / "fixtures/wandb_engine.json").read_text())

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import run_start
-from errors import UserError
+import run_folder
 from input_pipeline import gpt2_encoding, tokenizers
 from input_pipeline.corpus import Corpus
-from tracking import run_folder
+from runtime.errors import UserError
+from training import run_start
 
 # Any text, and often a short alphabet with characters of 1, 2, 3 and 4 bytes.
 TEXTS = st.text() | st.text("ab \né€𝄞")

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from errors import UserError
+import run_folder
 from experiments.default import get_config
+from runtime.errors import UserError
 from tests.wandb_server import Server
-from tracking import Tracker, console, open_tracker, run_folder, wandb_run
+from tracking import Tracker, console, open_tracker, wandb_run
 from tracking.json_lines import JsonLines
 
 ROOT = Path(__file__).parents[1]

@@ -18,22 +18,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-import devices
 import models
-import optimizer
+import run_folder
 import train
-import train_step
 from benchmarks import deviceless
-from checkpoint import Checkpoints
-from devices import data_mesh
-from errors import Diverged, UserError
-from evaluate import evaluate
+from checkpoints.manager import Checkpoints
+from inference.evaluation import evaluate
 from input_pipeline import corpus
 from models.layers import target, tied_logits
 from models.self_attention import causal_attention
+from runtime import devices
+from runtime.devices import data_mesh
+from runtime.errors import Diverged, UserError
 from tests.command import run
 from tests.stages import ATTENTIVE, TINY, VARIANT, V, init
-from tracking import run_folder
+from training import optimizer, train_step
 
 STAGES = list(TINY)
 # What a clock measures differs between two runs; nothing else may.

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sweeps.hyperband import Hyperband
+import run_folder
+from sweep_engine.hyperband import Hyperband
 from tests.command import ROOT
 from tests.wandb_sweep_server import SweepServer
-from tracking import run_folder
 
 BIN = Path(sys.executable).parent
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-import errors
+import run_folder
+from runtime import errors
 from tests.command import ROOT, assert_refused, run
 from tests.wandb_server import Server
-from tracking import run_folder, workspace
+from tracking import workspace
 
 KEY = "k" * 40
 NOWHERE = "http://127.0.0.1:9"

@@ -12,8 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import run_folder
 from experiments.default import get_config
-from tracking import open_tracker, run_folder
+from tracking import open_tracker
 
 
 def main() -> None:

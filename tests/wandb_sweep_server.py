@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from sweeps import search, sweep_file
+from sweep_engine import search, sweep_file
 from tests.wandb_server import PROJECT, Server
 
 

@@ -10,7 +10,7 @@ A tracker hands everything to its sinks, which share one small interface:
 Only the record may stop a run: what is not on disk did not happen. Any other sink that fails is
 dropped with one note. Nothing here waits for the network, for a terminal or for another process,
 except `finish`, and that for a bounded time. Each sink is imported when it is opened, so reading
-a run folder costs no more than `run_folder.py`.
+a run folder costs no more than `run_folder/`.
 """
 
 import sys

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from terminal import inert
+from runtime.terminal import inert
 
 # The metrics worth a person's glance: (name, label before the number, format, unit after it).
 SHOWN = (

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tracking import run_folder
+import run_folder
+from runtime.files import sync
 
 
 class JsonLines:
@@ -35,7 +36,7 @@ class JsonLines:
         """Returns when all lines so far are on the disk, where they outlive a power cut."""
         for path in (self._metrics, self._samples, self._workdir):
             if path.exists():
-                run_folder.sync(path)
+                sync(path)
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
         self.sync()

@@ -22,8 +22,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from errors import UserError
-from tracking import run_folder, sweep
+import run_folder
+from runtime.errors import UserError
+from tracking import sweep
 
 MODES = ("offline", "online", "disabled")
 # Other words that the environment variable may hold, and what they come to for a single process.

@@ -18,8 +18,8 @@ from typing import Any
 
 from absl import flags
 
-import errors
 from experiments import default
+from runtime import errors
 
 # What the loss is drawn against: metric, axis title. All four axes are logarithmic: stages differ
 # by orders of magnitude, and the untrained model, at 0, does not squeeze the losses that matter.

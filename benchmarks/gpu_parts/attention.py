@@ -7,10 +7,10 @@ from collections import Counter
 import jax
 import jax.numpy as jnp
 
-import runtime
 from benchmarks.gpu_parts.finding import Finding
 from models.layers import reference
 from models.self_attention import causal_attention
+from runtime import process
 
 ALLOWED = 1e-2
 # Texts, tokens, heads, and the width of a head: GPT-2's.
@@ -21,7 +21,7 @@ KERNELS = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward")
 
 def run(finding: Finding, rehearse: bool) -> None:
     """Passes if output and gradients are near, and a GPU's program has both cuDNN kernels."""
-    runtime.configure_jax()
+    process.configure_jax()
     seed = secrets.randbits(32)
     finding.put(seed=seed, allowed=ALLOWED)
     rngs = jax.random.split(jax.random.key(seed), 4)

@@ -9,10 +9,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import errors
+import run_folder
 from benchmarks.gpu_parts import runs
 from benchmarks.gpu_parts.finding import Finding
-from tracking import run_folder
+from runtime import errors
 
 TARGET = 1.4697
 SECONDS = 60.0

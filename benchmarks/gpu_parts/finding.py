@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from errors import UserError
-from tracking import run_folder
+import run_folder
+from runtime.errors import UserError
 
 
 class Finding:

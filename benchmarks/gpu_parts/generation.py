@@ -15,10 +15,11 @@ import numpy as np
 from flax import linen as nn
 
 import models
-import runtime
 from benchmarks import works
 from benchmarks.gpu_parts.finding import Finding
-from generate import Sampling, generate
+from inference.generation import generate
+from inference.sampling import Sampling
+from runtime import process
 
 NUM_TEXTS = 2
 VOCAB_SIZE = 65
@@ -51,7 +52,7 @@ def run(finding: Finding, rehearse: bool) -> None:
 
 def tokens(experiment: str) -> list[list[int]]:
     """Returns what the model of an experiment writes with weights that every device draws alike."""
-    runtime.configure_jax()
+    process.configure_jax()
     config = works.config_named(experiment).model
     model = models.build(config, VOCAB_SIZE)
     made = generate(

@@ -3,10 +3,10 @@
 import tempfile
 from pathlib import Path
 
+import run_folder
 from benchmarks import works
 from benchmarks.gpu_parts import runs
 from benchmarks.gpu_parts.finding import Finding
-from tracking import run_folder
 
 KEPT = ("val/loss", "best/val/loss", "seconds", "wall_seconds", "num_params")
 

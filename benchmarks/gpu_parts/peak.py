@@ -7,15 +7,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-import runtime
 from benchmarks.gpu_parts.finding import Finding
+from runtime import process
 
 TIMES = 10
 
 
 def run(finding: Finding, rehearse: bool) -> None:
     """Passes if JAX sees a GPU."""
-    runtime.configure_jax()
+    process.configure_jax()
     device = jax.devices()[0]
     stats = device.memory_stats() or {}
     finding.put(

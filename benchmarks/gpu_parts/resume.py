@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+import run_folder
 from benchmarks.gpu_parts import runs
 from benchmarks.gpu_parts.finding import Finding
-from tracking import run_folder
 
 EXPERIMENT = "gpt2.py:smoke"
 WHOLE = 20

@@ -15,13 +15,12 @@ import flax
 import jax
 import numpy as np
 
-import devices
-import runtime
 from benchmarks import results, works
 from benchmarks.gpu_parts.finding import Finding
 from benchmarks.ours import Updates
 from input_pipeline import batches
-from parts import build_parts
+from runtime import devices, process
+from training.setup import build_parts
 
 EXPECTED = Path(__file__).parent.parent / "gpu_expected.json"
 COMMAND = "python -m benchmarks.gpu_check --write-expected"
@@ -33,7 +32,7 @@ ALLOWED = {"float32": 1e-4, "bfloat16": 2e-2}
 
 def run(finding: Finding, rehearse: bool) -> None:
     """Passes if every loss of every stage is as near as its precision allows."""
-    runtime.configure_jax()
+    process.configure_jax()
     expected = json.loads(EXPECTED.read_text())["losses"]
     rounded = works.STAGES[-1:] if rehearse else works.STAGES[2:]
     cases = [
@@ -90,7 +89,7 @@ def losses(experiment: str, precision: str) -> list[float]:
 
 def write_expected(path: Path = EXPECTED) -> None:
     """Writes the losses of this machine's CPU in float32."""
-    runtime.configure_jax()
+    process.configure_jax()
     cpu = results.facts()["cpu"]
     made_on = {"cpu": cpu, "python": platform.python_version(), "jax": jax.__version__}
     experiments = [f"{stage}.py{preset}" for preset in PRESETS for stage in works.STAGES]

@@ -6,11 +6,11 @@ import time
 import jax
 import numpy as np
 
-import runtime
 from benchmarks import ours, works
 from benchmarks.gpu_parts.finding import Finding
-from generate import generate
-from parts import build_parts
+from inference.generation import generate
+from runtime import process
+from training.setup import build_parts
 
 WORKS = {"1 text": "generation-baby-1", "64 texts": "generation-baby-64"}
 TIMES = 3
@@ -18,7 +18,7 @@ TIMES = 3
 
 def run(finding: Finding, rehearse: bool) -> None:
     """Records the speed of both."""
-    runtime.configure_jax()
+    process.configure_jax()
     lines = []
     for name, work in WORKS.items():
         row = speed(work, rehearse)

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from sweeps.workers import KILLED, Workers
+import run_folder
+from sweep_engine.workers import KILLED, Workers
 from tests.command import ROOT
-from tracking import run_folder
 
 # What a clock measures differs between two runs; nothing else may.
 CLOCK = ("seconds", "train/tokens_per_second")

@@ -10,9 +10,9 @@ import sys
 import pytest
 from safetensors.numpy import load_file
 
+import run_folder
 from tests.command import ROOT, run
 from tests.faults.harness import lines
-from tracking import run_folder
 
 FLAGS = ["--config.train.num_steps=600", "--config.train.log_every_steps=1"]
 FLAGS += ["--config.eval.every_steps=100", "--config.sample.every_steps=0"]

@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
+import run_folder
 from tests.command import ROOT, run
 from tests.faults.harness import lines
 from tests.test_house import PRODUCT, imports, name
-from tracking import run_folder
 
 BIGRAM = "--config=experiments/bigram.py:smoke"
 RESUME = "--config.checkpoint.resume=true"
@@ -130,7 +130,7 @@ def calls(path):
 @pytest.mark.parametrize("path", PRODUCT, ids=name)
 def test_nothing_is_unpickled_evaluated_or_given_to_a_shell(path):
     # Compiled programs are: from the user's own cache, where JAX keeps what it runs, too.
-    if name(path) != "programs":
+    if name(path) != "runtime/programs":
         assert not {module.split(".")[0] for module in imports(path)} & {
             *("pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib")
         }

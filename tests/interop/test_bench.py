@@ -15,16 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-import optimizer
-import parts
-import train_step
 from benchmarks import peers, results, rounds, start, variants, works
 from benchmarks import theirs as theirs_worker
-from devices import data_mesh
-from evaluate import evaluate
 from experiments import default
+from inference.evaluation import evaluate
+from runtime.devices import data_mesh
 from tests import command
 from tests.stages import NO_DROPOUT, TINY, T, V
+from training import optimizer, setup, train_step
 
 BATCH_BT = np.random.default_rng(0).integers(0, V, (2, T + 1))
 
@@ -191,7 +189,7 @@ def test_a_work_comes_as_it_was_sent(tmp_path):
 @pytest.mark.parametrize("name", works.WORKS)
 def test_every_work_is_a_config_that_can_be_built(name):
     config = works.config_of(name, smoke=False, num_tokens=500)
-    parts.check_config(config)
+    setup.check_config(config)
     smoke = works.config_of(name, smoke=True, num_tokens=500)
     assert smoke.model.embed_dim <= 16
     path = works.experiment(name, smoke=False).partition(":")[0]

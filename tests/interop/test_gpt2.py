@@ -15,14 +15,14 @@ from transformers import (
 )
 
 import models
-import optimizer
-import train_step
 from experiments import default
-from generate import Sampling, generate, limit_logits
+from inference.generation import generate
+from inference.sampling import Sampling, limit_logits
 from models.hugging_face import to_params
 from tests.gpt2_weights import FIXTURE, D, H, L, T, V
 from tests.interop.fixture import TOKENS_BT, fixture, logits_of, tiny_gpt2, weights_of
 from tests.stages import NO_DROPOUT
+from training import optimizer, train_step
 
 OURS = models.GPT2(V, T, embed_dim=D, num_heads=H, num_layers=L, **NO_DROPOUT)
 

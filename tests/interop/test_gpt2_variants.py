@@ -14,11 +14,11 @@ from transformers.models.llama.modeling_llama import (
     apply_rotary_pos_emb,
 )
 
-import optimizer
 from experiments import default
 from models.gpt2_parts import NORMS, SwiGLU, alibi_slopes, apply_rope, relu_squared
 from models.gpt2_variants import VariantAttention
 from tests.interop.test_layers import X_BTD, random_params
+from training import optimizer
 
 B, T, H, K = 2, 5, 3, 4
 D = H * K

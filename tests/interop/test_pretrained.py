@@ -9,10 +9,11 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import models
+from checkpoints import pretrained
 from experiments import default
 from input_pipeline import hugging_face as tokenizer_files
 from input_pipeline import tokenizers
-from models import hugging_face, pretrained
+from models import hugging_face
 from tests.command import run
 from tests.interop.fixture import logits_of
 
@@ -107,8 +108,8 @@ def test_fine_tuning_from_transformers_and_back(tmp_path):
     losses = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
     losses = [line["val/loss"] for line in losses if "val/loss" in line]
     assert losses[-1] < losses[0]
-    words = ["export", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'ours'}"]
-    exported = run("-m", "models.pretrained", *words, **OFFLINE)
+    words = [f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'ours'}"]
+    exported = run("export.py", *words, **OFFLINE)
     assert exported.returncode == 0, exported.stderr
     back = GPT2LMHeadModel.from_pretrained(tmp_path / "ours")
     assert_same_logits(tmp_path / "ours", back, num_tokens=32, atol=1e-5)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from errors import UserError
-from sweeps.sweep_file import SweepFile
+from runtime.errors import UserError
+from sweep_engine.sweep_file import SweepFile
 
 # The parameter by which runs differ in luck alone.
 SEED = "config.seed"

@@ -10,7 +10,7 @@ from functools import partial
 
 from absl import app, flags, logging
 
-from terminal import inert
+from runtime.terminal import inert
 
 # 0 is success; 128 + a signal's number is a run that the signal stopped.
 FAILED = 1

@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from errors import Terminated
+from runtime.errors import Terminated
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

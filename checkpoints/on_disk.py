@@ -20,8 +20,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from errors import UserError
-from tracking import run_folder
+import run_folder
+from runtime.errors import UserError
+from runtime.files import replacing, sync
 
 ABOUT = "checkpoint.json"
 BLOCK = 1 << 20
@@ -55,7 +56,7 @@ def write(path: Path, trees: dict[str, Any], about: dict[str, Any]) -> None:
         for name, tree in trees.items():
             leaves = {key: np.asarray(leaf, order="C") for key, leaf in named_leaves(tree).items()}
             content = save(leaves)
-            with run_folder.replacing(temporary / file_name(name)) as file:
+            with replacing(temporary / file_name(name)) as file:
                 file.write(content)
             files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         about = run_folder.finite({**about, "files": files})
@@ -63,7 +64,7 @@ def write(path: Path, trees: dict[str, Any], about: dict[str, Any]) -> None:
         remove(path)
         temporary.rename(path)
         for folder in (path.parent, path.parent.parent):  # The first one creates its folder, too.
-            run_folder.sync(folder)
+            sync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -14,12 +14,13 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from errors import UserError
+import run_folder
 from experiments import default
 from input_pipeline import tokenizers
 from input_pipeline.corpus import Corpus
 from input_pipeline.tokenizers import TrainedTokenizer
-from tracking import run_folder, sweep
+from runtime.errors import UserError
+from tracking import sweep
 
 # What may differ between a run and its resumption; anything else would make it another run.
 MAY_CHANGE = (

@@ -16,10 +16,10 @@ from flax.training.train_state import TrainState
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-import checkpoint_files
-import devices
-import train_step
-from tracking import run_folder
+import run_folder
+from checkpoints import on_disk
+from runtime import devices
+from training import train_step
 
 
 class Finding(NamedTuple):
@@ -78,7 +78,7 @@ def examine(
     }
     trees = jax.device_get({"params": state.params, "opt_state": state.opt_state, "grads": grads})
     trees["batch"] = {"tokens": batch_BT}
-    checkpoint_files.write(workdir / run_folder.DIVERGED, trees, about)
+    on_disk.write(workdir / run_folder.DIVERGED, trees, about)
     return finding
 
 
@@ -109,5 +109,5 @@ def first_bad_output(model: nn.Module, params: Any, tokens_BT: np.ndarray) -> st
 
 
 def _in_order(tree: Any, order: list[str]) -> dict[str, jax.Array]:
-    leaves = checkpoint_files.named_leaves(tree)
+    leaves = on_disk.named_leaves(tree)
     return {name: leaves[name] for name in order}

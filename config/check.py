@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from errors import UserError
+import run_folder
 from experiments import default
-from tracking import run_folder
+from runtime.errors import UserError
 
 # How a person says the types.
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}

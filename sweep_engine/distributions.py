@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from errors import UserError
+from runtime.errors import UserError
 
 # Away from 0 and 1, where a normal distribution has no finite value.
 EDGE = 1e-12

@@ -2,7 +2,7 @@
 
     python main.py --config=experiments/gpt2.py:finetune --config.model.init_from=FOLDER
     python generate.py --workdir=FOLDER --prompt="ROMEO:"
-    python -m models.pretrained export --workdir=runs/x --output=FOLDER
+    python export.py --workdir=runs/x --output=FOLDER
 
 FOLDER holds config.json and *.safetensors; what a model begins with may also be a name on the hub,
 such as openai-community/gpt2, where there is a network. What export writes, transformers reads.
@@ -16,23 +16,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from absl import flags
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-import checkpoint
-import devices
-import errors
 import models
-import runtime
-from errors import UserError
-from experiments import check, default
+import run_folder
+from checkpoints import manager
+from config import check
+from experiments import default
 from input_pipeline import hugging_face as tokenizer_files
 from input_pipeline import text_files
 from input_pipeline.hugging_face import to_library
 from input_pipeline.tokenizers import Tokenizer
 from models import hugging_face
-from tracking import run_folder
+from runtime import devices
+from runtime.errors import UserError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # At a time, in an evaluation of weights that no experiment describes: 1 GiB.
@@ -159,13 +157,13 @@ def load_params(folder: Path, model: nn.Module) -> dict[str, Any]:
             return hugging_face.to_params({name: parts[name][:] for name in names}, model)
 
 
-def open_model(workdir: Path, which: str) -> checkpoint.Trained:
+def open_model(workdir: Path, which: str) -> manager.Trained:
     """The model of a run folder, at checkpoint `which`, or that of a folder of weights.
 
     Raises UserError if it is neither.
     """
     if not holds_weights(workdir):
-        return checkpoint.load(workdir, which)
+        return manager.load(workdir, which)
     tokenizer = tokenizer_files.read(workdir)
     check_tokenizer(workdir, tokenizer)
     config = default.get_config()
@@ -177,7 +175,7 @@ def open_model(workdir: Path, which: str) -> checkpoint.Trained:
     check.refuse([f"{workdir / CONFIG}: {message}" for message in check.mistakes(config)])
     model = models.build(config.model, tokenizer.vocab_size)
     params = devices.replicate(load_params(workdir, model), devices.data_mesh(1))
-    return checkpoint.Trained(config, tokenizer, model, params, step=0)
+    return manager.Trained(config, tokenizer, model, params, step=0)
 
 
 def export(workdir: Path, which: str, output: Path) -> None:
@@ -187,7 +185,7 @@ def export(workdir: Path, which: str, output: Path) -> None:
     """
     from safetensors.numpy import save
 
-    trained = checkpoint.load(workdir, which)
+    trained = manager.load(workdir, which)
     vocab_size = trained.tokenizer.vocab_size
     end_of_text = vocab_size - 1 if trained.tokenizer.name == "gpt2" else None
     settings = hugging_face.settings_to(trained.config.model.to_dict(), vocab_size, end_of_text)
@@ -240,20 +238,3 @@ def _tensors(folder: Path) -> Iterator[dict[str, Any]]:
             }
     except (SafetensorError, OSError) as error:
         raise UserError(f"{folder}: the weights can't be read: {error}") from None
-
-
-def main(*words: str) -> None:
-    """Runs the command `export`."""
-    if words != ("export",):
-        raise UserError(f"{' '.join(words) or 'no command'}: the only command is export")
-    output = Path(flags.FLAGS.output)
-    export(Path(flags.FLAGS.workdir), flags.FLAGS.checkpoint, output)
-    print(output)
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Run folder.", required=True)
-    flags.DEFINE_string("output", None, "Folder to write.", required=True)
-    flags.DEFINE_string("checkpoint", "best", "best (by validation loss), latest, or a step.")
-    runtime.configure_jax()
-    errors.run_command(main, positional=True)

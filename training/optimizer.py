@@ -11,8 +11,8 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-import muon
-from errors import UserError
+from runtime.errors import UserError
+from training import muon
 
 # Those whose update has one size whatever the gradient's: muP divides it by the width_multiplier.
 SIGN_LIKE = ("adamw", "lion")

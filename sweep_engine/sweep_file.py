@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
-from sweeps import distributions
-from sweeps.distributions import Parameter
-from sweeps.hyperband import Hyperband
+from runtime.errors import UserError
+from sweep_engine import distributions
+from sweep_engine.distributions import Parameter
+from sweep_engine.hyperband import Hyperband
 
 METHODS = ("grid", "random", "bayes")
 GOALS = ("minimize", "maximize")

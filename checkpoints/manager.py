@@ -19,15 +19,15 @@ from flax import linen as nn
 from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
-import checkpoint_files
-import devices
 import models
-from checkpoint_files import Damaged
-from errors import UserError
-from experiments import check
+import run_folder
+from checkpoints import on_disk
+from checkpoints.on_disk import Damaged
+from config import check
 from input_pipeline import tokenizers
 from input_pipeline.text_files import digest
-from tracking import run_folder
+from runtime import devices
+from runtime.errors import UserError
 
 BEST_BY = "val/loss"
 # Times to look again where a running run has removed a checkpoint while it was read.
@@ -70,7 +70,7 @@ class Checkpoints:
         scored = []
         for step in self.steps():
             try:
-                loss = checkpoint_files.read_about(self._folder(step)).get(BEST_BY)
+                loss = on_disk.read_about(self._folder(step)).get(BEST_BY)
             except Damaged:
                 continue
             if isinstance(loss, int | float):
@@ -137,10 +137,10 @@ class Checkpoints:
         for step in self.steps()[::-1]:
             folder = self._folder(step)
             try:
-                progress = _progress(checkpoint_files.read_about(folder))
+                progress = _progress(on_disk.read_about(folder))
                 self._check_about(folder)
-                params = checkpoint_files.read(folder, "params", state.params)
-                opt_state = checkpoint_files.read(folder, "opt_state", state.opt_state)
+                params = on_disk.read(folder, "params", state.params)
+                opt_state = on_disk.read(folder, "opt_state", state.opt_state)
             except Damaged as error:
                 damaged[step] = error
                 continue
@@ -163,7 +163,7 @@ class Checkpoints:
             for step in self.find(which):
                 try:
                     self._check_about(self._folder(step))
-                    found = step, checkpoint_files.read(self._folder(step), "params", params)
+                    found = step, on_disk.read(self._folder(step), "params", params)
                     break
                 except (Damaged, FileNotFoundError) as error:
                     damaged[step] = error
@@ -184,7 +184,7 @@ class Checkpoints:
 
         A tokenizer of the same size would fit, and every character come out as another.
         """
-        about = checkpoint_files.read_about(folder)
+        about = on_disk.read_about(folder)
         if about.get("step") != int(folder.name):
             raise Damaged(f"it is that of step {about.get('step')}, under another name")
         if not self._tokenizer.exists():
@@ -203,10 +203,10 @@ class Checkpoints:
         for pattern in (".*.old", ".*.new"):  # What a kill left of a removal, or of a save.
             for path in self._path.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)
-        checkpoint_files.write(self._folder(step), trees, about)
+        on_disk.write(self._folder(step), trees, about)
         kept = {*self.steps()[-self._keep :], self.best_step()}
         for old in set(self.steps()) - kept:
-            checkpoint_files.remove(self._folder(old))
+            on_disk.remove(self._folder(old))
 
     def _set_aside(self, damaged: dict[int, Damaged], whole: int) -> None:
         for step in damaged:
@@ -233,7 +233,7 @@ def _progress(about: dict[str, Any]) -> dict[str, Any]:
     progress = about.get("progress")
     numbers = run_folder.flatten(progress).values() if isinstance(progress, dict) else [None]
     if not all(isinstance(number, int | float) for number in numbers):
-        raise Damaged(f"{checkpoint_files.ABOUT} holds no progress of a run")
+        raise Damaged(f"{on_disk.ABOUT} holds no progress of a run")
     return progress
 
 

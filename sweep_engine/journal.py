@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
-from tracking import run_folder, sweep
+import run_folder
+from runtime.errors import UserError
+from tracking import sweep
 
 EVENTS = "runs.jsonl"
 FILE = "sweep.yaml"

@@ -45,7 +45,7 @@ def has_fast_bfloat16() -> bool:
     """
     import jax
 
-    from errors import UserError
+    from runtime.errors import UserError
 
     if claimed := os.environ.get(FAST_BFLOAT16):
         if claimed not in ("true", "false"):

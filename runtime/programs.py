@@ -24,8 +24,8 @@ import optax
 from flax import linen as nn
 from jax.experimental import serialize_executable
 
-import runtime
-from tracking import run_folder
+from runtime import process
+from runtime.files import replacing
 
 # Files kept, those used last: a run has 13, together a megabyte if the model is small.
 KEPT = 400
@@ -114,7 +114,7 @@ def _load(kept: Any, args: tuple, out: Any) -> jax.stages.Compiled | None:
 
 
 def _folder() -> Path:
-    return runtime.cache_dir() / "programs"
+    return process.cache_dir() / "programs"
 
 
 def _recall(name: str | None) -> Any:
@@ -133,7 +133,7 @@ def _keep(name: str | None, value: Any) -> None:
     try:
         content = zlib.compress(pickle.dumps(value), level=1)
         _folder().mkdir(parents=True, exist_ok=True)
-        with run_folder.replacing(_folder() / name) as file:
+        with replacing(_folder() / name) as file:
             file.write(content)
         used = sorted(_folder().iterdir(), key=lambda path: path.stat().st_mtime)
         for path in used[:-KEPT]:
@@ -171,7 +171,7 @@ def source_files(root: Path) -> list[Path]:
 @functools.cache
 def _sources() -> str:
     digest = hashlib.sha256()
-    for path in source_files(Path(__file__).parent):
+    for path in source_files(Path(__file__).parents[1]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -183,7 +183,7 @@ def _surroundings() -> tuple:
         [library.__version__ for library in (jax, jaxlib, flax, optax)],
         [device.device_kind for device in devices],
         (devices[0].client.platform_version, jax.process_count()),
-        runtime.processor(),
+        process.processor(),
         sorted(
             item
             for item in os.environ.items()

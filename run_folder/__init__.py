@@ -6,8 +6,8 @@
     metrics.jsonl      one line a measured step: the record that every comparison is made from
     samples.jsonl      one line a generated text: step, prompt, text
     summary.json       the last and the best of the metrics, num_params, status
-    checkpoints/       see checkpoint.py
-    diverged/          what is left of a run that diverged: see divergence.py
+    checkpoints/       see checkpoints/
+    diverged/          what is left of a run that diverged: see training/divergence.py
     wandb/             W&B's own files
     sweep.json         which sweep the run belongs to and what it was given, if it does
     wandb.json         the id of the W&B run that holds this record, for a resumed run to go on in
@@ -30,7 +30,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from errors import UserError
+from runtime.errors import UserError
+from runtime.files import TEMPORARY, replacing
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -43,26 +44,6 @@ SWEEP = "sweep.json"
 WANDB = "wandb.json"
 DIVERGED = "diverged"
 LOCK = ".lock"
-TEMPORARY = ".tmp"  # Where a name ends that a file has while it is written.
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write what `path` is to hold; it takes that name, whole, when the block ends well.
-
-    Raises OSError, and leaves `path` as it was, if the disk does not take it.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
 
 
 def remove_temporary(folder: Path) -> None:
@@ -74,15 +55,6 @@ def remove_temporary(folder: Path) -> None:
 def is_hidden(path: Path) -> bool:
     """Whether a file in a run folder is none of the run's own: a lock, or half-written."""
     return path.name == LOCK or (path.name.startswith(".") and path.suffix == TEMPORARY)
-
-
-def sync(path: Path) -> None:
-    """Returns when a file's content, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: Path, content: Any) -> None:

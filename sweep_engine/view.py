@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sweeps.journal import FINISHED, OUTCOMES, SweepRun
-from sweeps.sweep_file import Metric
-from terminal import inert
+from runtime.terminal import inert
+from sweep_engine.journal import FINISHED, OUTCOMES, SweepRun
+from sweep_engine.sweep_file import Metric
 
 # Ended runs that the table keeps in sight, besides the best.
 RECENT = 6

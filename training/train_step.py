@@ -16,10 +16,9 @@ from flax import linen as nn
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh
 
-import devices
-import metrics
-import programs
+from inference import metrics
 from models.layers import reference
+from runtime import devices, programs
 
 # What an update measures; "skipped" counts those that were left out, since the run began.
 Update = dict[str, jax.Array]
@@ -45,7 +44,7 @@ def create_state(
 ) -> TrainState:
     """Returns a TrainState with fresh parameters, on every device of `mesh`.
 
-    `made_of` says what model and `tx` are, for the program to be kept: see programs.py.
+    `made_of` says what model and `tx` are, for the program to be kept: see runtime/programs.py.
     """
     # The seed is an argument, no constant of the program: another one compiles nothing.
     args = (np.uint32(seed),)

@@ -9,17 +9,15 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-import devices
 import models
-import optimizer
-import programs
-import runtime
-from errors import UserError
-from experiments import check
-from generate import Sampling
+from config import check
+from inference.sampling import Sampling
 from input_pipeline import batches, corpus, tokenizers
+from runtime import devices, process, programs
+from runtime.errors import UserError
 from tracking.wandb_run import choose_mode
-from train_step import Objective
+from training import optimizer
+from training.train_step import Objective
 
 
 class Parts(NamedTuple):
@@ -34,7 +32,7 @@ class Parts(NamedTuple):
     objective: Objective
     precision: str  # As jax.default_matmul_precision takes it.
     mesh: Mesh
-    made_of: str | None  # Tells its programs from those of other configs: see programs.py.
+    made_of: str | None  # Tells its programs from those of other configs: see runtime/programs.py.
 
 
 def check_config(config: ConfigDict) -> None:
@@ -95,4 +93,4 @@ def choose_precision(wanted: str) -> str:
     """
     if wanted not in ("float32", "bfloat16"):
         raise UserError(f"config.train.precision={wanted!r}: expected 'float32' or 'bfloat16'")
-    return wanted if runtime.has_fast_bfloat16() else "float32"
+    return wanted if process.has_fast_bfloat16() else "float32"

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from errors import UserError
-from sweeps.sweep_file import SweepFile
+from runtime.errors import UserError
+from sweep_engine.sweep_file import SweepFile
 
 VARIABLE = re.compile(r"\$\{envvar:([A-Za-z0-9_]*)\}")
 ENV = "/usr/bin/env"

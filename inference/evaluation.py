@@ -1,0 +1,70 @@
+"""Exact evaluation of a model on a whole split.
+
+Every token after the first is a target once, in windows of the context length that follow each
+other; the last one is filled up and masked. nanoGPT and the lecture estimate the same figure from
+200 random batches.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from inference import metrics
+from input_pipeline import batches
+from runtime import devices, programs
+
+# Windows go to the device by this many batches; bounds the memory that a large split needs.
+BATCHES_PER_CHUNK = 64
+TOKENS_PER_COUNT = 1 << 20
+
+
+@partial(jax.jit, static_argnames="model")
+def nats_of_batches(
+    model: nn.Module, params: Any, windows_CBT: jax.Array, mask_CBT: jax.Array
+) -> jax.Array:
+    """The sum of nats over the targets that `mask` lets count, for each of C batches.
+
+    windows hold T + 1 tokens: the inputs, and shifted by one the targets.
+    """
+
+    def nats_of_batch(batch):
+        windows_BT, mask_BT = batch
+        logits_BTV = model.apply({"params": params}, windows_BT[:, :-1])
+        nats_BT = metrics.next_token_nats(logits_BTV, windows_BT[:, 1:])
+        return jnp.sum(nats_BT, where=mask_BT)
+
+    return jax.lax.map(nats_of_batch, (windows_CBT, mask_CBT))
+
+
+def evaluate(
+    model: nn.Module,
+    params: Any,
+    tokens: np.ndarray,
+    token_bytes: np.ndarray,
+    *,
+    batch_size: int,
+    context_length: int,
+    mesh: Mesh,
+) -> dict[str, float]:
+    """`metrics.score` of the model over all of `tokens`; `token_bytes` [V] are UTF-8 lengths."""
+    nats = 0.0
+    for windows_CBT, mask_CBT in batches.eval_windows(
+        tokens,
+        batch_size=batch_size,
+        context_length=context_length,
+        batches_per_chunk=BATCHES_PER_CHUNK,
+    ):
+        windows_CBT = devices.split_batches(windows_CBT, mesh)
+        args = params, windows_CBT, devices.split_batches(mask_CBT, mesh)
+        nats_C = programs.for_model(nats_of_batches, (model,), args)(*args)
+        # Totals in float64: in float32 a long split would lose its last digits.
+        nats += np.asarray(nats_C, np.float64).sum()
+    num_bytes = 0
+    for start in range(1, len(tokens), TOKENS_PER_COUNT):  # No array as long as the split.
+        num_bytes += int(token_bytes[tokens[start : start + TOKENS_PER_COUNT]].sum())
+    return metrics.score(float(nats), len(tokens) - 1, num_bytes)
