@@ -140,7 +140,7 @@ def tables_of(folder):
 
 def test_importing_the_package_is_cheap():
     check = (
-        "import sys, tracking; from tracking import run_folder, wandb_run, json_lines, console\n"
+        "import sys, run_folder; from tracking import wandb_run, json_lines, console\n"
         "print({'wandb', 'rich', 'jax', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
