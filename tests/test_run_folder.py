@@ -89,7 +89,7 @@ def test_what_a_power_cut_spoils_is_past_the_checkpoint(tmp_path, hole):
 def test_a_reader_never_sees_half_a_file(tmp_path):
     path = tmp_path / "x.json"
     writer = (
-        "import sys; from pathlib import Path; from tracking import run_folder\n"
+        "import sys; from pathlib import Path; import run_folder\n"
         "for n in range(10**9): run_folder.write_json(Path(sys.argv[1]), [n] * 5000)"
     )
     process = subprocess.Popen([sys.executable, "-c", writer, path], cwd=Path(__file__).parents[1])
