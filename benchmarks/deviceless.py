@@ -77,7 +77,7 @@ def compiling() -> Iterator[None]:
             setattr(checks, name, function)
 
 
-def is_possible() -> str:
+def obstacle() -> str:
     """Returns why nothing can be compiled for a GPU here; empty if it can."""
     try:
         mesh()

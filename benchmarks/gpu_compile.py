@@ -5,7 +5,6 @@ main.py: attention kernels forward and backward, matrix products by the type of 
 the memory that XLA plans. Nothing is measured: see benchmarks/gpu_check.py for that.
 """
 
-import importlib
 import json
 import os
 import re
@@ -29,7 +28,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import deviceless
+from benchmarks import deviceless, works
 from config import check
 from runtime import errors, process
 from training import train_step
@@ -132,8 +131,7 @@ def rows() -> Iterator[dict[str, Any]]:
         yield {"experiment": " ".join([Path(name).name, *given]), **describe(CONFIG.value)}
         return
     for experiment, changes in ROWS:
-        stage, _, preset = experiment.partition(".py")
-        config = importlib.import_module(f"experiments.{stage}").get_config(preset.lstrip(":"))
+        config = works.config_named(experiment)
         config.update_from_flattened_dict(changes)
         name = " ".join([experiment, *(f"{key}={value}" for key, value in changes.items())])
         yield {"experiment": name, **describe(config)}
@@ -141,7 +139,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Prints the rows as they are compiled."""
-    if reason := deviceless.is_possible():
+    if reason := deviceless.obstacle():
         raise errors.UserError(
             f"nothing can be compiled for a GPU here ({reason}): make gpu-compile sets up what can"
         )

@@ -19,7 +19,7 @@ MANY = 8
 
 
 class Text(NamedTuple):
-    """What is being written: B texts of the same length, of which the model sees a window."""
+    """B texts of the same length that are being written; the model sees a window of each."""
 
     window_BT: jax.Array  # The last tokens, padded to the context length.
     length: jax.Array  # How many of them are there.

@@ -9,7 +9,7 @@ from runtime import errors
 
 
 class Sampling(NamedTuple):
-    """How a token is drawn from logits; each limit is applied to what the one before left."""
+    """Settings for drawing a token from logits; each limit applies to what the one before left."""
 
     temperature: float = 1.0  # Divides the logits; 0 takes the likeliest token.
     top_k: int = 0  # Only the k likeliest tokens; 0 is no limit.

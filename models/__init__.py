@@ -62,7 +62,7 @@ def build(
     neutral = default.get_config().model
     is_plain = all(config[key] == neutral[key] for key in takes - own)
     sizes = {key: config[key] for key in takes}
-    if takes >= {"attention_dropout_rate"} and config.attention_dropout_rate < 0:
+    if "attention_dropout_rate" in takes and config.attention_dropout_rate < 0:
         sizes["attention_dropout_rate"] = config.dropout_rate
     if is_plain and not splits and not remat:
         return stage(vocab_size, **{key: sizes[key] for key in own})

@@ -117,7 +117,7 @@ def test_a_part_ends_with_the_process_that_waits_for_it(tmp_path):
 
 
 def has_ended(pid):
-    """Whether a process is gone, or only waits for its parent to take note."""
+    """Returns True if a process is gone, or only waits for its parent to take note."""
     for _ in range(100):
         try:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":

@@ -1,4 +1,4 @@
-"""What training is compiled to for an H100: its kernels, its products and its memory.
+"""Training compiled for an H100: its kernels, its products and its memory.
 
 The environment that compiles is made by `make gpu-compile`, and by the first of these tests where
 CI is set. Elsewhere they are left out with a warning if it is not there.

@@ -56,5 +56,5 @@ def curve(workdir: Path) -> list[dict[str, float]]:
 
 
 def is_over(points: list[dict[str, float]], target: float) -> bool:
-    """Whether the last evaluation is good enough, or too late."""
+    """Returns True if the last evaluation is good enough, or too late."""
     return bool(points) and (points[-1]["val/loss"] < target or points[-1]["seconds"] > SECONDS)
