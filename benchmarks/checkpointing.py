@@ -20,7 +20,8 @@ from checkpoints.manager import Checkpoints
 from experiments import gpt2
 from input_pipeline import batches
 from runtime import devices, process
-from training import setup, train_step
+from training.setup import set_up
+from training.step import create_state, initial_metrics, train_steps
 
 HERE = Path(__file__).parent
 UPDATES, EVERY, ROUNDS = 8, 100, 7
@@ -30,9 +31,9 @@ def main() -> None:
     process.configure_jax()
     config = gpt2.get_config("baby")
     config.train.batch_size = 8
-    built = setup.build_parts(config)
-    state = train_step.create_state(built.model, built.tx, config.seed, built.mesh)
-    update = devices.replicate(train_step.no_update(), built.mesh)
+    built = set_up(config)
+    state = create_state(built.model, built.tx, config.seed, built.mesh)
+    metrics = initial_metrics(built.mesh)
     (_, batches_KBT), *_ = batches.train_batches(
         built.data.train,
         seed=0,
@@ -48,16 +49,20 @@ def main() -> None:
         built.data.tokenizer.save(Path(folder) / run_folder.TOKENIZER)
 
         def stretch(save: bool) -> float:
-            nonlocal state, update
+            nonlocal state, metrics
             started = time.perf_counter()
             if save:
                 saved.save(1, state, {"seconds": 0.0}, None)
             for _ in range(UPDATES // K):
                 with jax.default_matmul_precision(built.precision):
-                    state, update = train_step.train_steps(
-                        state, update, batches_KBT, 0, K, np.uint32(0), 0
+                    state, metrics = train_steps(
+                        state,
+                        metrics,
+                        batches_KBT,
+                        *(0, K, np.uint32(0), 0),
+                        schedule=built.schedule,
                     )
-            jax.block_until_ready(update)
+            jax.block_until_ready(metrics)
             assert not save or saved.wait()
             return time.perf_counter() - started
 

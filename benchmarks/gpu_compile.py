@@ -31,8 +31,8 @@ from rich.table import Table
 from benchmarks import deviceless, works
 from config import check
 from runtime import errors, process
-from training import train_step
-from training.setup import build_parts, check_config
+from training.setup import check_config, set_up
+from training.step import draw_state, flops_per_step, initial_metrics, train_steps
 
 # GPT-2 small as nanoGPT trains it on one GPU: 12 windows of 1,024 tokens, no dropout.
 SMALL = {"train.batch_size": 12, "model.dropout_rate": 0.0}
@@ -62,22 +62,23 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     Raises UserError for a config or a text that can't be used.
     """
     check_config(config)
-    parts = build_parts(config)
+    parts = set_up(config)
     mesh = deviceless.mesh()
-    drawn = jax.eval_shape(partial(train_step.draw_state, parts.model, parts.tx), np.uint32(0))
+    drawn = jax.eval_shape(partial(draw_state, parts.model, parts.tx), np.uint32(0))
     state = _on(mesh, drawn).replace(apply_fn=parts.model.apply, tx=parts.tx)
     shape = config.train.batch_size, config.model.context_length + 1
     number = jax.ShapeDtypeStruct((), jnp.int32)
     arguments = (
-        train_step.no_update(),
+        jax.eval_shape(partial(initial_metrics, mesh)),
         jax.ShapeDtypeStruct((config.train.steps_per_dispatch, *shape), jnp.int32),
         *(number, number, jax.ShapeDtypeStruct((), jnp.uint32), number),
     )
     started = time.perf_counter()
     with jax.default_matmul_precision(parts.precision), deviceless.compiling():
-        compiled = train_step.train_steps.lower(
+        compiled = train_steps.lower(
             state,
             *_on(mesh, arguments),
+            schedule=parts.schedule,
             num_parts=config.train.grad_accumulation_steps,
             objective=parts.objective,
         ).compile()
@@ -87,7 +88,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         "measured": False,
         "precision": parts.precision,
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "flops": train_step.flops_per_step(state, shape),
+        "flops": flops_per_step(state, shape),
         "attention_forward": text.count('"__cudnn$fmhaSoftmax"'),
         "attention_backward": text.count('"__cudnn$fmhaSoftmaxBackward"'),
         "products": dict(Counter(factor_types(text))),

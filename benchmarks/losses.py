@@ -19,7 +19,8 @@ from benchmarks import results, works
 from input_pipeline import batches
 from models.layers import reference
 from runtime import devices, errors, process
-from training import setup, train_step
+from training.setup import set_up
+from training.step import create_state, initial_metrics, train_steps
 
 OUTPUT = Path(__file__).parent / "losses.json"
 EVERY = 10
@@ -65,9 +66,10 @@ def main() -> None:
 def losses(config: ConfigDict, precision: str, *, in_reverse: bool = False) -> np.ndarray:
     """The training loss at every tenth step."""
     jax.clear_caches()  # Or what was traced for the other form would be used again.
-    built = setup.build_parts(config)
-    state = train_step.create_state(built.model, built.tx, config.seed, built.mesh)
-    update = devices.replicate(train_step.no_update(), built.mesh)
+    built = set_up(config)
+    state = create_state(built.model, built.tx, config.seed, built.mesh)
+    metrics = initial_metrics(built.mesh)
+    bounds = 0, EVERY, np.uint32(config.seed), 0
     found = []
     for _, batches_KBT in batches.train_batches(
         built.data.train,
@@ -82,10 +84,10 @@ def losses(config: ConfigDict, precision: str, *, in_reverse: bool = False) -> n
             batches_KBT = batches_KBT[:, ::-1]
         batches_KBT = devices.split_batches(batches_KBT, built.mesh)
         with jax.default_matmul_precision(precision):
-            state, update = train_step.train_steps(
-                state, update, batches_KBT, 0, EVERY, np.uint32(config.seed), 0
+            state, metrics = train_steps(
+                state, metrics, batches_KBT, *bounds, schedule=built.schedule
             )
-        found.append(float(update["train/loss"]))
+        found.append(float(metrics.loss))
     return np.array(found)
 
 

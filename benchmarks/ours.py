@@ -16,20 +16,22 @@ from inference.evaluation import evaluate
 from inference.generation import generate
 from input_pipeline import batches
 from runtime import devices, process
-from training import train_step
-from training.setup import Parts, build_parts
+from training.setup import Setup, set_up
+from training.step import create_state, flops_per_step, initial_metrics, train_steps
 
 
 class Updates:
     """Training step of a config as a run compiles it, with the state that it updates."""
 
-    def __init__(self, config: ConfigDict, parts: Parts):
+    def __init__(self, config: ConfigDict, parts: Setup):
         self._parts = parts
-        self._state = train_step.create_state(parts.model, parts.tx, config.seed, parts.mesh)
-        self._update = devices.replicate(train_step.no_update(), parts.mesh)
+        self._state = create_state(parts.model, parts.tx, config.seed, parts.mesh)
+        self._metrics = initial_metrics(parts.mesh)
         self._constants = np.uint32(config.seed), config.train.max_skipped_updates
         self._options = dict(
-            num_parts=config.train.grad_accumulation_steps, objective=parts.objective
+            schedule=parts.schedule,
+            num_parts=config.train.grad_accumulation_steps,
+            objective=parts.objective,
         )
         self._batch_shape = config.train.batch_size, config.model.context_length + 1
 
@@ -37,16 +39,16 @@ class Updates:
         """Updates the state with each of K batches in one dispatch; returns the last one's loss."""
         bounds = 0, len(batches_KBT)
         with jax.default_matmul_precision(self._parts.precision):
-            self._state, self._update = train_step.train_steps(
-                self._state, self._update, batches_KBT, *bounds, *self._constants, **self._options
+            self._state, self._metrics = train_steps(
+                self._state, self._metrics, batches_KBT, *bounds, *self._constants, **self._options
             )
-        return self._update["train/loss"]
+        return self._metrics.loss
 
     def facts(self) -> dict[str, str | float | None]:
         """Returns what a speed is set against: FLOPs of an update, parameters, the device."""
         device = jax.devices()[0]
         return {
-            "flops": train_step.flops_per_step(self._state, self._batch_shape),
+            "flops": flops_per_step(self._state, self._batch_shape),
             "num_params": models.count_parameters(self._state.params)[0],
             "device": device.device_kind,
             "platform": device.platform,
@@ -54,7 +56,7 @@ class Updates:
         }
 
 
-def training(work: Work, parts: Parts) -> None:
+def training(work: Work, parts: Setup) -> None:
     """Passes of one dispatch of K updates."""
     updates = Updates(work.config, parts)
     batches_KBT = devices.split_batches(work.arrays["batches_KBT"], parts.mesh)
@@ -73,7 +75,7 @@ def device_mib() -> float | None:
     return stats and stats["peak_bytes_in_use"] / 2**20
 
 
-def evaluation(work: Work, parts: Parts) -> None:
+def evaluation(work: Work, parts: Setup) -> None:
     """Passes over the validation split; the result is the mean of nats per token."""
     params, data = fresh_params(work.config, parts), parts.data
 
@@ -93,7 +95,7 @@ def evaluation(work: Work, parts: Parts) -> None:
     serve(run, precision="float32")
 
 
-def generation(work: Work, parts: Parts) -> None:
+def generation(work: Work, parts: Setup) -> None:
     """Passes that write all of the texts; the result is the last token."""
     params, prompts_BT = fresh_params(work.config, parts), work.arrays["prompts_BT"]
 
@@ -115,7 +117,7 @@ def generation(work: Work, parts: Parts) -> None:
     serve(run, precision="float32")
 
 
-def drawing(work: Work, parts: Parts) -> None:
+def drawing(work: Work, parts: Setup) -> None:
     """Passes that draw the next dispatch of K batches, as the loop does; the result is a token."""
     config = work.config
     drawn = batches.train_batches(
@@ -136,14 +138,14 @@ def drawing(work: Work, parts: Parts) -> None:
     serve(run, precision=parts.precision)
 
 
-def fresh_params(config: ConfigDict, parts: Parts) -> Any:
+def fresh_params(config: ConfigDict, parts: Setup) -> Any:
     """Parameters without the optimizer's state, on every device."""
     init = jax.jit(parts.model.init)
     params = init(jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32))["params"]
     return devices.replicate(params, parts.mesh)
 
 
-SERVE: dict[str, Callable[[Work, Parts], None]] = {
+SERVE: dict[str, Callable[[Work, Setup], None]] = {
     "training": training,
     "evaluation": evaluation,
     "generation": generation,
@@ -155,7 +157,7 @@ def main(folder: str) -> None:
     """Serves passes over the work in `folder`."""
     process.configure_jax()
     work = Work.load(Path(folder))
-    SERVE[work.kind](work, build_parts(work.config))
+    SERVE[work.kind](work, set_up(work.config))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from absl import flags
 from benchmarks import works
 from input_pipeline import corpus
 from runtime import devices, errors, process
-from training import setup, train_step
+from training.setup import set_up
+from training.step import create_state, initial_metrics, train_steps
 
 WORK = flags.DEFINE_string("work", "laptop", "Which training step: see works.py.")
 PASSES = flags.DEFINE_integer("passes", 2, "Dispatches to trace.")
@@ -38,22 +39,24 @@ PARTS = {
 
 def main() -> None:
     config = works.config_of(WORK.value, smoke=False, num_tokens=1)
-    built = setup.build_parts(config)
+    built = set_up(config)
     batches = works.training(corpus.load(config.data), config)["batches_KBT"]
     batches_KBT = devices.split_batches(batches, built.mesh)
-    state = train_step.create_state(built.model, built.tx, config.seed, built.mesh)
-    update = devices.replicate(train_step.no_update(), built.mesh)
+    state = create_state(built.model, built.tx, config.seed, built.mesh)
+    metrics = initial_metrics(built.mesh)
     bounds = (0, len(batches), np.uint32(config.seed), 0)
     with jax.default_matmul_precision(built.precision):
-        program = train_step.train_steps.lower(state, update, batches_KBT, *bounds).compile()
+        program = train_steps.lower(
+            state, metrics, batches_KBT, *bounds, schedule=built.schedule
+        ).compile()
     names = operation_names(program.as_text())
 
     def passes() -> float:
-        nonlocal state, update
+        nonlocal state, metrics
         started = time.perf_counter()
         for _ in range(PASSES.value):
-            state, update = program(state, update, batches_KBT, *bounds)
-        jax.block_until_ready(update)
+            state, metrics = program(state, metrics, batches_KBT, *bounds)
+        jax.block_until_ready(metrics)
         return time.perf_counter() - started
 
     passes()

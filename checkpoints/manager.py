@@ -27,7 +27,7 @@ from config import check
 from input_pipeline import tokenizers
 from input_pipeline.text_files import digest
 from runtime import devices
-from runtime.errors import UserError
+from runtime.errors import Failed, UserError
 
 BEST_BY = "val/loss"
 # Times to look again where a running run has removed a checkpoint while it was read.
@@ -121,6 +121,17 @@ class Checkpoints:
             )
             return False
         return True
+
+    def require_saved(self) -> None:
+        """Returns when what was saved is on the disk. Raises Failed if it could not be saved."""
+        if self.wait():
+            return
+        newest = self.latest_step()
+        kept = "there is none before it" if newest is None else f"that of step {newest} is kept"
+        raise Failed(
+            f"{self._path.parent}: the last checkpoint could not be saved, for the reason noted "
+            f"above, and {kept}: mend that and resume with --config.checkpoint.resume=true"
+        )
 
     def report(self) -> None:
         """Notes a save that has failed meanwhile; does not wait for one that is under way."""

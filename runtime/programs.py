@@ -1,10 +1,10 @@
 """Compiled programs that outlive the process: a later start neither traces nor compiles them.
 
-JAX's own cache spares the compiling alone: to look a program up there, JAX traces and lowers it
-first, which is most of a start. Here a file is named after all that goes into a program (sources,
-libraries, processor, JAX's settings, shapes, layouts) and names the file of what came of it, which
-is named after the lowered program, so that another comment in the sources compiles nothing anew.
-The folder can be deleted at any time. As with JAX's cache, who can write there can run code here.
+JAX's own cache saves the compilation alone: JAX traces and lowers a program, which is most of a
+start, before it looks it up there. Here an entry is keyed by everything that determines a program
+(sources, libraries, processor, JAX's settings, shapes, layouts). It names a second file, keyed by
+the lowered program, which holds the executable: a new comment in the sources compiles nothing.
+Deleting the folder is safe at any time. As with JAX's cache, who can write there can run code here.
 """
 
 import functools
@@ -27,10 +27,12 @@ from jax.experimental import serialize_executable
 from runtime import process
 from runtime.files import replacing
 
-# Files kept, those used last: a run has 13, together a megabyte if the model is small.
+# Files kept, the most recently used ones: a run has 13, a megabyte in all if the model is small.
 KEPT = 400
-_loaded: dict[Any, jax.stages.Compiled] = {}
-# Programs that JAX's cache has given to this process.
+ROOT = Path(__file__).parents[1]
+# The programs of this process.
+LOADED: dict[Any, jax.stages.Compiled] = {}
+# Hits of JAX's own cache in this process.
 _hits: list[str] = []
 jax.monitoring.register_event_listener(
     lambda event, **_: _hits.append(event) if event.endswith("/cache_hits") else None
@@ -38,12 +40,12 @@ jax.monitoring.register_event_listener(
 
 
 def describe(model: nn.Module) -> str | None:
-    """What tells a model from the others in our sources; None for one that is not from there."""
+    """Returns a model's part of the cache key; None for a model from outside our sources."""
     return repr(model) if type(model).__module__.startswith("models.") else None
 
 
-def for_model(function: Callable, static: tuple, args: tuple) -> Callable:
-    """A jitted `function(*static, *args)` as a function of `args`; `static` starts with a model."""
+def for_model(function: Any, static: tuple, args: tuple) -> Callable:
+    """Returns jitted `function(*static, *args)` as a function of `args`; static[0] is a model."""
     if describe(static[0]) is None:
         return functools.partial(function, *static)
     lower = functools.partial(function.lower, *static, *args)
@@ -52,35 +54,37 @@ def for_model(function: Callable, static: tuple, args: tuple) -> Callable:
 
 def compiled(
     name: str,
-    made_of: str | None,
+    cache_key: str | None,
     args: tuple,
     lower: Callable[[], jax.stages.Lowered],
     out: Any = None,
 ) -> jax.stages.Compiled:
-    """The program `name` for `args`: loaded if it is kept, else lowered and compiled.
+    """Returns the program `name` for `args`: loaded if it is kept, else lowered and compiled.
 
-    `made_of` tells it from all others that the sources have for such `args`; without it nothing is
-    kept. `out` is structured as what the program returns, where that structure can't be pickled.
+    `cache_key` distinguishes it from other programs of these sources for such `args`; with None,
+    nothing is kept. `out` has the structure of the result, where that can't be pickled.
     """
-    if made_of is None:
+    if cache_key is None:
         return lower().compile()
-    key = f"{name}-{_digest(made_of, _sources(), _shapes(args))}"
-    # A second run in this process has an optimizer of its own, though it makes the same program.
+    key = f"{name}-{_digest(cache_key, source_digest(ROOT), _shapes(args))}"
+    # A second run in this process has another optimizer object, and the same program.
     place = key, jax.tree.structure((args, out))
-    if place not in _loaded:
+    if place not in LOADED:
         program = _load(_recall(_recall(key)), args, out)
         if program is None:
             lowered = lower()
             digest = _digest(lowered.as_text(), str(lowered.out_tree), _shapes(args))
             program = _load(_recall(digest), args, out) or _compile(lowered, digest, out)
             _keep(key, digest)
-        _loaded[place] = program
-    return _loaded[place]
+        LOADED[place] = program
+    return LOADED[place]
 
 
-def remembered(name: str, made_of: str | None, args: tuple, make: Callable[[], Any]) -> Any:
-    """What `make` returns, a number for example, or has returned to an earlier process."""
-    key = None if made_of is None else f"{name}-{_digest(made_of, _sources(), _shapes(args))}"
+def cached(name: str, cache_key: str | None, args: tuple, make: Callable[[], Any]) -> Any:
+    """Returns the value of `make()`, a number for example, kept for later processes."""
+    if cache_key is None:
+        return make()
+    key = f"{name}-{_digest(cache_key, source_digest(ROOT), _shapes(args))}"
     if (value := _recall(key)) is None:
         value = make()
         _keep(key, value)
@@ -90,13 +94,15 @@ def remembered(name: str, made_of: str | None, args: tuple, make: Callable[[], A
 def _compile(lowered: jax.stages.Lowered, digest: str, out: Any) -> jax.stages.Compiled:
     before = len(_hits)
     program = lowered.compile()
-    if len(_hits) == before:  # What was loaded can't be saved again: XLA loses its functions.
+    if len(_hits) == before:  # XLA can't save a loaded program again: it loses its functions.
         try:
             payload, _, out_tree = serialize_executable.serialize(program)
         except Exception:
             return program  # Not every device's programs can be saved.
-        # Its own, not those of its arguments: a program that reads none of them has one device.
-        devices = [device.id for device in program.runtime_executable().local_devices()]
+        # Not the devices of its arguments: a program that reads none of them has one device.
+        executable = program.runtime_executable()
+        assert executable is not None, "a program that was compiled here has an executable"
+        devices = [device.id for device in executable.local_devices()]
         _keep(digest, (payload, out_tree if out is None else None, devices))
     return program
 
@@ -109,33 +115,36 @@ def _load(kept: Any, args: tuple, out: Any) -> jax.stages.Compiled | None:
         return serialize_executable.deserialize_and_load(
             payload, *trees, execution_devices=[here[number] for number in ids]
         )
-    except Exception:  # There is none, or it does not fit: what that raises has no common class.
+    except Exception:  # Nothing kept, or it does not fit: these errors have no common class.
         return None
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Returns the folder of the kept programs."""
     return process.cache_dir() / "programs"
 
 
 def _recall(name: str | None) -> Any:
-    """What was kept under a name; None if there is nothing, or if it is damaged."""
+    """Returns what was kept under a name; None if there is nothing, or if it is damaged."""
+    if name is None:
+        return None
     try:
-        path = _folder() / name
-        value = pickle.loads(zlib.decompress(path.read_bytes()))  # Which compares a checksum.
+        path = folder() / name
+        value = pickle.loads(zlib.decompress(path.read_bytes()))  # zlib compares a checksum.
         os.utime(path)
         return value
     except Exception:
         return None
 
 
-def _keep(name: str | None, value: Any) -> None:
-    """A disk that is full costs the next start time, and no more."""
+def _keep(name: str, value: Any) -> None:
+    """Writes a file, if the disk takes it; otherwise the next start takes longer, no more."""
     try:
         content = zlib.compress(pickle.dumps(value), level=1)
-        _folder().mkdir(parents=True, exist_ok=True)
-        with replacing(_folder() / name) as file:
+        folder().mkdir(parents=True, exist_ok=True)
+        with replacing(folder() / name) as file:
             file.write(content)
-        used = sorted(_folder().iterdir(), key=lambda path: path.stat().st_mtime)
+        used = sorted(folder().iterdir(), key=lambda path: path.stat().st_mtime)
         for path in used[:-KEPT]:
             path.unlink(missing_ok=True)
     except Exception:
@@ -143,8 +152,8 @@ def _keep(name: str | None, value: Any) -> None:
 
 
 def _digest(*parts: Any) -> str:
-    text = repr((parts, sorted(jax.config.values.items()), _surroundings()))
-    # A function shows where it lies in memory; what it does is in the sources.
+    text = repr((parts, sorted(jax.config.values.items()), environment()))
+    # The repr of a function holds its address; its code is in the sources.
     return hashlib.sha256(re.sub(" at 0x[0-9a-f]+", "", text).encode()).hexdigest()
 
 
@@ -154,7 +163,7 @@ def _shapes(args: tuple) -> tuple:
 
 
 def _devices(args: Any) -> list[jax.Device]:
-    """Where the first of the arrays lies; JAX's first device if there is none."""
+    """Returns the devices of the first array; JAX's first device if there is none."""
     arrays = (leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, jax.Array))
     first = next(arrays, None)
     found = jax.devices()[:1] if first is None else first.sharding.device_set
@@ -162,22 +171,24 @@ def _devices(args: Any) -> list[jax.Device]:
 
 
 def source_files(root: Path) -> list[Path]:
-    """Returns every source file that can change a program, in folders of folders, too."""
+    """Returns every source file that can change a program, in subfolders, too."""
     packages = {path.parent for path in root.glob("*/*.py")}
     own = [one for one in packages if one.name not in ("tests", "benchmarks")]
     return sorted([*root.glob("*.py"), *(path for one in own for path in one.rglob("*.py"))])
 
 
 @functools.cache
-def _sources() -> str:
+def source_digest(root: Path) -> str:
+    """Returns the sha256 of all source files below `root`."""
     digest = hashlib.sha256()
-    for path in source_files(Path(__file__).parents[1]):
+    for path in source_files(root):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 @functools.cache
-def _surroundings() -> tuple:
+def environment() -> tuple:
+    """Returns libraries, devices and XLA's variables, which determine a program, too."""
     devices = jax.devices()
     return (
         [library.__version__ for library in (jax, jaxlib, flax, optax)],
@@ -187,7 +198,7 @@ def _surroundings() -> tuple:
         sorted(
             item
             for item in os.environ.items()
-            # But for how much of a GPU's memory a process takes, which changes no program.
+            # XLA_PYTHON_* set how much of a GPU's memory a process takes, which changes no program.
             if item[0].startswith(("XLA_", "LIBTPU_")) and not item[0].startswith("XLA_PYTHON_")
         ),
     )

@@ -15,9 +15,12 @@ from runtime.devices import data_mesh
 from runtime.errors import Diverged, UserError
 from tests.stages import NO_DROPOUT, TINY, init
 from tests.test_train import arrays, lines, smoke
-from training import divergence, train_step
+from training import divergence
+from training.loss import Objective, loss_and_gradient
+from training.step import create_state, initial_metrics, train_steps
 
 RUIN = {"optimizer.learning_rate": 1e30, "optimizer.grad_clip_norm": 0.0}
+SCHEDULE = optax.constant_schedule(0.1)
 BATCH_BT = np.random.default_rng(0).integers(0, 11, (4, 6)).astype(np.int32)
 
 
@@ -81,7 +84,7 @@ def test_the_first_layer_is_found(tmp_path, layer):
         BATCH_BT,
         seed=0,
         num_parts=2,
-        objective=train_step.Objective(z_loss=0.1),
+        objective=Objective(z_loss=0.1),
         mesh=data_mesh(2),
         workdir=tmp_path,
     )
@@ -112,13 +115,14 @@ def test_updates_that_are_not_finite_are_left_out_and_counted(allowed):
         return state.replace(step=jnp.int32(0))
 
     def train_on(batches, max_skipped):
-        nothing = train_step.no_update()
-        return train_step.train_steps(
-            fresh(), nothing, batches, 0, len(batches), np.uint32(0), max_skipped
+        nothing = initial_metrics(data_mesh(1))
+        bounds = 0, len(batches)
+        return train_steps(
+            fresh(), nothing, batches, *bounds, np.uint32(0), max_skipped, schedule=SCHEDULE
         )
 
-    state, update = train_on(batches_KBT, allowed)
-    assert int(update["skipped"]) == min(allowed + 1, 3)
+    state, metrics = train_on(batches_KBT, allowed)
+    assert int(metrics.skipped) == min(allowed + 1, 3)
     # Stopped right at the first one too many, which is counted as a step.
     assert int(state.step) == {0: 3, 1: 6, 3: 10}[allowed]
     good = [k for k in range(int(state.step)) if k not in (2, 5, 6)]
@@ -126,18 +130,25 @@ def test_updates_that_are_not_finite_are_left_out_and_counted(allowed):
     np.testing.assert_array_equal(state.params["table"][:4], expected.params["table"][:4])
     jax.tree.map(np.testing.assert_array_equal, state.opt_state, expected.opt_state)
     # A dispatch after it makes no further update.
-    again, same = train_step.train_steps(
-        jax.tree.map(jnp.array, state), update, batches_KBT, 0, 10, np.uint32(0), allowed
+    again, same = train_steps(
+        jax.tree.map(jnp.array, state),
+        metrics,
+        batches_KBT,
+        0,
+        10,
+        np.uint32(0),
+        allowed,
+        schedule=SCHEDULE,
     )
     if allowed < 3:
-        assert int(again.step) == int(state.step) and int(same["skipped"]) == allowed + 1
+        assert int(again.step) == int(state.step) and int(same.skipped) == allowed + 1
 
 
 @pytest.mark.slow
 def test_a_run_skips_up_to_its_limit_and_says_how_often(tmp_path):
     limit = {"train.max_skipped_updates": 3, "eval.every_steps": 0, "train.log_every_steps": 1}
     config = smoke("gpt2", **RUIN, **limit, **{"optimizer.warmup_steps": 2})
-    with pytest.raises(Diverged, match="after 3 that were skipped: training diverged"):
+    with pytest.raises(Diverged, match="after 3 skipped steps: training diverged"):
         train.train_and_evaluate(config, tmp_path / "run")
     counts = [line["train/skipped_updates"] for line in lines(tmp_path / "run")[1:]]
     assert counts[-1] == 4 and counts == sorted(counts)
@@ -164,10 +175,10 @@ def test_a_limit_below_what_was_skipped_already_is_refused(tmp_path):
 def test_a_batch_in_parts_is_the_batch(stage, parts):
     """To float tolerance, in loss, gradient and after an update."""
     model = TINY[stage].clone(**NO_DROPOUT) if stage == "gpt2" else TINY[stage]
-    state = train_step.create_state(model, optax.adam(1e-2), 0, data_mesh(1))
+    state = create_state(model, optax.adam(1e-2), 0, data_mesh(1))
     seed = np.uint32(0)
-    loss, grads = train_step.gradient_of(state, BATCH_BT, seed)
-    loss_in_parts, in_parts = train_step.gradient_of(state, BATCH_BT, seed, parts)
+    loss, grads = loss_and_gradient(state, BATCH_BT, seed)
+    loss_in_parts, in_parts = loss_and_gradient(state, BATCH_BT, seed, parts)
     assert float(loss_in_parts) == pytest.approx(float(loss), rel=1e-6)
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, rtol=2e-4, atol=1e-6),
@@ -180,12 +191,10 @@ def test_a_batch_in_parts_is_the_batch(stage, parts):
 def test_a_z_loss_is_in_the_gradient_and_not_in_the_loss(parts):
     """Chowdhery et al. (2022), by hand; a bigram's logits are its parameters."""
     model, z_loss = TINY["bigram"], 0.3
-    state = train_step.create_state(model, optax.adam(1e-2), 0, data_mesh(1))
+    state = create_state(model, optax.adam(1e-2), 0, data_mesh(1))
     seed = np.uint32(0)
-    loss, grads = train_step.gradient_of(state, BATCH_BT, seed)
-    same_loss, with_z = train_step.gradient_of(
-        state, BATCH_BT, seed, parts, train_step.Objective(z_loss)
-    )
+    loss, grads = loss_and_gradient(state, BATCH_BT, seed)
+    same_loss, with_z = loss_and_gradient(state, BATCH_BT, seed, parts, Objective(z_loss))
     assert float(same_loss) == pytest.approx(float(loss), rel=1e-6)
 
     def z_of(table_VV):
@@ -199,12 +208,12 @@ def test_a_z_loss_is_in_the_gradient_and_not_in_the_loss(parts):
 
 
 def test_parts_of_a_batch_drop_differently_and_repeatably():
-    state = train_step.create_state(TINY["gpt2"], optax.adam(1e-2), 0, data_mesh(1))
+    state = create_state(TINY["gpt2"], optax.adam(1e-2), 0, data_mesh(1))
     same_rows_BT = np.repeat(BATCH_BT[:1], 4, axis=0)
     seed = np.uint32(0)
-    one = train_step.gradient_of(state, same_rows_BT, seed, 2)[0]
-    assert one == train_step.gradient_of(state, same_rows_BT, seed, 2)[0]
-    assert one != train_step.gradient_of(state, same_rows_BT, seed, 4)[0]
+    one = loss_and_gradient(state, same_rows_BT, seed, 2)[0]
+    assert one == loss_and_gradient(state, same_rows_BT, seed, 2)[0]
+    assert one != loss_and_gradient(state, same_rows_BT, seed, 4)[0]
 
 
 @pytest.mark.slow

@@ -121,11 +121,11 @@ def test_few_programs_serve_every_prompt_and_length():
     model, params = TINY["gpt2"], init("gpt2")
     write(model, params, [1], 30)
     write(model, params, [1, 2], 3)
-    before = set(programs._loaded)
+    before = set(programs.LOADED)
     assert before
     for prompt, num_tokens in [([1, 2, 3], 30), ([1], 1), ([5, 4, 3, 2], 9), (range(9), 11)]:
         write(model, params, list(prompt), num_tokens)
-    assert set(programs._loaded) == before
+    assert set(programs.LOADED) == before
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Programs outlive the process, and are told apart by all that goes into them."""
+"""Compiled programs outlive the process, keyed by everything that determines them."""
+
+import pickle
+import zlib
 
 import jax
 import numpy as np
@@ -17,17 +20,17 @@ NUMBERS = (np.arange(3, dtype=np.float32),)
 def forget(monkeypatch, tmp_path):
     """Makes this process like a new one, with a cache of its own that stays."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(programs, "_loaded", {})
-    return programs._loaded.clear
+    monkeypatch.setattr(programs, "LOADED", {})
+    return programs.LOADED.clear
 
 
 def files():
-    return sorted(programs._folder().iterdir())
+    return sorted(programs.folder().iterdir())
 
 
-def double(made_of="double", args=NUMBERS, lower=None):
+def double(cache_key="double", args=NUMBERS, lower=None):
     lower = lower or jax.jit(lambda x: {"twice": 2 * x}).lower
-    return programs.compiled("double", made_of, args, lambda: lower(*args))(*args)["twice"]
+    return programs.compiled("double", cache_key, args, lambda: lower(*args))(*args)["twice"]
 
 
 def refuse(*_):
@@ -57,7 +60,7 @@ def test_a_damaged_file_is_made_anew(damage, forget):
 def test_a_file_that_holds_something_else_is_made_anew(forget):
     double()
     for path in files():
-        programs._keep(path.name, ("neither", "a program"))
+        path.write_bytes(zlib.compress(pickle.dumps(("neither", "a program"))))
     forget()
     np.testing.assert_array_equal(double(), [0, 2, 4])
 
@@ -65,13 +68,13 @@ def test_a_file_that_holds_something_else_is_made_anew(forget):
 def test_a_cache_that_can_t_be_written_is_no_error(forget, tmp_path):
     (tmp_path / "transformers-from-scratch").write_text("not a folder")
     np.testing.assert_array_equal(double(), [0, 2, 4])
-    assert programs.remembered("number", "it", NUMBERS, lambda: 5) == 5
+    assert programs.cached("number", "it", NUMBERS, lambda: 5) == 5
 
 
 def test_what_makes_another_program_is_never_taken_for_this_one(forget, monkeypatch):
     double()
     with pytest.raises(AssertionError):
-        double(made_of="another", lower=refuse)
+        double(cache_key="another", lower=refuse)
     with pytest.raises(AssertionError):
         double(args=(np.arange(4, dtype=np.float32),), lower=refuse)
     with pytest.raises(AssertionError):
@@ -80,17 +83,17 @@ def test_what_makes_another_program_is_never_taken_for_this_one(forget, monkeypa
         double(args=(jax.device_put(NUMBERS[0]),), lower=refuse)
     with pytest.raises(AssertionError), jax.default_matmul_precision("bfloat16"):
         double(lower=refuse)
-    for name in ("_sources", "_surroundings"):
+    for name in ("source_digest", "environment"):
         with monkeypatch.context() as patch, pytest.raises(AssertionError):
-            patch.setattr(programs, name, lambda: "another")
+            patch.setattr(programs, name, lambda *root: "another")
             double(lower=refuse)
 
 
 def test_other_sources_that_come_to_the_same_program_compile_nothing(forget, monkeypatch):
     double()
     forget()
-    monkeypatch.setattr(programs, "_sources", lambda: "with one more comment")
-    monkeypatch.setattr(programs, "_compile", refuse)
+    monkeypatch.setattr(programs, "source_digest", lambda root: "with one more comment")
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
     np.testing.assert_array_equal(double(), [0, 2, 4])
 
 
@@ -105,15 +108,17 @@ def test_every_source_file_of_a_program_is_known_however_deep():
 
 
 def test_an_edit_in_a_subfolder_is_another_program(forget, monkeypatch, tmp_path):
-    root = tmp_path / "checkout"
-    (root / "models/layers").mkdir(parents=True)
-    (root / "models/__init__.py").touch()
-    monkeypatch.setattr(programs, "__file__", str(root / "runtime/programs.py"))
-    deep = root / "models/layers/dense.py"
+    (tmp_path / "models/layers").mkdir(parents=True)
+    (tmp_path / "models/__init__.py").touch()
+    monkeypatch.setattr(programs, "ROOT", tmp_path)
+    deep = tmp_path / "models/layers/dense.py"
     deep.write_text("y = x @ w")
-    one = programs._sources.__wrapped__()
+    double()
+    double(lower=refuse)
     deep.write_text("y = w @ x")
-    assert programs._sources.__wrapped__() != one
+    programs.source_digest.cache_clear()  # As in a new process.
+    with pytest.raises(AssertionError):
+        double(lower=refuse)
 
 
 def test_what_came_out_of_jax_s_cache_is_not_saved_again(forget):
@@ -132,7 +137,7 @@ def test_what_came_out_of_jax_s_cache_is_not_saved_again(forget):
 def test_the_oldest_are_removed(forget, monkeypatch):
     monkeypatch.setattr(programs, "KEPT", 3)
     for number in range(5):
-        programs.remembered("number", str(number), NUMBERS, lambda number=number: number)
+        programs.cached("number", str(number), NUMBERS, lambda number=number: number)
     assert len(files()) == 3
 
 
@@ -160,7 +165,7 @@ def test_a_second_start_and_the_other_commands_compile_nothing_of_the_run(
         "JAX_LOG_COMPILES": "1",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
     }
-    big = ("draw_state", "train_steps", "nats_of_batches", "schedule")
+    big = ("draw_state", "train_steps", "nats_of_batches")
     big += ("_begin", "_read_prompt", "_write_cached", "_write_windowed")
 
     def compiles(script, *flags):
@@ -176,10 +181,7 @@ def test_a_second_start_and_the_other_commands_compile_nothing_of_the_run(
     assert run_folder.read_json(first / "environment.json")["num_devices"] == num_used
     assert compiles("main.py", *config, f"--workdir={second}") == set()
     resume = ["--config.checkpoint.resume=true", "--config.train.num_steps=3"]
-    assert compiles("main.py", *config, *resume, f"--workdir={second}") == {
-        "train_steps",
-        "schedule",
-    }
+    assert compiles("main.py", *config, *resume, f"--workdir={second}") == {"train_steps"}
     kept = set((tmp_path / "cache/transformers-from-scratch/programs").iterdir())
     assert compiles("evaluate.py", f"--workdir={first}") == set()
     assert compiles("generate.py", f"--workdir={first}", "--num_tokens=9") <= (
@@ -199,8 +201,14 @@ def test_a_second_start_and_the_other_commands_compile_nothing_of_the_run(
 
 
 def test_a_program_does_not_depend_on_how_much_of_a_gpu_s_memory_is_taken(monkeypatch):
-    before = programs._surroundings.__wrapped__()
+    def environment():
+        programs.environment.cache_clear()
+        return programs.environment()
+
+    before = environment()
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.4")
-    assert programs._surroundings.__wrapped__() == before
+    assert environment() == before
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
-    assert programs._surroundings.__wrapped__() != before
+    assert environment() != before
+    monkeypatch.undo()
+    assert environment() == before

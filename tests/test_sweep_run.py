@@ -27,7 +27,7 @@ from sweep_engine import command, search, sweep_file
 from sweep_engine.hyperband import Hyperband
 from sweep_engine.workers import MEMORY, share_cores, share_gpus
 from tests.command import ROOT, assert_refused, run
-from training import setup
+from training.setup import check_config
 
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 OBJECTIVE = {
@@ -307,7 +307,7 @@ def test_every_point_of_every_sweep_is_a_config(path):
         config.update_from_flattened_dict(
             {name.removeprefix("config."): value for name, value in swept.items()}
         )
-        setup.check_config(config)
+        check_config(config)
 
 
 @pytest.mark.slow

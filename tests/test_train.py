@@ -32,7 +32,10 @@ from runtime.devices import data_mesh
 from runtime.errors import Diverged, UserError
 from tests.command import run
 from tests.stages import ATTENTIVE, TINY, VARIANT, V, init
-from training import optimizer, train_step
+from training import optimizer
+from training.due import Due
+from training.loss import Objective, loss_and_gradient
+from training.step import create_state, flops_per_step, initial_metrics, train_steps
 
 STAGES = list(TINY)
 # What a clock measures differs between two runs; nothing else may.
@@ -254,14 +257,21 @@ def test_a_bigram_trained_long_is_the_table_of_counts(tmp_path):
     assert score["loss"] == pytest.approx(entropy, abs=0.005)
 
 
-def test_due_is_each_so_many_steps_and_the_last():
-    assert [step for step in range(1, 11) if train.is_due(step, 4, 10)] == [4, 8, 10]
-    assert [step for step in range(1, 11) if train.is_due(step, 0, 10)] == [10]
+def test_due_is_every_so_many_steps_and_at_the_last():
+    due = Due(10, log=4, evaluate=0, sample=3, save=0)
+    steps = range(11)
+    assert [step for step in steps if due.log(step)] == [4, 8, 10]
+    assert [step for step in steps if due.evaluate(step)] == [0, 10]
+    assert [step for step in steps if due.sample(step)] == [0, 3, 6, 9, 10]
+    assert [step for step in steps if due.save(step)] == [10]
     for step in range(10):
-        expected = min(
-            n for n in range(step + 1, 11) if any(train.is_due(n, e, 10) for e in (3, 4))
-        )
-        assert train.next_due(step, 10, 3, 4, 0) == expected
+        expected = min(later for later in range(step + 1, 11) if due.at(later))
+        assert due.next(step, 10) == expected
+        assert due.next(step, step + 1) == step + 1
+    assert not any(
+        Due(10, log=0, evaluate=0, sample=0, save=0, save_minutes=9).save(n) for n in [5]
+    )
+    assert Due(10, log=0, evaluate=0, sample=0, save=0, save_minutes=1e-9).save(5)
 
 
 @pytest.mark.parametrize(
@@ -324,8 +334,8 @@ def test_flops_are_those_of_the_products(stage):
     model = models.STAGES[stage]
     model = model(V, **{key: sizes[key] for key in sizes if key in model.__dataclass_fields__})
     tx, _ = optimizer.build(smoke("bigram").optimizer, 10)
-    state = train_step.create_state(model, tx, 0, data_mesh(B))
-    flops = train_step.flops_per_step(state, (B, T + 1))
+    state = create_state(model, tx, 0, data_mesh(B))
+    flops = flops_per_step(state, (B, T + 1))
     assert flops > 0
     if stage in ATTENTIVE:
         layers = L if "num_layers" in model.__dataclass_fields__ else 1
@@ -400,13 +410,13 @@ def test_flops_are_counted_where_the_device_s_plugin_does_not_count(monkeypatch)
     from jax._src import xla_bridge
 
     tx, _ = optimizer.build(smoke("bigram").optimizer, 10)
-    state = train_step.create_state(TINY["gpt2"], tx, 0, data_mesh(1))
-    counted = train_step.flops_per_step(state, (2, 6))
+    state = create_state(TINY["gpt2"], tx, 0, data_mesh(1))
+    counted = flops_per_step(state, (2, 6))
     asked = []
     monkeypatch.setattr(
         xla_bridge, "using_pjrt_c_api", lambda backend: asked.append(backend.platform) or False
     )
-    assert train_step.flops_per_step(state, (2, 6)) == counted
+    assert flops_per_step(state, (2, 6)) == counted
     assert set(asked) == {"cpu"}
 
 
@@ -448,12 +458,19 @@ def test_two_devices_train_as_one(fast_bfloat16, tolerance, tmp_path):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_step_lowers_for_cuda(stage):
     """No GPU is needed to compile for one as far as StableHLO; it says so if a path can't."""
-    tx, _ = optimizer.build(smoke("bigram").optimizer, 10)
-    state = train_step.create_state(TINY[stage], tx, 0, data_mesh(2))
+    tx, schedule = optimizer.build(smoke("bigram").optimizer, 10)
+    state = create_state(TINY[stage], tx, 0, data_mesh(2))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     batches_KBT = jax.ShapeDtypeStruct((3, 2, 6), jnp.int32)
-    exported = jax.export.export(train_step.train_steps, platforms=["cuda"])(
-        shapes, train_step.no_update(), batches_KBT, 0, 3, seed=0, max_skipped=0
+    exported = jax.export.export(train_steps, platforms=["cuda"])(
+        shapes,
+        initial_metrics(data_mesh(1)),
+        batches_KBT,
+        0,
+        3,
+        seed=0,
+        max_skipped=0,
+        schedule=schedule,
     )
     assert exported.platforms == ("cuda",)
 
@@ -494,18 +511,16 @@ def test_chunks_of_the_loss_and_recomputed_blocks_change_nothing(changes, z_loss
     model = VARIANT.clone(context_length=6, **changes)
     batch_BT = np.random.default_rng(0).integers(0, V, (2, 7)).astype(np.int32)
 
-    def loss_and_gradient(remat, num_chunks):
-        state = train_step.create_state(model.clone(remat=remat), optax.sgd(0.1), 0, data_mesh(1))
+    def measured(remat, num_chunks):
+        state = create_state(model.clone(remat=remat), optax.sgd(0.1), 0, data_mesh(1))
         params = jax.tree.map(lambda leaf: 5 * leaf, state.params)  # Far from a flat guess.
-        gradient_of = partial(
-            train_step.gradient_of, objective=train_step.Objective(z_loss, num_chunks)
-        )
+        gradient_of = partial(loss_and_gradient, objective=Objective(z_loss, num_chunks))
         return jax.jit(gradient_of)(state.replace(params=params), batch_BT, np.uint32(3))
 
-    loss, gradient = loss_and_gradient(remat=False, num_chunks=1)
+    loss, gradient = measured(remat=False, num_chunks=1)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
     for remat, num_chunks in ((True, 1), (False, 2), (True, 6)):
-        found = loss_and_gradient(remat, num_chunks)
+        found = measured(remat, num_chunks)
         assert float(found[0]) == pytest.approx(float(loss), rel=1e-5)
         jax.tree.map(
             partial(np.testing.assert_allclose, rtol=0, atol=1e-5 * largest), found[1], gradient
@@ -517,12 +532,12 @@ def test_the_logits_of_all_chunks_are_never_there_at_once():
     compiler undoes them.
     """
     model = models.GPT2Variant(4096, 64, embed_dim=16, num_heads=2, num_layers=1)
-    state = train_step.create_state(model, optax.sgd(0.1), 0, data_mesh(1))
+    state = create_state(model, optax.sgd(0.1), 0, data_mesh(1))
     batch_BT = np.zeros((8, 65), np.int32)
 
     def temporary_bytes(num_chunks):
-        objective = train_step.Objective(num_chunks=num_chunks)
-        gradient = jax.jit(lambda state: train_step.gradient_of(state, batch_BT, 0, 1, objective))
+        objective = Objective(num_chunks=num_chunks)
+        gradient = jax.jit(lambda state: loss_and_gradient(state, batch_BT, 0, 1, objective))
         return gradient.lower(state).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary_bytes(8) < 0.5 * temporary_bytes(1)
@@ -606,9 +621,9 @@ def test_a_chunk_of_batches_is_used_after_the_next_has_been_sent():
 @pytest.mark.parametrize("stage", TINY)
 def test_the_preset_of_equal_flops_takes_1e12_of_them(stage):
     config = importlib.import_module(f"experiments.{stage}").get_config("equal_flops")
-    parts = train.build_parts(config)
-    state = train_step.create_state(parts.model, parts.tx, 0, parts.mesh)
+    parts = train.set_up(config)
+    state = create_state(parts.model, parts.tx, 0, parts.mesh)
     batch_shape = (config.train.batch_size, config.model.context_length + 1)
-    flops = config.train.num_steps * train_step.flops_per_step(state, batch_shape)
+    flops = config.train.num_steps * flops_per_step(state, batch_shape)
     assert flops == pytest.approx(1e12, rel=0.01)
     assert config.optimizer.warmup_steps < config.train.num_steps / 5

@@ -1,10 +1,11 @@
-"""What is left of a run whose loss or gradient is not finite: where it began, and all to repeat it.
+"""Divergence: finds the layer where numbers stop being finite, and keeps all that repeats the step.
 
-`diverged/` in the run folder has the form of a checkpoint: the parameters and the optimizer's state
-from before the update, its batch of tokens and its gradient; checkpoint.json says of each layer
-whether the gradient was finite.
+`diverged/` in the run folder has the format of a checkpoint: the parameters and the optimizer's
+state from before the step, its batch of tokens and its gradient. Its checkpoint.json lists for each
+layer whether the gradient was finite.
 """
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +20,16 @@ from jax.sharding import Mesh
 import run_folder
 from checkpoints import on_disk
 from runtime import devices
-from training import train_step
+from runtime.errors import Diverged
+from training.loss import Objective, loss_and_gradient
+from training.step import Metrics
 
 
 class Finding(NamedTuple):
-    """Where numbers stopped being finite; an empty name: nowhere."""
+    """The layers where numbers first are not finite; an empty name if there is none."""
 
-    output: str  # The first layer, in the forward pass, whose output is not finite.
-    gradient: str  # The first layer that the backward pass reaches whose gradient is not finite.
+    output: str  # In the forward pass: the layer's output.
+    gradient: str  # In the backward pass: the layer's gradient.
 
     def __str__(self) -> str:
         at = self.gradient or "none (their squares are too large to add up)"
@@ -36,6 +39,38 @@ class Finding(NamedTuple):
         return words
 
 
+def mistake_in(metrics: Metrics, step: int, max_skipped: int) -> str:
+    """Returns what is not finite, after more skipped steps than allowed; "" if nothing is."""
+    if metrics.skipped <= max_skipped:
+        return ""
+    name = "grad_norm" if math.isfinite(metrics.loss) else "loss"
+    skipped = f" after {max_skipped} skipped steps" if max_skipped else ""
+    return f"train/{name} is {getattr(metrics, name)} at step {step}{skipped}"
+
+
+def diverged(mistake: str, account: str, learning_rate: float) -> Diverged:
+    """Returns the error that ends the run; `account` is of `account_of`."""
+    return Diverged(
+        f"{mistake}: training diverged; {account}; try a smaller "
+        f"--config.optimizer.learning_rate than {learning_rate}, or a higher "
+        "--config.train.max_skipped_updates"
+    )
+
+
+def account_of(model: nn.Module, state: TrainState, batch_BT: np.ndarray, **settings: Any) -> str:
+    """Returns in words the layer where numbers stopped being finite, and where the proof is kept.
+
+    Takes the arguments of `examine`. Raises nothing for a full disk or memory: says so instead.
+    """
+    try:
+        finding = examine(model, state, batch_BT, **settings)
+    # Examining takes some more memory than training.
+    except (OSError, jax.errors.JaxRuntimeError) as error:
+        return f"the layer where it began is unknown; nothing of the step could be kept ({error})"
+    folder = settings["workdir"] / run_folder.DIVERGED
+    return f"{finding}; its batch, gradient and state are in {folder}"
+
+
 def examine(
     model: nn.Module,
     state: TrainState,
@@ -43,18 +78,18 @@ def examine(
     *,
     seed: int,
     num_parts: int,
-    objective: train_step.Objective,
+    objective: Objective,
     mesh: Mesh,
     workdir: Path,
 ) -> Finding:
-    """Looks at the update `state.step + 1`, of this batch, and keeps it in `diverged/`.
+    """Finds the layers that are not finite in step `state.step + 1`, and keeps it in `diverged/`.
 
     Raises OSError if it can't be kept.
     """
     batch_BT = np.ascontiguousarray(batch_BT, np.int32)
     batch_1BT = devices.split_batches(batch_BT[None], mesh)
     loss, grads = jax.jit(
-        lambda state, batch_1BT: train_step.gradient_of(
+        lambda state, batch_1BT: loss_and_gradient(
             state, batch_1BT[0], jnp.uint32(seed), num_parts, objective
         )
     )(state, batch_1BT)
@@ -64,7 +99,7 @@ def examine(
     }
     bad = [name for name, (finite, _) in layers.items() if not finite]
     gradient = bad[-1].rpartition("/")[0] if bad else ""
-    # Row by row of the batch: all outputs of all layers are in memory at once.
+    # Row by row of the batch, for the outputs of all layers are in memory at once.
     outputs = (first_bad_output(model, state.params, row_T[None, :-1]) for row_T in batch_BT)
     finding = Finding(next(filter(None, outputs), ""), gradient)
     about = {
@@ -83,7 +118,7 @@ def examine(
 
 
 def parameter_order(model: nn.Module) -> list[str]:
-    """The names of a model's parameters in the order in which the forward pass uses them first."""
+    """Returns the names of a model's parameters in the order of their first use, forward."""
     order = []
 
     def init(tokens_BT):
@@ -95,7 +130,7 @@ def parameter_order(model: nn.Module) -> list[str]:
 
 
 def first_bad_output(model: nn.Module, params: Any, tokens_BT: np.ndarray) -> str:
-    """The first layer whose output is not finite in a forward pass without dropout."""
+    """Returns the first layer with an output that is not finite, without dropout; "" for none."""
     _, variables = model.apply(
         {"params": params},
         jnp.asarray(tokens_BT),

@@ -1,49 +1,49 @@
-"""Muon's update: momentum made nearly orthogonal, so that it moves a matrix as far in every
-direction (Jordan et al., 2024).
+"""Muon (Jordan et al., 2024): momentum, orthogonalized by a Newton-Schulz iteration.
 
-optax.contrib.muon does the same in float32 and with a transpose in each product; on a CPU that is
-a third of a small model's training step, and this less than half of that: docs/log.md.
+optax.contrib.muon does the same in float32 and with a transpose in each product. On a CPU that
+takes a third of a small model's training step, and this less than half of that: docs/log.md.
 """
 
 import jax
 import jax.numpy as jnp
 import optax
 
-# Of Jordan et al. (2024): steepest at 0 of those that leave singular values between 0.7 and 1.2.
+# Of Jordan et al. (2024): the steepest at 0 that leaves singular values between 0.7 and 1.2.
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
 NUM_ITERATIONS = 5
 
 
 def scale_by_muon(momentum: float) -> optax.GradientTransformation:
-    """Nesterov's momentum of each kernel [D, F], made orthogonal, times sqrt(max(1, F / D)).
+    """Returns Muon's transformation: each kernel's [D, F] Nesterov momentum, orthogonalized and
+    multiplied by sqrt(max(1, F / D)).
 
     Every leaf has to be a matrix; `optax.partition` sees to that.
     """
 
     def update_fn(updates, state, params=None):
         del params
-        return jax.tree.map(_step_of, updates), state
+        return jax.tree.map(_scaled_step, updates), state
 
-    whitening = optax.GradientTransformation(lambda params: optax.EmptyState(), update_fn)
-    return optax.chain(optax.trace(momentum, nesterov=True), whitening)
+    orthogonalization = optax.GradientTransformation(lambda params: optax.EmptyState(), update_fn)
+    return optax.chain(optax.trace(momentum, nesterov=True), orthogonalization)
 
 
-def _step_of(momentum_DF: jax.Array) -> jax.Array:
+def _scaled_step(momentum_DF: jax.Array) -> jax.Array:
     D, F = momentum_DF.shape
     return orthogonalize(momentum_DF) * max(1.0, F / D) ** 0.5
 
 
 def orthogonalize(matrix: jax.Array) -> jax.Array:
-    """U V' of the singular value decomposition U S V', about: its singular values lie around 1.
+    """Returns U V' of the singular value decomposition U S V', approximately.
 
-    By iterations of a polynomial of the matrix, of degree 5, whose products have factors of
-    bfloat16 where those of the model do.
+    The singular values of the result lie between 0.7 and 1.2. Runs a quintic Newton-Schulz
+    iteration, in bfloat16 where the model's products are in bfloat16.
     """
     rows, columns = matrix.shape
     linear, cubic, quintic = COEFFICIENTS
     # No singular value above 1, where the iteration would diverge.
     x = matrix / (jnp.linalg.norm(matrix) + 1e-8)
-    # Squares are taken along the longer axis, which leaves the smaller one of the two.
+    # x x' or x' x, whichever is smaller.
     longer = 1 if rows <= columns else 0
     for _ in range(NUM_ITERATIONS):
         square = _dot(x, x, longer, longer)
@@ -54,7 +54,7 @@ def orthogonalize(matrix: jax.Array) -> jax.Array:
 
 
 def _dot(a: jax.Array, b: jax.Array, axis_of_a: int, axis_of_b: int) -> jax.Array:
-    """Sums of float32 along an axis of each; an axis named spares a transpose."""
+    """Returns the product summed over one axis of each in float32; it needs no transpose."""
     rounded = jax.config.jax_default_matmul_precision == "bfloat16"
     dtype = jnp.bfloat16 if rounded else jnp.float32
     contract = (((axis_of_a,), (axis_of_b,)), ((), ()))

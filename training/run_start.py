@@ -1,13 +1,14 @@
-"""A run's folder at the start: is it free, is it this run's, and what is written there first."""
+"""The start of a run in its folder: may it be written, is it the same run, and its first files."""
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 import flax
 import jax
@@ -22,7 +23,7 @@ from input_pipeline.tokenizers import TrainedTokenizer
 from runtime.errors import UserError
 from tracking import sweep
 
-# What may differ between a run and its resumption; anything else would make it another run.
+# Config keys that may differ between a run and its resumption; another would make it another run.
 MAY_CHANGE = (
     "checkpoint.",
     "tracking.",
@@ -34,7 +35,7 @@ MAY_CHANGE = (
     "train.max_skipped_updates",
     "data.path",
 )
-# Where two processes agree on all of these, one goes on bit for bit where the other stopped.
+# A resumed run equals the uninterrupted one bit for bit where two processes agree on all of these.
 VERSIONS = (
     "git_commit",
     "git_dirty",
@@ -47,7 +48,7 @@ VERSIONS = (
 )
 
 
-def check_free(config: ConfigDict, workdir: Path) -> None:
+def check_folder(config: ConfigDict, workdir: Path) -> None:
     """Raises UserError unless `workdir` is free, or holds the run that is to be resumed."""
     try:
         is_file = workdir.exists() and not workdir.is_dir()
@@ -65,8 +66,8 @@ def check_free(config: ConfigDict, workdir: Path) -> None:
         return
     if not config.checkpoint.resume:
         raise UserError(
-            f"--workdir={workdir} already holds a run: name another folder, or go on with that "
-            "run by --config.checkpoint.resume=true"
+            f"--workdir={workdir} already holds a run: name another folder, or resume that "
+            "run with --config.checkpoint.resume=true"
         )
     # A key that the run's config lacks is newer than the run, and was neutral.
     before = _flat(default.get_config()) | run_folder.flatten(
@@ -86,8 +87,9 @@ def check_free(config: ConfigDict, workdir: Path) -> None:
 
 
 def check_text(data: Corpus, workdir: Path) -> None:
-    """Raises UserError if the run in `workdir`, if there is one, was trained on another text, or
-    with tokens that another version of their library learned from it.
+    """Raises UserError if `workdir` holds a run on another text, or with other learned tokens.
+
+    Two versions of a tokenizer's library may learn different tokens from one text.
     """
     if not (workdir / run_folder.ENVIRONMENT).exists():
         return
@@ -105,12 +107,12 @@ def check_text(data: Corpus, workdir: Path) -> None:
     ):
         raise UserError(
             f"{workdir} was trained with other tokens of {made.name!r} than this text gives now: "
-            "go on where they were learned, or with the library that learned them"
+            "resume where they were learned, or with the library that learned them"
         )
 
 
 def check_weights(digest: str, workdir: Path) -> None:
-    """Raises UserError if the run in `workdir`, if there is one, began with other weights."""
+    """Raises UserError if `workdir` holds a run that began with other weights."""
     if not (workdir / run_folder.ENVIRONMENT).exists():
         return
     before = run_folder.read_object(workdir / run_folder.ENVIRONMENT).get("weights_sha256")
@@ -121,23 +123,29 @@ def check_weights(digest: str, workdir: Path) -> None:
         )
 
 
-def take(workdir: Path) -> IO[str]:
-    """Creates the run folder, if need be, for this process alone, as long as the file is open.
+@contextlib.contextmanager
+def locked(config: ConfigDict, workdir: Path) -> Iterator[None]:
+    """Creates the run folder, if need be, and locks it for this process as long as the block lasts.
 
-    Raises UserError if it can't be written, or if another process works in it.
+    Raises UserError if it can't be written, if another process trains in it, or as `check_folder`
+    does: another process may have begun a run since that was called.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir={workdir} can't be written: {error}") from None
-    lock = run_folder.lock(workdir, "trains in it")
-    run_folder.remove_temporary(workdir)
-    return lock
+    with run_folder.lock(workdir, "trains in it"):
+        run_folder.remove_temporary(workdir)
+        check_folder(config, workdir)
+        yield
 
 
-def is_finished(workdir: Path, step: int, config: ConfigDict) -> bool:
-    """Whether the run has all its steps and has said so: it may have been killed in between."""
-    if step < config.train.num_steps or not (workdir / run_folder.SUMMARY).exists():
+def is_finished(workdir: Path, step: int | None, num_steps: int) -> bool:
+    """Returns True if a run saved at `step` made all its steps and wrote its summary.
+
+    It may have been killed between the two.
+    """
+    if step is None or step < num_steps or not (workdir / run_folder.SUMMARY).exists():
         return False
     return run_folder.read_object(workdir / run_folder.SUMMARY).get("status") == "done"
 
@@ -151,10 +159,10 @@ def write_start(
     mesh: Mesh,
     weights_digest: str | None,
 ) -> str:
-    """config.json, environment.json, tokenizer.json, and sweep.json for the run of a sweep.
+    """Writes config.json, environment.json, tokenizer.json, and sweep.json for the run of a sweep.
 
-    Returns what is different about this process, in words, if the run was begun by another one.
-    Raises OSError if they can't be written.
+    Returns in words how this process differs from the one that began the run; "" if it does not.
+    Raises OSError if the files can't be written.
     """
     before = {}
     if (workdir / run_folder.ENVIRONMENT).exists():
@@ -164,11 +172,11 @@ def write_start(
         now["weights_sha256"] = weights_digest or before["weights_sha256"]
     if before:
         now["before"] = [*before.pop("before", []), before]
-    # First: with it the folder holds a run.
+    # First, for a folder with a config holds a run.
     run_folder.write_json(workdir / run_folder.CONFIG, json.loads(config.to_json()))
     run_folder.write_json(workdir / run_folder.ENVIRONMENT, now)
     kept = workdir / run_folder.TOKENIZER
-    # Checkpoints know it by its bytes, in which another library may say the same of one it learned.
+    # Checkpoints know the tokenizer by its bytes; another version of its library may write others.
     if not (isinstance(data.tokenizer, TrainedTokenizer) and kept.exists()):
         data.tokenizer.save(kept)
     if swept := sweep.current():
@@ -182,7 +190,7 @@ def write_start(
 
 
 def environment(data: Corpus, *, precision: str, mesh: Mesh) -> dict:
-    """What the numbers of a run depend on besides its config; never the environment variables."""
+    """Returns what a run's numbers depend on besides its config; never environment variables."""
     changes = _git("status", "--porcelain")
     device = mesh.devices.flat[0]
     return {
@@ -211,5 +219,5 @@ def _git(*arguments: str) -> str | None:
 
 
 def _flat(config: ConfigDict) -> dict:
-    """The config's dotted keys as they come back from config.json: lists for tuples."""
+    """Returns the config by dotted keys, as config.json has it: lists for tuples."""
     return run_folder.flatten(json.loads(config.to_json()))

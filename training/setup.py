@@ -1,42 +1,35 @@
-"""A config's parts: what it describes, checked as a whole and built."""
+"""Set-up: what a config describes, checked as a whole, built, and ready to be called."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 from flax import linen as nn
+from flax.training.train_state import TrainState
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import models
 from config import check
+from inference.evaluation import evaluate
+from inference.generation import generate
 from inference.sampling import Sampling
 from input_pipeline import batches, corpus, tokenizers
 from runtime import devices, process, programs
 from runtime.errors import UserError
+from runtime.phases import phase
 from tracking.wandb_run import choose_mode
-from training import optimizer
-from training.train_step import Objective
-
-
-class Parts(NamedTuple):
-    """What a config describes, built."""
-
-    data: corpus.Corpus
-    prompt: np.ndarray
-    sampling: Sampling
-    model: nn.Module
-    tx: optax.GradientTransformation
-    schedule: optax.Schedule
-    objective: Objective
-    precision: str  # As jax.default_matmul_precision takes it.
-    mesh: Mesh
-    made_of: str | None  # Tells its programs from those of other configs: see runtime/programs.py.
+from training import divergence, optimizer
+from training.loss import Objective
+from training.step import Metrics, create_state, flops_per_step, initial_metrics, train_steps
 
 
 def check_config(config: ConfigDict) -> None:
-    """Raises UserError that lists all that is wrong with a config, as far as it alone can tell."""
+    """Raises UserError that lists every mistake in a config that it alone can tell."""
     check.refuse(check.mistaken_types(config))
     sampling = Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
     check.refuse(
@@ -57,8 +50,142 @@ def check_config(config: ConfigDict) -> None:
     )
 
 
-def build_parts(config: ConfigDict) -> Parts:
-    """Everything that a config which is right describes. Raises UserError for its text."""
+class Chunk(NamedTuple):
+    """Batches for one dispatch, on the devices."""
+
+    first: int  # The batch of step `first` + 1 is the first one.
+    end: int  # Steps that have been made when the chunk is used up.
+    batches_KBT: jax.Array
+
+
+# (state, metrics of the step before, chunk, step, until) -> (state after step `until`, its metrics)
+TrainSteps = Callable[[TrainState, Metrics, Chunk, int, int], tuple[TrainState, Metrics]]
+
+
+class Setup(NamedTuple):
+    """Everything that a config describes, built."""
+
+    data: corpus.Corpus
+    prompt: np.ndarray
+    sampling: Sampling
+    model: nn.Module
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    objective: Objective
+    precision: str  # As jax.default_matmul_precision takes it.
+    mesh: Mesh
+    cache_key: str | None  # Identifies the compiled programs: see runtime/programs.py.
+    seed: int
+    context_length: int
+    learning_rate: float  # At its peak.
+    train: ConfigDict
+    eval: ConfigDict
+    sample: ConfigDict
+
+    def initial_state(self, params: Any = None) -> TrainState:
+        """Returns the state before the first step, its parameters `params` if they are given."""
+        state = create_state(self.model, self.tx, self.seed, self.mesh, self.cache_key)
+        return state.replace(params=devices.replicate(params, self.mesh)) if params else state
+
+    def train_batches(self, start_step: int, num_steps: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields what `batches.train_batches` does, for steps `start_step` + 1 to `num_steps`."""
+        return batches.train_batches(
+            self.data.train,
+            seed=self.seed,
+            batch_size=self.train.batch_size,
+            context_length=self.context_length,
+            steps_per_dispatch=self.train.steps_per_dispatch,
+            start_step=start_step,
+            num_steps=num_steps,
+        )
+
+    def chunks(self, start_step: int) -> Iterator[Chunk]:
+        """Yields the batches from `start_step` to the end: a pure function of (seed, step)."""
+        last = self.train.num_steps
+        drawn = self.train_batches(start_step, last)
+        for first, batches_KBT in devices.send_ahead(drawn, self.mesh):
+            yield Chunk(first, min(first + len(batches_KBT), last), batches_KBT)
+
+    def compile_train_steps(self, state: TrainState) -> TrainSteps:
+        """Compiles `train_steps` in the run's precision; everything else computes in float32."""
+        shape = self.train.steps_per_dispatch, self.train.batch_size, self.context_length + 1
+        batches_KBT = devices.split_batches(np.zeros(shape, np.int32), self.mesh)
+        constants = np.uint32(self.seed), self.train.max_skipped_updates
+        args = (state, initial_metrics(self.mesh), batches_KBT, 0, 0, *constants)
+        options = dict(
+            schedule=self.schedule,
+            num_parts=self.train.grad_accumulation_steps,
+            objective=self.objective,
+        )
+        key = self.cache_key and f"{self.cache_key} {options}"
+        with jax.default_matmul_precision(self.precision):
+            lower = partial(train_steps.lower, *args, **options)
+            program = programs.compiled("train_steps", key, args, lower, out=args[:2])
+
+        def run(
+            state: TrainState, metrics: Metrics, chunk: Chunk, step: int, until: int
+        ) -> tuple[TrainState, Metrics]:
+            bounds = step - chunk.first, until - chunk.first
+            return program(state, metrics, chunk.batches_KBT, *bounds, *constants)
+
+        return run
+
+    def flops_per_step(self, state: TrainState) -> float:
+        """Returns the floating-point operations of a step, counted once for each model and size."""
+        shape = self.train.batch_size, self.context_length + 1
+        key = self.cache_key and f"{self.cache_key} {shape}"
+        count = partial(flops_per_step, state, shape)
+        return programs.cached("flops", key, (state.params,), count)
+
+    def evaluate(self, params: Any) -> dict[str, float]:
+        """Returns the scores of `params` on the whole validation split."""
+        with phase("evaluate"):
+            scores = evaluate(
+                self.model,
+                params,
+                self.data.val,
+                self.data.tokenizer.token_bytes,
+                batch_size=self.eval.batch_size,
+                context_length=self.context_length,
+                mesh=self.mesh,
+            )
+        return {f"val/{name}": value for name, value in scores.items()}
+
+    def write_sample(self, params: Any) -> str:
+        """Returns a text generated by `params`, with the same random numbers each time."""
+        made = generate(
+            self.model,
+            params,
+            self.prompt,
+            num_tokens=self.sample.num_tokens,
+            context_length=self.context_length,
+            sampling=self.sampling,
+            seed=self.seed,
+        )
+        return self.data.tokenizer.decode(np.concatenate(list(made), axis=1)[0])
+
+    def examine(self, state: TrainState, workdir: Path) -> str:
+        """Returns in words where the step after `state` is not finite; keeps it in `workdir`."""
+        made = int(state.step)
+        first, batches_KBT = next(iter(self.train_batches(made, made + 1)))
+        with jax.default_matmul_precision(self.precision):
+            return divergence.account_of(
+                self.model,
+                state,
+                batches_KBT[made - first],
+                seed=self.seed,
+                num_parts=self.train.grad_accumulation_steps,
+                objective=self.objective,
+                mesh=self.mesh,
+                workdir=workdir,
+            )
+
+
+def set_up(config: ConfigDict) -> Setup:
+    """Builds what a config describes, which `check_config` has passed.
+
+    Raises UserError for a text that can't be used.
+    """
     data = corpus.load(config.data)
     batches.check_lengths(data.train, data.val, config.model.context_length)
     prompt = data.tokenizer.encode(config.sample.prompt)
@@ -69,13 +196,25 @@ def build_parts(config: ConfigDict) -> Parts:
         config.optimizer, config.train.num_steps, models.width_multiplier(config.model)
     )
     part_size = config.train.batch_size // config.train.grad_accumulation_steps
-    mesh = devices.data_mesh(part_size, config.eval.batch_size)
-    sampling = Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
-    objective = Objective(config.train.z_loss, config.train.loss_chunks)
-    precision = choose_precision(config.train.precision)
     described = programs.describe(model)
-    made_of = described and f"{described} {config.optimizer} {config.train.num_steps}"
-    return Parts(data, prompt, sampling, model, tx, schedule, objective, precision, mesh, made_of)
+    return Setup(
+        data=data,
+        prompt=prompt,
+        sampling=Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p),
+        model=model,
+        tx=tx,
+        schedule=schedule,
+        objective=Objective(config.train.z_loss, config.train.loss_chunks),
+        precision=choose_precision(config.train.precision),
+        mesh=devices.data_mesh(part_size, config.eval.batch_size),
+        cache_key=described and f"{described} {config.optimizer} {config.train.num_steps}",
+        seed=config.seed,
+        context_length=config.model.context_length,
+        learning_rate=config.optimizer.learning_rate,
+        train=config.train,
+        eval=config.eval,
+        sample=config.sample,
+    )
 
 
 def build_model(config: ConfigDict, vocab_size: int) -> nn.Module:
@@ -87,7 +226,7 @@ def build_model(config: ConfigDict, vocab_size: int) -> nn.Module:
 
 
 def choose_precision(wanted: str) -> str:
-    """What `jax.default_matmul_precision` is to be: `wanted`, or float32 where bfloat16 is slow.
+    """Returns the precision of a run's products: `wanted`, or float32 where bfloat16 is slow.
 
     Raises UserError for a word that is neither float32 nor bfloat16.
     """

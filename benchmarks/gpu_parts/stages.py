@@ -20,7 +20,7 @@ from benchmarks.gpu_parts.finding import Finding
 from benchmarks.ours import Updates
 from input_pipeline import batches
 from runtime import devices, process
-from training.setup import build_parts
+from training.setup import set_up
 
 EXPECTED = Path(__file__).parent.parent / "gpu_expected.json"
 COMMAND = "python -m benchmarks.gpu_check --write-expected"
@@ -72,7 +72,7 @@ def losses(experiment: str, precision: str) -> list[float]:
     """Returns the loss of each update, an update a dispatch."""
     config = works.config_named(experiment)
     # A CPU that is slow with bfloat16 would take float32 instead.
-    parts = build_parts(config)._replace(precision=precision)
+    parts = set_up(config)._replace(precision=precision)
     updates = Updates(config, parts)
     drawn = batches.train_batches(
         parts.data.train,

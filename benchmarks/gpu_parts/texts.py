@@ -10,7 +10,7 @@ from benchmarks import ours, works
 from benchmarks.gpu_parts.finding import Finding
 from inference.generation import generate
 from runtime import process
-from training.setup import build_parts
+from training.setup import set_up
 
 WORKS = {"1 text": "generation-baby-1", "64 texts": "generation-baby-64"}
 TIMES = 3
@@ -30,7 +30,7 @@ def speed(name: str, rehearse: bool) -> dict[str, float]:
     """Returns the median over a few rounds, after one that compiles."""
     num_texts = works.WORKS[name].texts
     config = works.config_of(name, smoke=rehearse, num_tokens=16 if rehearse else 500)
-    parts = build_parts(config)
+    parts = set_up(config)
     params = ours.fresh_params(config, parts)
     taken = []
     for _ in range(1 + TIMES):

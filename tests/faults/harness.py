@@ -8,6 +8,7 @@ bit, and every line that stood in its record at any kill is to stand there still
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -40,7 +41,9 @@ FLAGS = (
     "--config.checkpoint.resume=true",
     "--config.tracking.wandb_mode=disabled",
 )
-MOMENTS = ("file", "file", "dispatch", "evaluate", "save", "log")
+# The phases that a run marks: see runtime/phases.py. Kills fall on files and on these in turn.
+PHASES = ("compile", "train", "evaluate", "save", "log")
+MOMENTS = ("save", "file", "train", "file", "evaluate", "file", "log", "file", "compile")
 
 
 class Harness:
@@ -53,6 +56,7 @@ class Harness:
         self.workers = Workers(1, ["train", "safetensors.numpy"])
         self.killed: Counter[str] = Counter()
         self.laps = 0
+        self.moments = itertools.cycle(MOMENTS)
         self.references: dict[str, dict] = {}
 
     def run(self, kills: int) -> None:
@@ -91,11 +95,20 @@ class Harness:
         raise AssertionError(f"{workdir} never ended")
 
     def moment(self, totals: dict) -> dict:
-        """A moment within the first half of a run; what is left of one may be short."""
-        kind, share = self.draw.choice(MOMENTS), self.draw.random() / 2
+        """Returns a moment within the first half of a run, for what is left of one may be short.
+
+        Half of the kills in a phase fall on its entry, and are in it however short it is.
+        """
+        kind, share = next(self.moments), self.draw.random() / 2
         if kind == "file":
             return {"file": 1 + int(totals["files"] * share)}
-        return {"phase": kind, "seconds": totals.get(kind, 0.0) * share}
+        entries, seconds = totals["phases"][kind]
+        later = self.draw.choice([0.0, self.draw.random()])
+        return {
+            "phase": kind,
+            "entry": 1 + int(entries * share),
+            "seconds": later * seconds / entries,
+        }
 
     def train(self, stage: str, workdir: Path, moment: dict) -> tuple[int, str]:
         """Exit code and output of one process."""

@@ -1,9 +1,9 @@
 """A training run that kills itself at a chosen moment: `python victim.py MOMENT main.py FLAGS`.
 
 MOMENT is JSON: {"file": 12}, at the twelfth operation on a file of the run folder, or
-{"phase": "dispatch", "seconds": 0.3}, after so many seconds in that phase; {} lets the run end and
-prints how much there was of each. Nothing of the product knows of it: Python itself reports what
-files are touched, and what each thread is at.
+{"phase": "save", "entry": 3, "seconds": 0.3}, so many seconds after the run enters that phase for
+the third time; {} lets the run end and prints how often each was entered and for how long. The run
+marks its phases itself, by audit events: see runtime/phases.py.
 """
 
 import json
@@ -15,10 +15,12 @@ import threading
 import time
 from collections import Counter
 
+from runtime import phases
+
 FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
-POLL_SECONDS = 0.001
-# What a file's name says about what is being done to it.
+# The phase that an operation on a file belongs to, by the file's name.
 FILES = {"checkpoints": "save", "metrics.jsonl": "log", "samples.jsonl": "log"}
+OUTSIDE = "start or end"
 
 
 def main() -> None:
@@ -26,7 +28,6 @@ def main() -> None:
     (workdir,) = [flag.partition("=")[2] for flag in flags if flag.startswith("--workdir=")]
     watch = Watch(moment, workdir)
     sys.addaudithook(watch.on_event)
-    threading.Thread(target=watch.poll, daemon=True).start()
     sys.argv = [script, *flags]
     try:
         runpy.run_path(script, run_name="__main__")
@@ -35,56 +36,48 @@ def main() -> None:
 
 
 class Watch:
-    """Counts what the run does, and ends it when the moment has come."""
+    """Counts the run's files and phases, and kills the process when the moment has come."""
 
     def __init__(self, moment: dict, workdir: str) -> None:
         self.moment = moment
         self.workdir = workdir
         self.files = 0
-        self.seconds = Counter()
-        self.main = threading.main_thread().ident
+        self.entries: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
+        self.stack: list[tuple[str, float]] = []
 
     def totals(self) -> dict:
-        return {"files": self.files, **self.seconds}
+        """Returns the number of file operations, and (entries, seconds) of each phase."""
+        phases = {name: [count, self.seconds[name]] for name, count in self.entries.items()}
+        return {"files": self.files, "phases": phases}
 
     def on_event(self, event: str, arguments: tuple) -> None:
-        if event not in FILE_EVENTS or not str(arguments[0]).startswith(self.workdir):
-            return
+        if event == phases.ENTERED:
+            self.on_entry(arguments[0])
+        elif event == phases.LEFT:
+            name, since = self.stack.pop()
+            self.seconds[name] += time.perf_counter() - since
+        elif event in FILE_EVENTS and str(arguments[0]).startswith(self.workdir):
+            self.on_file(event, str(arguments[0])[len(self.workdir) + 1 :].lstrip("."))
+
+    def on_entry(self, name: str) -> None:
+        self.stack.append((name, time.perf_counter()))
+        self.entries[name] += 1
+        if (name, self.entries[name]) == (self.moment.get("phase"), self.moment.get("entry")):
+            if not self.moment["seconds"]:
+                self.die(name, "on entering it")
+            threading.Thread(target=self.die_later, daemon=True).start()
+
+    def on_file(self, event: str, name: str) -> None:
         self.files += 1
         if self.files == self.moment.get("file"):
-            inside = str(arguments[0])[len(self.workdir) + 1 :].lstrip(".")
-            what = [phase for name, phase in FILES.items() if inside.startswith(name)]
-            self.die(what[0] if what else "start or end", f"{event} {inside}")
+            phase = [phase for start, phase in FILES.items() if name.startswith(start)]
+            self.die(phase[0] if phase else OUTSIDE, f"{event} {name}")
 
-    def poll(self) -> None:
-        before = time.perf_counter()
-        while True:
-            time.sleep(POLL_SECONDS)
-            now = time.perf_counter()
-            phase = self.phase()
-            self.seconds[phase] += now - before
-            before = now
-            limit = self.moment.get("seconds", 0)
-            if phase == self.moment.get("phase") and self.seconds[phase] >= limit:
-                self.die(phase, f"after {limit:.3f} s")
-
-    def phase(self) -> str:
-        """What the main thread is at, by the functions it is in."""
-        frame, names = sys._current_frames().get(self.main), []
-        while frame:
-            names.append((os.path.basename(frame.f_code.co_filename), frame.f_code.co_name))
-            frame = frame.f_back
-        for function, phase in (
-            (("train.py", "validation_metrics"), "evaluate"),
-            (("train.py", "save"), "save"),
-            (("train.py", "sample"), "sample"),
-            (("train.py", "log"), "log"),
-            (("train.py", "lower"), "compile"),
-            (("train.py", "train"), "dispatch"),
-        ):
-            if function in names:
-                return phase
-        return "start or end"
+    def die_later(self) -> None:
+        time.sleep(self.moment["seconds"])
+        phase = self.stack[-1][0] if self.stack else OUTSIDE
+        self.die(phase, f"{self.moment['seconds']:.3f} s after entering {self.moment['phase']}")
 
     def die(self, phase: str, where: str) -> None:
         os.write(2, f"\nKILLED {phase}: {where}\n".encode())

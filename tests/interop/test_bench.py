@@ -22,7 +22,9 @@ from inference.evaluation import evaluate
 from runtime.devices import data_mesh
 from tests import command
 from tests.stages import NO_DROPOUT, TINY, T, V
-from training import optimizer, setup, train_step
+from training import optimizer
+from training.setup import check_config
+from training.step import create_state, initial_metrics, train_steps
 
 BATCH_BT = np.random.default_rng(0).integers(0, V, (2, T + 1))
 
@@ -81,8 +83,8 @@ def test_a_peer_trains_as_ours_does(name):
     config = default.get_config()
     config.optimizer.update(learning_rate=0.05, final_learning_rate=0.05, warmup_steps=0)
     model = TINY[name].clone(**NO_DROPOUT) if name == "gpt2" else TINY[name]
-    tx, _ = optimizer.build(config.optimizer, num_steps=10)
-    state = train_step.create_state(model, tx, 0, data_mesh(len(BATCH_BT)))
+    tx, schedule = optimizer.build(config.optimizer, num_steps=10)
+    state = create_state(model, tx, 0, data_mesh(len(BATCH_BT)))
     peer = build_peer(model, name)
     put(peer, state.params)
 
@@ -94,11 +96,11 @@ def test_a_peer_trains_as_ours_does(name):
     loss_of_batch = partial(peers.loss_of, peer)
     losses = []
     for _ in range(4):
-        state, update = train_step.train_steps(
-            state, train_step.no_update(), BATCH_BT[None], 0, 1, 0, 0
+        state, metrics = train_steps(
+            state, initial_metrics(data_mesh(1)), BATCH_BT[None], 0, 1, 0, 0, schedule=schedule
         )
         loss = peers.train_step(loss_of_batch, adamw, batch_BT, config.optimizer.grad_clip_norm)
-        np.testing.assert_allclose(update["train/loss"], loss, rtol=1e-4)
+        np.testing.assert_allclose(metrics.loss, loss, rtol=1e-4)
         losses.append(loss)
     assert losses[-1] < losses[0] - 0.1
 
@@ -189,7 +191,7 @@ def test_a_work_comes_as_it_was_sent(tmp_path):
 @pytest.mark.parametrize("name", works.WORKS)
 def test_every_work_is_a_config_that_can_be_built(name):
     config = works.config_of(name, smoke=False, num_tokens=500)
-    setup.check_config(config)
+    check_config(config)
     smoke = works.config_of(name, smoke=True, num_tokens=500)
     assert smoke.model.embed_dim <= 16
     path = works.experiment(name, smoke=False).partition(":")[0]

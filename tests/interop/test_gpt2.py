@@ -19,10 +19,13 @@ from experiments import default
 from inference.generation import generate
 from inference.sampling import Sampling, limit_logits
 from models.hugging_face import to_params
+from runtime import devices
 from tests.gpt2_weights import FIXTURE, D, H, L, T, V
 from tests.interop.fixture import TOKENS_BT, fixture, logits_of, tiny_gpt2, weights_of
 from tests.stages import NO_DROPOUT
-from training import optimizer, train_step
+from training import optimizer
+from training.loss import cross_entropy
+from training.step import initial_metrics, train_steps
 
 OURS = models.GPT2(V, T, embed_dim=D, num_heads=H, num_layers=L, **NO_DROPOUT)
 
@@ -71,7 +74,7 @@ def test_loss_and_every_gradient_are_equal():
     their_grads = to_params({name: w.grad.numpy() for name, w in theirs.named_parameters()}, OURS)
 
     state, _ = our_state(theirs, default.get_config(), num_steps=1)
-    value_and_grad = jax.jit(jax.value_and_grad(train_step.loss_of), static_argnums=1)
+    value_and_grad = jax.jit(jax.value_and_grad(cross_entropy), static_argnums=1)
     loss, grads = value_and_grad(state.params, state.apply_fn, TOKENS_BT, jax.random.key(0))
     np.testing.assert_allclose(loss, their_loss.item(), rtol=1e-6)
     assert_leaves_close(grads, their_grads, rtol=1e-4, atol=1e-6)
@@ -105,14 +108,15 @@ def test_updates_are_those_of_torch_adamw():
     state, schedule = our_state(theirs, config, num_steps)
     tokens_BT = torch.from_numpy(TOKENS_BT)
     clipped = []
+    metrics = initial_metrics(devices.data_mesh(1))
     for step in range(num_steps):
-        state, update = train_step.train_steps(
-            state, train_step.no_update(), TOKENS_BT[None], 0, 1, 0, 0
+        state, measured = train_steps(
+            state, metrics, TOKENS_BT[None], *(0, 1, 0, 0), schedule=schedule
         )
         adamw.zero_grad()
         theirs(tokens_BT, labels=tokens_BT).loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), config.optimizer.grad_clip_norm)
-        np.testing.assert_allclose(update["train/grad_norm"], norm, rtol=1e-4)
+        np.testing.assert_allclose(measured.grad_norm, norm, rtol=1e-4)
         clipped.append(norm.item() > config.optimizer.grad_clip_norm)
         for group in adamw.param_groups:
             group["lr"] = float(schedule(step))

@@ -1,0 +1,131 @@
+"""The training step, and many of them in one dispatch: the device's work.
+
+A step whose loss or gradient is not finite changes nothing: it is skipped and counted. When more
+steps have been skipped than the run allows, the dispatch makes no further step.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax.training.train_state import TrainState
+from jax.sharding import Mesh
+
+from models.layers import reference
+from runtime import devices, programs
+from training.loss import CROSS_ENTROPY, Objective, cross_entropy, loss_and_gradient
+
+
+class Metrics(NamedTuple):
+    """Measurements of one step; `skipped` counts the skipped steps since the run began."""
+
+    loss: jax.Array  # Mean nats per token of the batch, before the step.
+    grad_norm: jax.Array  # Before clipping.
+    learning_rate: jax.Array
+    skipped: jax.Array
+
+
+def initial_metrics(mesh: Mesh, skipped: int = 0) -> Metrics:
+    """Returns the metrics before the first step, on every device of `mesh`."""
+    zero = np.float32(0)
+    return Metrics(*devices.replicate((zero, zero, zero, np.int32(skipped)), mesh))
+
+
+def create_state(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    cache_key: str | None = None,
+) -> TrainState:
+    """Returns a TrainState with fresh parameters, on every device of `mesh`.
+
+    `cache_key` identifies model and `tx` for the program cache: see runtime/programs.py.
+    """
+    # The seed is an argument, not a constant of the program: another one compiles nothing.
+    args = (np.uint32(seed),)
+    lower = partial(jax.jit(partial(draw_state, model, tx)).lower, *args)
+    state = programs.compiled("create", cache_key, args, lower)(*args)
+    return devices.replicate(state, mesh).replace(apply_fn=model.apply, tx=tx)
+
+
+def draw_state(model: nn.Module, tx: optax.GradientTransformation, seed: jax.Array) -> TrainState:
+    """Returns a TrainState with fresh parameters and no functions: what a program can return."""
+    init_rng, _ = jax.random.split(jax.random.key(seed))
+    params = model.init(init_rng, jnp.zeros((1, 1), jnp.int32))["params"]
+    return TrainState.create(apply_fn=None, params=params, tx=tx).replace(tx=None)
+
+
+def train_step(
+    state: TrainState,
+    batch_BT: jax.Array,
+    seed: jax.Array,
+    skipped: jax.Array,
+    schedule: optax.Schedule,
+    num_parts: int,
+    objective: Objective,
+) -> tuple[TrainState, Metrics]:
+    """Returns the state after one step, and the step's metrics."""
+    loss, gradient = loss_and_gradient(state, batch_BT, seed, num_parts, objective)
+    norm = optax.tree.norm(gradient)
+    is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    # The optimizer's own counter leaves out the skipped steps, too.
+    learning_rate = jnp.asarray(schedule(state.step - skipped), jnp.float32)
+    state = jax.lax.cond(
+        is_finite,
+        lambda: state.apply_gradients(grads=gradient),
+        lambda: state.replace(step=state.step + 1),
+    )
+    return state, Metrics(loss, norm, learning_rate, skipped + jnp.where(is_finite, 0, 1))
+
+
+@partial(jax.jit, static_argnames=("schedule", "num_parts", "objective"), donate_argnames="state")
+def train_steps(
+    state: TrainState,
+    metrics: Metrics,
+    batches_KBT: jax.Array,
+    first: int,
+    stop: int,
+    seed: jax.Array,
+    max_skipped: int,
+    *,
+    schedule: optax.Schedule,
+    num_parts: int = 1,
+    objective: Objective = CROSS_ENTROPY,
+) -> tuple[TrainState, Metrics]:
+    """Returns the state after steps on the batches first .. stop - 1, and the last one's metrics.
+
+    `metrics` are those of the step before. The bounds are arguments and not shapes: one program
+    serves every number of steps between two things that are due.
+    """
+
+    def goes_on(carry):
+        k, _, metrics = carry
+        return (k < stop) & (metrics.skipped <= max_skipped)
+
+    def body(carry):
+        k, state, metrics = carry
+        batch_BT = jax.lax.dynamic_index_in_dim(batches_KBT, k, keepdims=False)
+        return k + 1, *train_step(
+            state, batch_BT, seed, metrics.skipped, schedule, num_parts, objective
+        )
+
+    _, state, metrics = jax.lax.while_loop(goes_on, body, (jnp.int32(first), state, metrics))
+    return state, metrics
+
+
+def flops_per_step(state: TrainState, batch_shape: tuple[int, int]) -> float:
+    """Returns the floating-point operations of a forward and backward pass, as XLA counts them."""
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params)
+    batch_BT = jax.ShapeDtypeStruct(batch_shape, jnp.int32)
+    gradient = jax.jit(jax.grad(cross_entropy), static_argnums=1)
+    # Counted for the CPU wherever the run is: the plugins of other devices do not count.
+    with jax.default_device(jax.devices("cpu")[0]), reference.forced():
+        lowered = gradient.lower(params, state.apply_fn, batch_BT, jax.random.key(0))
+    cost = lowered.cost_analysis()
+    assert cost is not None, "XLA counts the operations of a CPU's program"
+    return cost["flops"]
