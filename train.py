@@ -7,6 +7,7 @@ and at the steps that ask for it a line of metrics, an evaluation, a sample, a c
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,41 +16,32 @@ from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
 import models
-import run_folder
 from checkpoints import pretrained
-from checkpoints.manager import Checkpoints, Restored
-from runtime import devices, stopping
-from runtime.errors import Diverged, Failed, UserError
+from checkpoints.manager import Checkpoints
+from runtime import devices, signals
+from runtime.errors import Diverged, Failed
 from runtime.phases import phase
 from tracking import Tracker, open_tracker
-from training import divergence, progress, run_start
+from training import divergence, run_start
 from training.due import Due
 from training.progress import Progress
 from training.setup import Setup, check_config, set_up
 from training.step import Metrics, initial_metrics
 
 
+@dataclass
 class Run:
     """The training of one run: the loop, and its work at the steps that ask for it."""
 
-    def __init__(
-        self,
-        setup: Setup,
-        due: Due,
-        progress: Progress,
-        checkpoints: Checkpoints,
-        tracker: Tracker,
-        workdir: Path,
-    ):
-        self.setup = setup
-        self.due = due
-        self.progress = progress
-        self.checkpoints = checkpoints
-        self.tracker = tracker
-        self.workdir = workdir
-        self.newest: dict[str, float] = {}  # Each metric's newest value.
+    setup: Setup
+    due: Due
+    progress: Progress
+    checkpoints: Checkpoints
+    tracker: Tracker
+    workdir: Path
+    newest: dict[str, float]  # Each metric's newest value.
 
-    def train(self, state: TrainState, step: int, stop: stopping.Stop) -> None:
+    def train(self, state: TrainState, step: int, stop: signals.Stop) -> None:
         """Trains `state`, which has made `step` steps, to the last step.
 
         Raises Diverged, or what `stop` asks for after the state has been saved.
@@ -78,7 +70,7 @@ class Run:
                     self.on_due(state, step, measured, stop)
                     progress.start_clock()
 
-    def on_due(self, state: TrainState, step: int, metrics: Metrics, stop: stopping.Stop) -> None:
+    def on_due(self, state: TrainState, step: int, metrics: Metrics, stop: signals.Stop) -> None:
         """Logs, evaluates, samples and saves at the steps that ask for it; stops if asked to.
 
         Raises Diverged, before anything is saved, if more steps were skipped than allowed or the
@@ -154,7 +146,7 @@ class Run:
             self.checkpoints.save(step, state, self.progress.as_saved(), val_loss)
             self.due.saved()
 
-    def leave(self, step: int, stop: stopping.Stop) -> NoReturn:
+    def leave(self, step: int, stop: signals.Stop) -> NoReturn:
         """Raises what `stop` asks for; the message says how to resume."""
         if not step:
             stop.raise_as("stopped before the first step: there was nothing to save")
@@ -163,9 +155,35 @@ class Run:
             f"stopped at step {step}, which is saved: resume with --config.checkpoint.resume=true"
         )
 
-    def summary(self) -> dict[str, Any]:
-        """Returns the newest and the best of the metrics."""
-        return {**self.newest, **self.progress.best}
+    def run_to_end(
+        self, state: TrainState, step: int, num_params: dict[str, int], started: float
+    ) -> None:
+        """Trains, then writes the summary, whatever ended the training.
+
+        Raises what `train` does, Failed if the last checkpoint was not saved, and OSError if the
+        summary was not.
+        """
+        status = "failed"
+        with signals.on_request(self.tracker.note) as stop:
+            try:
+                with phase("train"):
+                    self.train(state, step, stop)
+                self.checkpoints.require_saved()
+                status = "done"
+            except Diverged:
+                status = "diverged"
+                raise
+            except KeyboardInterrupt:
+                status = "interrupted"
+                raise
+            finally:
+                self.checkpoints.wait()
+                seconds = time.perf_counter() - started
+                measured = {**self.newest, **self.progress.best}
+                summary = {**measured, **num_params, "wall_seconds": seconds, "status": status}
+                written = self.tracker.finish(summary, exit_code=int(status != "done"))
+            if not written:
+                raise OSError("its summary was not written")
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
@@ -176,12 +194,14 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
     checkpoint can't be written; KeyboardInterrupt, after saving, on SIGINT or SIGTERM.
     """
     started = time.perf_counter()
-    config = pretrained.adopt(config, workdir)
+    config = pretrained.with_pretrained_shape(config, workdir)
     check_config(config)
     run_start.check_folder(config, workdir)
     setup = set_up(config)
     run_start.check_text(setup.data, workdir)
-    weights = first_weights(config, setup, workdir)
+    weights = run_start.first_weights(
+        config.model.init_from, setup.model, setup.data.tokenizer, workdir
+    )
     with (
         run_start.locked(config, workdir),
         Checkpoints(workdir, config.checkpoint.keep) as checkpoints,
@@ -199,18 +219,6 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
             ) from error
 
 
-def first_weights(config: ConfigDict, setup: Setup, workdir: Path) -> pretrained.Weights | None:
-    """Returns the pretrained weights that a run without a checkpoint begins with; None for none.
-
-    Raises UserError if they do not fit, or are others than the run in `workdir` began with.
-    """
-    if not config.model.init_from or Checkpoints(workdir).steps():
-        return None
-    weights = pretrained.load(config, setup.model, setup.data.tokenizer)
-    run_start.check_weights(weights.digest, workdir)
-    return weights
-
-
 def run_in(
     config: ConfigDict,
     workdir: Path,
@@ -224,24 +232,23 @@ def run_in(
     Raises OSError if the folder can't be written, and else what `train_and_evaluate` does.
     """
     state = setup.initial_state(weights and weights.params)
-    num_params, num_inside = models.count_parameters(state.params)
-    restored = restore_or_begin(checkpoints, state, workdir, config.train.max_skipped_updates)
-    changes = run_start.write_start(
+    total, inside = models.count_parameters(dict(state.params))
+    num_params = {"num_params": total, "num_params_without_embeddings": inside}
+    restored = run_start.restore(checkpoints, state, config.train.max_skipped_updates)
+    notes = run_start.write_start(
         config,
         workdir,
         setup.data,
         precision=setup.precision,
         mesh=setup.mesh,
         weights_digest=weights and weights.digest,
+        resumed=restored.step > 0,
     )
     resumed_from = restored.step or None
-    tracker = open_tracker(config, workdir, num_params=num_params, resumed_from=resumed_from)
+    tracker = open_tracker(config, workdir, num_params=total, resumed_from=resumed_from)
     checkpoints.note = tracker.note
-    if setup.precision != config.train.precision:
-        tracker.note("This processor has no products of bfloat16: training in float32.")
-    if changes and resumed_from:
-        tracker.note(f"warning: another process began this run, the rest may differ: {changes}")
-    tracker.note(f"run folder: {workdir}")
+    for note in notes:
+        tracker.note(note)
     due = Due(
         config.train.num_steps,
         log=config.train.log_every_steps,
@@ -252,52 +259,6 @@ def run_in(
     )
     tokens_per_step = config.train.batch_size * config.model.context_length
     so_far = Progress(restored.progress, tokens_per_step, devices.peak_flops(setup.mesh))
-    run = Run(setup, due, so_far, checkpoints, tracker, workdir)
-    for line in run_folder.read_lines(workdir / run_folder.METRICS):
-        run.newest |= line
-    status = "failed"
-    with stopping.on_request(tracker.note) as stop:
-        try:
-            with phase("train"):
-                run.train(restored.state, restored.step, stop)
-            checkpoints.require_saved()
-            status = "done"
-        except Diverged:
-            status = "diverged"
-            raise
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        finally:
-            checkpoints.wait()
-            summary = {
-                **run.summary(),
-                "num_params": num_params,
-                "num_params_without_embeddings": num_inside,
-                "wall_seconds": time.perf_counter() - started,
-                "status": status,
-            }
-            written = tracker.finish(summary, exit_code=int(status != "done"))
-        if not written:
-            raise OSError("its summary was not written")
-
-
-def restore_or_begin(
-    checkpoints: Checkpoints, state: TrainState, workdir: Path, max_skipped: int
-) -> Restored:
-    """Returns the newest checkpoint's state; the fresh `state` if there is no checkpoint.
-
-    Raises UserError if the run can't be resumed with this config.
-    """
-    restored = checkpoints.restore(state)
-    if restored is None:
-        # A run that was stopped before its first checkpoint left lines: it starts anew.
-        for name in (run_folder.METRICS, run_folder.SAMPLES):
-            run_folder.set_aside_after(workdir / name, -1)
-        return Restored(0, state, progress.fresh())
-    if (skipped := restored.progress["skipped"]) > max_skipped:
-        raise UserError(
-            f"config.train.max_skipped_updates={max_skipped}: expected {skipped} or more, for this "
-            "run has skipped so many"
-        )
-    return restored
+    newest = run_start.newest_metrics(workdir)
+    run = Run(setup, due, so_far, checkpoints, tracker, workdir, newest)
+    run.run_to_end(restored.state, restored.step, num_params, started)

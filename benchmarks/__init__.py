@@ -1,16 +1,20 @@
-"""How fast this is beside other implementations, measured so that the figures can be believed.
+"""Benchmarks against other implementations.
 
-Both sides do the same work on the same batches in turn (rounds.py), each in a process of its own
-with the same memory settings. PyTorch is run in the way that suits the work best. A shared machine
-that slows down slows both, and the ratio is taken pair by pair. Batches are made beforehand: what
-is timed is the training step, not the input pipeline, which is timed alone.
+Both sides train on the same batches in turns (rounds.py), each in its own process with the same
+memory settings; PyTorch runs in its fastest variant. Load on a shared machine slows both sides, so
+the ratio is taken within each round. Batches are drawn beforehand: the training step is timed
+without the input pipeline, which has rows of its own.
 
-- `compare.py`: the command, `make bench`. It goes through works.py and, with measure.py and
-  start.py, comes to the rows that results.py keeps and show.py shows.
-- `ours.py`, `theirs.py`: a worker process of each side; peers.py holds the models in PyTorch,
-  variants.py the ways of running them, and peak.py says what the machine could do.
-- `sweep.py`: a sweep against its runs in turn, `make bench-sweep`.
-- `checkpointing.py`: what saving costs, `make bench-checkpoint`.
-- `gpu_check.py`: correctness and speed on one GPU, within minutes. checklist.py runs the parts in
-  gpu_parts/, each under the limit of bounded.py; gpu_compiled.py has what is compiled without one.
+- `compare.py`: the command, `make bench`. For each of workloads.py, measure.py and start.py make
+  the rows; results.py keeps them and show.py prints and plots them.
+- `ours.py`, `theirs.py`: the worker processes. peers.py holds the models in PyTorch, variants.py
+  picks PyTorch's fastest variant, peak.py measures the machine's peak FLOP/s.
+- `losses.py`: losses of the optimized against the reference implementations, `make bench-losses`.
+- `sweep.py`: a sweep against its runs one after another, `make bench-sweep`.
+- `checkpointing.py`: the cost of a save, `make bench-checkpoint`.
+- `speedrun.py`: the speedruns with three seeds, `make speedrun`.
+- `profile_step.py`: the time of a training step by part of the model.
+- `gpu_check.py`: correctness and speed on one GPU, within minutes. checklist.py runs gpu_parts/,
+  each with a time limit (commands.py). gpu_compile.py compiles for a GPU without one
+  (deviceless.py); gpu_compiled.py adds its rows to the check's.
 """

@@ -1,7 +1,7 @@
-"""Compiles programs for an H100 on a machine without one, by XLA's own compiler for it.
+"""Ahead-of-time compilation for an H100 on a machine without a GPU.
 
-It takes JAX's plugin for CUDA, but no driver and no GPU: `make gpu-compile` makes an environment.
-Nothing is timed: XLA tries no algorithms of a product against each other, as it would on a device.
+It needs JAX's CUDA plugin, but neither driver nor GPU: `make gpu-compile` sets up an environment.
+XLA does not autotune here as it would on a device, so the programs are not for timing.
 """
 
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from models.layers import target
 
 H100 = "NVIDIA H100 80GB HBM3"
 CUDNN_VERSION = 91200
-# For XLA_FLAGS, before JAX starts: no device is there to try algorithms on.
+# To add to XLA_FLAGS before JAX starts: autotuning needs a device.
 XLA_FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_shard_autotuning=false"
-# XLA's GpuTargetConfigProto: what the compiler asks of a device, here of an H100 SXM.
-DESCRIPTION = f"""
+# XLA's GpuTargetConfigProto of an H100 SXM.
+TARGET_CONFIG = f"""
 gpu_device_info {{
   threads_per_block_limit: 1024
   threads_per_warp: 32
@@ -48,17 +48,17 @@ device_description_str: "{H100}"
 
 
 def mesh() -> Mesh:
-    """Returns a mesh of one H100 that programs can be compiled for, and not run on."""
+    """Returns a mesh of one H100 that programs can be compiled for, but not run on."""
     described = topologies.get_topology_desc(
-        platform="cuda", target_config=DESCRIPTION, topology="1x1x1"
+        platform="cuda", target_config=TARGET_CONFIG, topology="1x1x1"
     )
     return Mesh(np.asarray(described.devices), ("data",))
 
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Traces and compiles what is inside as if an H100 were JAX's device."""
-    # JAX asks the driver before it lowers cuDNN's attention; these answers are the H100's.
+    """Makes JAX trace and compile as if its device were an H100."""
+    # JAX asks the driver for these before it lowers cuDNN's attention; there is no public switch.
     from jax._src.cudnn import fused_attention_stablehlo as checks
 
     answers = {
@@ -77,10 +77,10 @@ def compiling() -> Iterator[None]:
             setattr(checks, name, function)
 
 
-def obstacle() -> str:
-    """Returns why nothing can be compiled for a GPU here; empty if it can."""
+def unavailable_reason() -> str:
+    """Returns the reason why JAX cannot compile for a GPU here; empty if it can."""
     try:
         mesh()
-    except Exception as error:  # No plugin, or one that does not fit: there is no common class.
+    except Exception as error:  # A missing or unfit plugin: the errors share no class.
         return str(error)
     return "" if jax.default_backend() == "cpu" else f"JAX's device is {jax.default_backend()}"

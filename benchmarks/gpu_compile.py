@@ -1,8 +1,8 @@
-"""The training step as it is compiled for one H100, on a machine without one: `make gpu-compile`.
+"""Training step compiled for one H100 on a machine without a GPU: `make gpu-compile`.
 
 Prints a row for each of ROWS, or for the experiment of --config, whose keys are flags as in
-main.py: attention kernels forward and backward, matrix products by the type of their factors, and
-the memory that XLA plans. Nothing is measured: see benchmarks/gpu_check.py for that.
+main.py: attention kernels forward and backward, matrix products by the types of their factors, and
+the peak memory that XLA plans. benchmarks/gpu_check.py measures on a GPU.
 """
 
 import json
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Before JAX is imported: nothing runs here, and what is compiled for has fast bfloat16.
+# Before JAX is imported: programs run on the CPU, but the H100 has fast bfloat16.
 os.environ |= {"JAX_PLATFORMS": "cpu", "FAST_BFLOAT16": "true"}
 
 import jax
@@ -28,7 +28,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import deviceless, works
+from benchmarks import deviceless, workloads
 from config import check
 from runtime import errors, process
 from training.setup import check_config, set_up
@@ -51,21 +51,21 @@ ROWS = [
 ]
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment file, with a preset after a colon; its keys are flags."
+    "config", None, "Experiment file, with a preset after a colon; its keys are flags too."
 )
-AS_JSON = flags.DEFINE_bool("json", False, "Prints a line of JSON a row in place of the table.")
+AS_JSON = flags.DEFINE_bool("json", False, "Print each row as a line of JSON instead of the table.")
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:
-    """Returns facts about the training step of a config, compiled for one H100.
+    """Compiles the training step of a config for one H100 and returns the row's figures.
 
-    Raises UserError for a config or a text that can't be used.
+    Raises UserError for a wrong config or text.
     """
     check_config(config)
     parts = set_up(config)
     mesh = deviceless.mesh()
     drawn = jax.eval_shape(partial(draw_state, parts.model, parts.tx), np.uint32(0))
-    state = _on(mesh, drawn).replace(apply_fn=parts.model.apply, tx=parts.tx)
+    state = place(drawn, mesh).replace(apply_fn=parts.model.apply, tx=parts.tx)
     shape = config.train.batch_size, config.model.context_length + 1
     number = jax.ShapeDtypeStruct((), jnp.int32)
     arguments = (
@@ -77,7 +77,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     with jax.default_matmul_precision(parts.precision), deviceless.compiling():
         compiled = train_steps.lower(
             state,
-            *_on(mesh, arguments),
+            *place(arguments, mesh),
             schedule=parts.schedule,
             num_parts=config.train.grad_accumulation_steps,
             objective=parts.objective,
@@ -97,26 +97,27 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _on(mesh: Mesh, tree: Any) -> Any:
-    """Returns the shapes and types of a tree's leaves, laid out on `mesh`."""
+def place(tree: Any, mesh: Mesh) -> Any:
+    """Returns the shapes and dtypes of a tree's leaves, replicated over `mesh`."""
     sharding = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding), tree
     )
 
 
-# A product as XLA keeps it, alone or in a fusion for Triton, or as a call of cuBLAS.
+# A matrix product in XLA's text: alone or in a fusion for Triton, or as a call of cuBLAS.
 PRODUCT = re.compile(r' dot\(([^)]*)\)| custom-call\(([^)]*)\), custom_call_target="__cublas')
 
 
 def factor_types(text: str) -> Iterator[str]:
-    """Yields the types of the two factors of each matrix product in a compiled program: "bf16",
-    or "bf16 f32" where they differ.
+    """Yields the factors' types of each matrix product in a compiled program.
+
+    "bf16" for two of the same type, "bf16 f32" for different ones.
     """
     types: dict[str, str] = {}
     for line in text.splitlines():
         if line.endswith("{"):
-            types = {}  # Another computation, with names of its own.
+            types = {}  # Names are local to a computation.
         if defined := re.match(r"\s*(?:ROOT )?%(\S+) = \(?(\w+)\[", line):
             types[defined[1]] = defined[2]
         if product := PRODUCT.search(line):
@@ -125,14 +126,14 @@ def factor_types(text: str) -> Iterator[str]:
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """Yields the rows that are asked for, each with the name of its experiment."""
+    """Yields the row of --config, or else of ROWS, each with its experiment's name."""
     if CONFIG.value:
         given = [word.removeprefix("--config.") for word in sys.argv if "--config." in word]
         name = config_flags.get_config_filename(flags.FLAGS["config"])
         yield {"experiment": " ".join([Path(name).name, *given]), **describe(CONFIG.value)}
         return
     for experiment, changes in ROWS:
-        config = works.config_named(experiment)
+        config = workloads.config_named(experiment)
         config.update_from_flattened_dict(changes)
         name = " ".join([experiment, *(f"{key}={value}" for key, value in changes.items())])
         yield {"experiment": name, **describe(config)}
@@ -140,9 +141,10 @@ def rows() -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Prints the rows as they are compiled."""
-    if reason := deviceless.obstacle():
+    if reason := deviceless.unavailable_reason():
         raise errors.UserError(
-            f"nothing can be compiled for a GPU here ({reason}): make gpu-compile sets up what can"
+            f"JAX cannot compile for a GPU here ({reason}): run make gpu-compile, which sets up an "
+            "environment that can"
         )
     if AS_JSON.value:
         for row in rows():

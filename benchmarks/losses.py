@@ -1,10 +1,10 @@
-"""The fast paths train as the plain definitions do: `make bench-losses`.
+"""Losses of the optimized implementations against the reference implementations.
 
-The same 300 updates of the same batches, by the fast paths and, in float32, by the plain
-definitions that stand beside them. Writes benchmarks/losses.json: the largest difference between
-the training losses at every tenth step. Without dropout, whose draws depend on the form. Beside it
-what rounding alone does: the plain definitions again, with the rows of each batch in reverse, which
-changes nothing but the order of sums.
+`make bench-losses` trains 300 updates on the same batches with the optimized implementations and,
+in float32, with the reference implementations, and writes to benchmarks/losses.json the largest
+difference between the losses of every tenth step. Without dropout, whose draws depend on the
+implementation. For comparison it measures rounding alone: the reference implementations with the
+rows of each batch reversed, which changes only the floating-point summation order.
 """
 
 import json
@@ -15,34 +15,36 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks import results, works
-from input_pipeline import batches
+import run_folder
+from benchmarks import checks, ours, results, workloads
 from models.layers import reference
-from runtime import devices, errors, process
-from training.setup import set_up
-from training.step import create_state, initial_metrics, train_steps
+from runtime import errors, process
 
 OUTPUT = Path(__file__).parent / "losses.json"
 EVERY = 10
-# What the losses may differ by: the order of sums, and roundings to 8 bits.
+# Tolerances: summation order, and rounding to bfloat16's 8 significant bits.
 ALLOWED = {"float32": 1e-3, "bfloat16": 0.02}
 
-WORKS = flags.DEFINE_list("works", ["laptop", "baby-8-no-dropout"], "Which trainings.")
-PRECISIONS = flags.DEFINE_list("precisions", list(ALLOWED), "Of the fast paths.")
-UPDATES = flags.DEFINE_integer("updates", 300, "How many.")
-ROUNDING = flags.DEFINE_bool("rounding", True, "Whether to train once more for rounding alone.")
+NAMES = flags.DEFINE_list("works", ["laptop", "baby-8-no-dropout"], "Workloads to train.")
+PRECISIONS = flags.DEFINE_list("precisions", list(ALLOWED), "Precisions of the optimized side.")
+UPDATES = flags.DEFINE_integer("updates", 300, "Updates to train for.")
+ROUNDING = flags.DEFINE_bool("rounding", True, "Train once more to measure rounding alone.")
 
 
 def main() -> None:
+    """Trains the chosen workloads and writes a row for each precision."""
+    checks.check_choices("works", NAMES.value, workloads.WORKLOADS)
+    checks.check_choices("precisions", PRECISIONS.value, ALLOWED)
     rows = json.loads(OUTPUT.read_text())["rows"] if OUTPUT.exists() else []
-    for name in WORKS.value:
-        config = works.config_of(name, smoke=False, num_tokens=1)
+    for name in NAMES.value:
+        config = workloads.config_of(name, smoke=False, num_tokens=1)
         config.train.steps_per_dispatch = EVERY
+        rounding = None
         with reference.forced():
             expected = losses(config, "float32")
-            reordered = None
             if ROUNDING.value:
-                reordered = np.abs(losses(config, "float32", in_reverse=True) - expected)
+                reordered = losses(config, "float32", reverse_rows=True)
+                rounding = float(np.abs(reordered - expected).max())
         for precision in PRECISIONS.value:
             differences = np.abs(losses(config, precision) - expected)
             row = {
@@ -51,44 +53,19 @@ def main() -> None:
                 "updates": UPDATES.value,
                 "largest_difference": float(differences.max()),
                 "allowed": ALLOWED[precision],
-                "by_rounding_alone": None if reordered is None else float(reordered.max()),
+                "by_rounding_alone": rounding,
                 "first_loss": float(expected[0]),
                 "last_loss": float(expected[-1]),
             }
             print(row, flush=True)
-            keys = ("work", "precision")
-            rows = [one for one in rows if any(one[key] != row[key] for key in keys)] + [row]
-            OUTPUT.write_text(
-                json.dumps({"machine": results.facts(), "rows": rows}, indent=2) + "\n"
-            )
+            rows = results.replaced(rows, row, ("work", "precision"))
+            run_folder.write_json(OUTPUT, {"machine": results.host(), "rows": rows})
 
 
-def losses(config: ConfigDict, precision: str, *, in_reverse: bool = False) -> np.ndarray:
-    """The training loss at every tenth step."""
-    jax.clear_caches()  # Or what was traced for the other form would be used again.
-    built = set_up(config)
-    state = create_state(built.model, built.tx, config.seed, built.mesh)
-    metrics = initial_metrics(built.mesh)
-    bounds = 0, EVERY, np.uint32(config.seed), 0
-    found = []
-    for _, batches_KBT in batches.train_batches(
-        built.data.train,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        context_length=config.model.context_length,
-        steps_per_dispatch=EVERY,
-        start_step=0,
-        num_steps=UPDATES.value,
-    ):
-        if in_reverse:
-            batches_KBT = batches_KBT[:, ::-1]
-        batches_KBT = devices.split_batches(batches_KBT, built.mesh)
-        with jax.default_matmul_precision(precision):
-            state, metrics = train_steps(
-                state, metrics, batches_KBT, *bounds, schedule=built.schedule
-            )
-        found.append(float(metrics.loss))
-    return np.array(found)
+def losses(config: ConfigDict, precision: str, *, reverse_rows: bool = False) -> np.ndarray:
+    """Returns the training loss at every tenth step."""
+    jax.clear_caches()  # Or jit would reuse the traces of the other implementation.
+    return np.array(ours.train_losses(config, precision, UPDATES.value, reverse_rows=reverse_rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From a work to its rows: what ours and PyTorch take for it, in turn."""
+"""Rows of a workload: our times and PyTorch's, measured in turns."""
 
 import tempfile
 from contextlib import ExitStack
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from benchmarks import rounds, works
+from benchmarks import rounds, workloads
 
 Row = dict[str, str | float | dict | None]
 
@@ -15,24 +15,23 @@ NO_PEER = dict.fromkeys(["peer", "peer_variant", "ratio", "lowest_ratio", "highe
 
 
 class Turns(NamedTuple):
-    """How often each side works, and how long at a time."""
+    """Number of turns of each side, and the minimum length of one."""
 
     rounds: int
-    at_least: float  # Seconds.
+    min_seconds: float
 
 
 def side_by_side(name: str, config: ConfigDict, turns: Turns) -> Row:
-    """A row of ours and PyTorch's best variant, with the same work in a process each."""
-    work = works.WORKS[name]
-    # What a pass has a number of is told in milliseconds for one of them. A token is one of each
-    # of the texts that are written side by side.
+    """Returns the row of a workload for ours and PyTorch's fastest variant, a process each."""
+    workload = workloads.WORKLOADS[name]
+    # Texts generated side by side share the time of a token.
     unit, scale = {
         "training": ("ms/step", 1e3 / config.train.steps_per_dispatch),
         "evaluation": ("s", 1.0),
         "generation": ("ms/token", 1e3 / config.sample.num_tokens),
-    }[work.kind]
+    }[workload.kind]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        works.load(work, config).save(Path(folder))
+        workloads.prepare(workload, config).save(Path(folder))
         found = rounds.ask("benchmarks.variants", folder)
         mode, precision, threads = found["mode"], found["precision"], found["threads"]
         with (
@@ -42,10 +41,10 @@ def side_by_side(name: str, config: ConfigDict, turns: Turns) -> Row:
             times = rounds.interleave(ours, peer, **turns._asdict())
     return {
         "work": name,
-        "kind": work.kind,
+        "kind": workload.kind,
         **{name: ours.facts[name] for name in ("precision", "flops") if name in ours.facts},
         "unit": unit,
-        **rounds.compare(*[[scale * one for one in side] for side in times]),
+        **rounds.compare(*times, scale=scale),
         "peer_variant": f"{mode}, {precision}, {threads} thread{'s' if threads > 1 else ''}",
         "peer_precision": precision,
         "variants": {
@@ -57,17 +56,17 @@ def side_by_side(name: str, config: ConfigDict, turns: Turns) -> Row:
 
 
 def input_pipeline(name: str, config: ConfigDict, turns: Turns) -> Row:
-    """A row of drawing batches alone, and its share of our training step, which takes turns."""
+    """Returns the row of drawing batches alone, with its share of our training step's time."""
     with ExitStack() as stack:
         workers = []
         for kind in ("input", "training"):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
-            works.load(works.WORKS[name]._replace(kind=kind), config).save(Path(folder))
+            workload = workloads.WORKLOADS[name]._replace(kind=kind)
+            workloads.prepare(workload, config).save(Path(folder))
             workers.append(stack.enter_context(rounds.start("benchmarks.ours", folder)))
         times = rounds.interleave(*workers, **turns._asdict())
         precision = workers[0].facts["precision"]
-    steps = config.train.steps_per_dispatch
-    figures = rounds.compare(*[[1e3 * one / steps for one in side] for side in times])
+    figures = rounds.compare(*times, scale=1e3 / config.train.steps_per_dispatch)
     return {
         "work": name,
         "kind": "input",

@@ -1,4 +1,4 @@
-"""A worker that does a work as the harness does it: `python -m benchmarks.ours FOLDER`."""
+"""Worker process that runs a job with this harness: `python -m benchmarks.ours FOLDER`."""
 
 import sys
 from collections.abc import Callable
@@ -11,21 +11,23 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import models
-from benchmarks.rounds import Work, serve
+from benchmarks import workloads
+from benchmarks.rounds import Job, Run, serve
 from inference.evaluation import evaluate
 from inference.generation import generate
-from input_pipeline import batches
 from runtime import devices, process
 from training.setup import Setup, set_up
 from training.step import create_state, flops_per_step, initial_metrics, train_steps
 
+Facts = dict[str, str | float | None]
 
-class Updates:
+
+class TrainStep:
     """Training step of a config as a run compiles it, with the state that it updates."""
 
     def __init__(self, config: ConfigDict, parts: Setup):
+        self.state = create_state(parts.model, parts.tx, config.seed, parts.mesh)
         self._parts = parts
-        self._state = create_state(parts.model, parts.tx, config.seed, parts.mesh)
         self._metrics = initial_metrics(parts.mesh)
         self._constants = np.uint32(config.seed), config.train.max_skipped_updates
         self._options = dict(
@@ -37,47 +39,60 @@ class Updates:
 
     def __call__(self, batches_KBT: jax.Array) -> jax.Array:
         """Updates the state with each of K batches in one dispatch; returns the last one's loss."""
-        bounds = 0, len(batches_KBT)
-        with jax.default_matmul_precision(self._parts.precision):
-            self._state, self._metrics = train_steps(
-                self._state, self._metrics, batches_KBT, *bounds, *self._constants, **self._options
-            )
+        self.state, self._metrics = self._apply(train_steps, batches_KBT)
         return self._metrics.loss
 
-    def facts(self) -> dict[str, str | float | None]:
-        """Returns what a speed is set against: FLOPs of an update, parameters, the device."""
+    def compiled_text(self, batches_KBT: jax.Array) -> str:
+        """Returns the compiled program as XLA's text."""
+        return self._apply(train_steps.lower, batches_KBT).compile().as_text()
+
+    def _apply(self, function: Callable[..., Any], batches_KBT: jax.Array) -> Any:
+        arguments = self.state, self._metrics, batches_KBT, 0, len(batches_KBT), *self._constants
+        with jax.default_matmul_precision(self._parts.precision):
+            return function(*arguments, **self._options)
+
+    def facts(self) -> Facts:
+        """Returns the FLOPs of an update, the number of parameters, and the device and its peak."""
         device = jax.devices()[0]
         return {
-            "flops": flops_per_step(self._state, self._batch_shape),
-            "num_params": models.count_parameters(self._state.params)[0],
+            "flops": flops_per_step(self.state, self._batch_shape),
+            "num_params": models.count_parameters(self.state.params)[0],
             "device": device.device_kind,
             "platform": device.platform,
             "peak_flops": devices.peak_flops(self._parts.mesh),
         }
 
 
-def training(work: Work, parts: Setup) -> None:
-    """Passes of one dispatch of K updates."""
-    updates = Updates(work.config, parts)
-    batches_KBT = devices.split_batches(work.arrays["batches_KBT"], parts.mesh)
+def train_losses(
+    config: ConfigDict, precision: str, num_steps: int, *, reverse_rows: bool = False
+) -> list[float]:
+    """Trains and returns the loss at the end of each dispatch."""
+    # The config would choose float32 on a CPU without fast bfloat16.
+    parts = set_up(config)._replace(precision=precision)
+    step = TrainStep(config, parts)
+    drawn = workloads.draw(parts.data, config, num_steps)
+    if reverse_rows:
+        drawn = (batches_KBT[:, ::-1] for batches_KBT in drawn)
+    found = [step(devices.split_batches(batches_KBT, parts.mesh)) for batches_KBT in drawn]
+    return [float(loss) for loss in found]
+
+
+def training(job: Job, parts: Setup) -> tuple[Run, Facts]:
+    """Returns passes of one dispatch of K updates."""
+    step = TrainStep(job.config, parts)
+    batches_KBT = devices.split_batches(job.arrays["batches_KBT"], parts.mesh)
 
     def run(passes: int) -> float:
         for _ in range(passes):
-            loss = updates(batches_KBT)
+            loss = step(batches_KBT)
         return float(loss)  # Waits for the device.
 
-    serve(run, device_mib, precision=parts.precision, **updates.facts())
+    return run, {"precision": parts.precision, **step.facts()}
 
 
-def device_mib() -> float | None:
-    """Returns the most device memory this process has had at once, in MiB; None on a CPU."""
-    stats = jax.devices()[0].memory_stats()
-    return stats and stats["peak_bytes_in_use"] / 2**20
-
-
-def evaluation(work: Work, parts: Setup) -> None:
-    """Passes over the validation split; the result is the mean of nats per token."""
-    params, data = fresh_params(work.config, parts), parts.data
+def evaluation(job: Job, parts: Setup) -> tuple[Run, Facts]:
+    """Returns passes over the validation split; the result is the mean nats per token."""
+    params, data = init_params(job.config, parts), parts.data
 
     def run(passes: int) -> float:
         for _ in range(passes):
@@ -86,18 +101,18 @@ def evaluation(work: Work, parts: Setup) -> None:
                 params,
                 data.val,
                 data.tokenizer.token_bytes,
-                batch_size=work.config.eval.batch_size,
-                context_length=work.config.model.context_length,
+                batch_size=job.config.eval.batch_size,
+                context_length=job.config.model.context_length,
                 mesh=parts.mesh,
             )
         return score["loss"]
 
-    serve(run, precision="float32")
+    return run, {"precision": "float32"}
 
 
-def generation(work: Work, parts: Setup) -> None:
-    """Passes that write all of the texts; the result is the last token."""
-    params, prompts_BT = fresh_params(work.config, parts), work.arrays["prompts_BT"]
+def generation(job: Job, parts: Setup) -> tuple[Run, Facts]:
+    """Returns passes that generate all the texts; the result is the last token."""
+    params, prompts_BT = init_params(job.config, parts), job.arrays["prompts_BT"]
 
     def run(passes: int) -> float:
         for _ in range(passes):
@@ -105,47 +120,44 @@ def generation(work: Work, parts: Setup) -> None:
                 parts.model,
                 params,
                 prompts_BT[0],
-                num_tokens=work.config.sample.num_tokens,
-                context_length=work.config.model.context_length,
+                num_tokens=job.config.sample.num_tokens,
+                context_length=job.config.model.context_length,
                 sampling=parts.sampling,
-                seed=work.config.seed,
+                seed=job.config.seed,
                 num_samples=len(prompts_BT),
             ):
                 last = tokens_BC
         return float(last[-1, -1])
 
-    serve(run, precision="float32")
+    return run, {"precision": "float32"}
 
 
-def drawing(work: Work, parts: Setup) -> None:
-    """Passes that draw the next dispatch of K batches, as the loop does; the result is a token."""
-    config = work.config
-    drawn = batches.train_batches(
-        parts.data.train,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        context_length=config.model.context_length,
-        steps_per_dispatch=config.train.steps_per_dispatch,
-        start_step=0,
-        num_steps=2**31 - 1,
-    )
+def drawing(job: Job, parts: Setup) -> tuple[Run, Facts]:
+    """Returns passes that draw the next K batches as the loop does; the result is a token."""
+    drawn = workloads.draw(parts.data, job.config, num_steps=2**31 - 1)
 
     def run(passes: int) -> float:
         for _ in range(passes):
-            _, batches_KBT = next(drawn)
+            batches_KBT = next(drawn)
         return float(batches_KBT[-1, -1, -1])
 
-    serve(run, precision=parts.precision)
+    return run, {"precision": parts.precision}
 
 
-def fresh_params(config: ConfigDict, parts: Setup) -> Any:
-    """Parameters without the optimizer's state, on every device."""
+def init_params(config: ConfigDict, parts: Setup) -> Any:
+    """Returns fresh parameters on every device, without the optimizer's state."""
     init = jax.jit(parts.model.init)
     params = init(jax.random.key(config.seed), jnp.zeros((1, 1), jnp.int32))["params"]
     return devices.replicate(params, parts.mesh)
 
 
-SERVE: dict[str, Callable[[Work, Setup], None]] = {
+def device_mib() -> float | None:
+    """Returns the peak device memory of this process in MiB; None on a CPU."""
+    stats = jax.devices()[0].memory_stats()
+    return stats and stats["peak_bytes_in_use"] / 2**20
+
+
+KINDS: dict[str, Callable[[Job, Setup], tuple[Run, Facts]]] = {
     "training": training,
     "evaluation": evaluation,
     "generation": generation,
@@ -154,10 +166,11 @@ SERVE: dict[str, Callable[[Work, Setup], None]] = {
 
 
 def main(folder: str) -> None:
-    """Serves passes over the work in `folder`."""
+    """Serves passes over the job in `folder`."""
     process.configure_jax()
-    work = Work.load(Path(folder))
-    SERVE[work.kind](work, set_up(work.config))
+    job = Job.load(Path(folder))
+    run, facts = KINDS[job.kind](job, set_up(job.config))
+    serve(run, device_mib, **facts)
 
 
 if __name__ == "__main__":

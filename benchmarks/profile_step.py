@@ -1,29 +1,31 @@
-"""Where the time of a training step goes: `python -m benchmarks.profile_step --work=baby-8`.
+"""Time of a training step by part of the model: `python -m benchmarks.profile_step --work=baby-8`.
 
-Sums XLA's trace of each operation by the part of the model that it belongs to. Operations run side
-by side, so the sum exceeds the step; shares are of the sum.
+Sums the operations of XLA's trace by the part that they belong to. Operations run in parallel, so
+the sum exceeds the step's time; shares are of the sum.
 """
 
 import re
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import flags
 
-from benchmarks import works
-from input_pipeline import corpus
+from benchmarks import ours, workloads
+from benchmarks.rounds import seconds_of
 from runtime import devices, errors, process
 from training.setup import set_up
-from training.step import create_state, initial_metrics, train_steps
 
-WORK = flags.DEFINE_string("work", "laptop", "Which training step: see works.py.")
+WORK = flags.DEFINE_enum(
+    "work",
+    "laptop",
+    [name for name, workload in workloads.WORKLOADS.items() if workload.kind == "training"],
+    "Training step to profile.",
+)
 PASSES = flags.DEFINE_integer("passes", 2, "Dispatches to trace.")
 
-# The first of these that an operation's name has decides.
+# An operation belongs to the first part whose pattern is in its name.
 PARTS = {
     "norms": "_norm/",
     "attention, products": "BT...K",
@@ -38,50 +40,44 @@ PARTS = {
 
 
 def main() -> None:
-    config = works.config_of(WORK.value, smoke=False, num_tokens=1)
-    built = set_up(config)
-    batches = works.training(corpus.load(config.data), config)["batches_KBT"]
-    batches_KBT = devices.split_batches(batches, built.mesh)
-    state = create_state(built.model, built.tx, config.seed, built.mesh)
-    metrics = initial_metrics(built.mesh)
-    bounds = (0, len(batches), np.uint32(config.seed), 0)
-    with jax.default_matmul_precision(built.precision):
-        program = train_steps.lower(
-            state, metrics, batches_KBT, *bounds, schedule=built.schedule
-        ).compile()
-    names = operation_names(program.as_text())
+    """Profiles the chosen training step and prints the time of each part."""
+    config = workloads.config_of(WORK.value, smoke=False, num_tokens=1)
+    parts = set_up(config)
+    batches_KBT = devices.split_batches(next(workloads.draw(parts.data, config)), parts.mesh)
+    step = ours.TrainStep(config, parts)
+    names = operation_names(step.compiled_text(batches_KBT))
 
-    def passes() -> float:
-        nonlocal state, metrics
-        started = time.perf_counter()
+    def passes() -> None:
         for _ in range(PASSES.value):
-            state, metrics = program(state, metrics, batches_KBT, *bounds)
-        jax.block_until_ready(metrics)
-        return time.perf_counter() - started
+            loss = step(batches_KBT)
+        jax.block_until_ready(loss)
 
-    passes()
-    updates = PASSES.value * len(batches)
-    milliseconds = 1e3 * passes() / updates
+    passes()  # Warms up.
+    updates = PASSES.value * len(batches_KBT)
+    milliseconds = 1e3 * seconds_of(passes) / updates
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         with jax.profiler.trace(folder):
             passes()
-        nanoseconds = operations(Path(folder))
+        nanoseconds = operation_times(Path(folder))
     by_part = Counter()
     for operation, spent in nanoseconds.items():
         by_part[part_of(operation, names.get(operation, ""))] += spent / 1e6 / updates
     total = by_part.total()
-    print(f"{WORK.value}, {built.precision}: {milliseconds:.4g} ms a step")
+    print(f"{WORK.value}, {parts.precision}: {milliseconds:.4g} ms a step")
     for part, spent in by_part.most_common():
         print(f"{spent:10.3f} ms {100 * spent / total:5.1f} %  {part}")
 
 
 def operation_names(program: str) -> dict[str, str]:
-    """Which line of ours each operation of a compiled program comes from."""
+    """Returns JAX's name (scopes and primitive) of each operation in a compiled program."""
     return dict(re.findall(r'%?([\w.-]+) = .*?metadata=\{op_name="([^"]*)"', program))
 
 
-def operations(folder: Path) -> Counter:
-    """Nanoseconds of each operation in a trace; loops and conditions do not count their insides."""
+def operation_times(folder: Path) -> Counter:
+    """Returns the nanoseconds of each operation in a trace.
+
+    Leaves out loops and conditionals: their time is that of the operations in them.
+    """
     (path,) = folder.rglob("*.xplane.pb")
     spent = Counter()
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
@@ -94,7 +90,7 @@ def operations(folder: Path) -> Counter:
 
 
 def part_of(operation: str, name: str) -> str:
-    """The part of PARTS, and for the parts of the model whether it is the backward pass."""
+    """Returns the operation's part of PARTS, with its pass (forward or backward) in the model."""
     found = next((part for part, pattern in PARTS.items() if re.search(pattern, name)), "other")
     if "jvp" not in name:
         return found

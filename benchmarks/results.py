@@ -1,28 +1,35 @@
-"""The file of results: what the machine is, and a row for each work and precision."""
+"""File of results: a description of the machine, and a row for each workload and precision."""
 
-import json
 import os
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+import run_folder
 from benchmarks import rounds
 from benchmarks.measure import Row
+from runtime.errors import UserError
 
 LIBRARIES = ("jax", "flax", "numpy", "torch", "transformers")
-# What may differ between two parts of one file: the system's name has its build in it.
+# May differ between the runs that share a file: the system's name contains its build.
 MAY_DIFFER = ("peak_gflops", "system")
+# A row replaces the one that is equal in these.
+KEYS = ("work", "precision")
 
 
 def machine() -> dict:
-    """What the times depend on besides the code, and how fast it multiplies matrices."""
+    """Returns the host, the libraries' versions, and the measured peak GFLOP/s of both sides."""
     ours, theirs = (rounds.ask("benchmarks.peak", library) for library in ("jax", "torch"))
-    versions = {name: metadata.version(name) for name in LIBRARIES}
-    return {**facts(), "versions": versions, "peak_gflops": {"ours": ours, "peer": theirs}}
+    return {
+        **host(),
+        "versions": versions(*LIBRARIES),
+        "peak_gflops": {"ours": ours, "peer": theirs},
+    }
 
 
-def facts() -> dict[str, str | int]:
-    """The processor and the system."""
+def host() -> dict[str, str | int | None]:
+    """Returns the processor, the system and Python's version."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -35,68 +42,69 @@ def facts() -> dict[str, str | int]:
     }
 
 
+def versions(*libraries: str) -> dict[str, str | None]:
+    """Returns the versions of libraries; None for one that is not installed."""
+    installed: dict[str, str | None] = dict.fromkeys(libraries)
+    for library in libraries:
+        try:
+            installed[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
 class Results:
-    """The rows of a file, into which those of this run are put as they come."""
+    """Rows of a file, which is rewritten as rows are added."""
 
     def __init__(self, path: Path, machine: dict):
         self.path = path
         self.machine = machine
         self.rows: list[Row] = []
-        self.beginning = f"{path} is new"
+        self.note = f"{path} is new"
         before = read(path)
         known = (before or {}).get("machine", {})
-        if "peak_gflops" in known and is_same(known, machine):
+        if "peak_gflops" in known and is_same_machine(known, machine):
             self.rows = before["rows"]
-            self.beginning = f"{path} keeps its other rows: same machine, same versions"
+            self.note = f"{path} keeps its other rows: same machine, same versions"
             for side, peaks in known["peak_gflops"].items():
                 ours = self.machine["peak_gflops"][side]
                 for precision, peak in peaks.items():
                     ours[precision] = max(peak, ours.get(precision, 0.0))
         elif before is not None:
-            self.beginning = f"{path} starts anew: it is of another machine or other versions"
+            self.note = f"{path} starts anew: its rows are from another machine or other versions"
 
     def put(self, rows: list[Row]) -> None:
         """Replaces rows of the same work and precision, and writes the file."""
-        made = {key(row): row for row in rows}
-        places = {key(row): place for place, row in enumerate(self.rows)}
-        for one, row in made.items():
-            if one in places:
-                self.rows[places[one]] = row
-            else:
-                self.rows.append(row)
+        for row in rows:
+            self.rows = replaced(self.rows, row, KEYS)
         for row in self.rows:
             if "flops" in row:
                 row["utilisation"] = utilisation(row, self.machine["peak_gflops"])
-        write(self.path, {"machine": self.machine, "rows": self.rows})
+        run_folder.write_json(self.path, {"machine": self.machine, "rows": self.rows})
 
 
-def write(path: Path, content: dict) -> None:
-    """As a whole or not at all: hours may be in it."""
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(content, indent=2) + "\n")
-    new.replace(path)
+def replaced(rows: Sequence[Row], row: Row, keys: Sequence[str]) -> list[Row]:
+    """Returns `rows` with `row` in place of the one that is equal in `keys`, or else at the end."""
+    is_other = [any(one[key] != row[key] for key in keys) for one in rows]
+    kept = [one if other else row for one, other in zip(rows, is_other, strict=True)]
+    return [*kept, row] if all(is_other) else kept
 
 
 def read(path: Path) -> dict | None:
-    """What the file holds; None if there is none, or none that can be read."""
+    """Returns the content of a file; None if it is missing or can't be read."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        return run_folder.read_object(path)
+    except UserError:
         return None
 
 
-def is_same(before: dict, now: dict) -> bool:
-    """Whether two descriptions are of the same machine with the same libraries."""
+def is_same_machine(before: dict, now: dict) -> bool:
+    """Returns True if two descriptions are of the same machine with the same libraries."""
     return all(before.get(name) == value for name, value in now.items() if name not in MAY_DIFFER)
 
 
-def key(row: Row) -> tuple:
-    """What there is one row of."""
-    return row["work"], row["precision"]
-
-
 def utilisation(row: Row, peak_gflops: dict) -> dict[str, float]:
-    """Achieved FLOP/s over the machine's fastest products of the precision that a side ran in."""
+    """Returns each side's FLOP/s over the machine's peak in the precision of that side."""
     gflop = row["flops"] / 1e9
     shares = {}
     for side, precision in (("ours", row["precision"]), ("peer", row["peer_precision"])):

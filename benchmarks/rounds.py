@@ -1,4 +1,4 @@
-"""Two worker processes that take turns, and what their times come to."""
+"""Two worker processes that take turns, and statistics of their times."""
 
 import json
 import math
@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -15,53 +15,58 @@ from typing import IO, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-ROOT = Path(__file__).parent.parent
+from benchmarks.commands import ROOT
+
+# Makes so many passes; the result depends on them and is finite, for example the last loss.
+Run = Callable[[int], float]
 
 
-class Work(NamedTuple):
-    """What both sides are given to do, again and again. A pass over it is, for each `kind`:
+class Job(NamedTuple):
+    """Task that a worker repeats. One pass is, by `kind`:
 
     - training: an update with each of `batches_KBT`, windows of T + 1 tokens;
-    - evaluation: the nats of the N batches `windows_NBT`, where `mask_NBT` lets a target count;
-    - generation: what follows the texts `prompts_BT`, all of them the same.
+    - evaluation: the nats of the N batches `windows_NBT`, at the targets in `mask_NBT`;
+    - generation: continuations of the texts `prompts_BT`, all of them equal;
+    - input: drawing the batches of one dispatch.
     """
 
     kind: str
-    config: ConfigDict  # A whole experiment's.
+    config: ConfigDict  # The whole config of an experiment.
     vocab_size: int
-    heavy: bool  # A pass takes seconds: nothing is to be searched for with it.
+    heavy: bool  # A pass takes seconds, so variants are timed only once.
     arrays: dict[str, np.ndarray]
 
     def save(self, folder: Path) -> None:
-        """Writes it where a worker can read it."""
-        described = {
-            "kind": self.kind,
-            "config": json.loads(self.config.to_json()),
-            "vocab_size": self.vocab_size,
-            "heavy": self.heavy,
-        }
-        (folder / "work.json").write_text(json.dumps(described))
-        np.savez(folder / "work.npz", **self.arrays)
+        """Writes the job for a worker to load."""
+        described = {**self._asdict(), "config": json.loads(self.config.to_json())}
+        np.savez(folder / "job.npz", **described.pop("arrays"))
+        (folder / "job.json").write_text(json.dumps(described))
 
     @classmethod
-    def load(cls, folder: Path) -> "Work":
-        """What `save` wrote."""
-        described = json.loads((folder / "work.json").read_text())
-        with np.load(folder / "work.npz") as arrays:
+    def load(cls, folder: Path) -> "Job":
+        """Returns the job that `save` wrote."""
+        described = json.loads((folder / "job.json").read_text())
+        with np.load(folder / "job.npz") as arrays:
             config = ConfigDict(described.pop("config"))
             return cls(config=config, arrays=dict(arrays), **described)
 
 
+def seconds_of(call: Callable[[], object]) -> float:
+    """Calls and returns the seconds that it took."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
 def serve(
-    run: Callable[[int], float],
+    run: Run,
     device_mib: Callable[[], float | None] = lambda: None,
     **facts: str | float | None,
 ) -> None:
-    """The worker's side: `facts` about itself, then `run(passes)`, timed, for each number read.
+    """Runs the worker's side of the protocol, with a line of JSON for each answer.
 
-    The first pass, which compiles, is over when the facts are printed. `run` returns
-    when the passes are done, with a number that depends on them and is finite: the last loss for
-    example. Each answer is a line of JSON; `device_mib` tells the peak of a device's own memory.
+    Makes a first pass, which compiles, and prints `facts`. Then times `run(passes)` for each number
+    read. `device_mib` returns the peak memory of a device in MiB.
     """
     run(1)
     print(json.dumps(facts), flush=True)
@@ -74,25 +79,25 @@ def serve(
 
 
 def peak_mib() -> float:
-    """The most memory this process has had at once, in MiB; not less than its parent had then."""
+    """Returns the peak memory of this process in MiB, at least its parent's when it forked."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 class Worker:
-    """The parent's side of a process that runs `serve`, started and ready."""
+    """Parent's side of a process that runs `serve`; it has made its first pass."""
 
     def __init__(self, process: subprocess.Popen):
         self._process = process
         self.facts = self._answer()
-        # The most memory it has had, as of its last answer: the host's, and a device's own.
+        # Peak memory of the host and of the device, as of the last answer.
         self.mib = 0.0
         self.device_mib: float | None = None
 
     def seconds(self, passes: int) -> float:
-        """How long so many passes took.
+        """Makes so many passes and returns their seconds.
 
-        Raises RuntimeError if the worker died, or works no more: its result is not finite.
+        Raises RuntimeError if the worker died or its result is not finite.
         """
         self._process.stdin.write(f"{passes}\n")
         self._process.stdin.flush()
@@ -111,9 +116,9 @@ class Worker:
 
 
 def ask(module: str, *arguments: str) -> dict:
-    """The line of JSON that `python -m MODULE ARGUMENTS` prints.
+    """Returns the line of JSON that `python -m MODULE ARGUMENTS` prints.
 
-    Raises RuntimeError if it prints none; what it printed then says why.
+    Raises RuntimeError if it prints none; its standard error says why.
     """
     with start(module, *arguments) as worker:
         return worker.facts
@@ -121,10 +126,10 @@ def ask(module: str, *arguments: str) -> dict:
 
 @contextmanager
 def start(module: str, *arguments: str, errors: IO[str] | None = None) -> Iterator[Worker]:
-    """A Worker that runs `python -m MODULE ARGUMENTS`, and ends with the block.
+    """Starts `python -m MODULE ARGUMENTS` as a Worker, and kills it at the end of the block.
 
-    Raises RuntimeError if it ends before it is ready; what it printed then says why, to `errors`
-    if that is given.
+    Raises RuntimeError if it ends before it is ready; its standard error, which goes to `errors` if
+    given, says why.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
@@ -141,24 +146,24 @@ def start(module: str, *arguments: str, errors: IO[str] | None = None) -> Iterat
             process.kill()
 
 
-def enough_passes(worker: Worker, at_least: float) -> int:
-    """How many passes take `at_least` seconds."""
+def count_passes(worker: Worker, min_seconds: float) -> int:
+    """Returns a number of passes that takes at least `min_seconds`."""
     passes = 1
-    while (seconds := worker.seconds(passes)) < at_least:
-        # Not more than tenfold: the first ones may be slow still.
-        passes = math.ceil(passes * min(10, 1.2 * at_least / seconds))
+    while (seconds := worker.seconds(passes)) < min_seconds:
+        # At most tenfold: the first passes may still be slow.
+        passes = math.ceil(passes * min(10, 1.2 * min_seconds / seconds))
     return passes
 
 
 def interleave(
-    ours: Worker, peer: Worker, *, rounds: int, at_least: float
+    ours: Worker, peer: Worker, *, rounds: int, min_seconds: float
 ) -> tuple[list[float], list[float]]:
-    """Seconds of one pass, ours and the peer's, round by round: ours, peer, ours, peer, ...
+    """Returns the seconds of a pass in each round, ours and the peer's.
 
-    Only one works at a time, for `at_least` so many seconds.
+    The sides take turns (ours, peer, ours, peer, ...) of at least `min_seconds`.
     """
     workers = (ours, peer)
-    passes = [enough_passes(worker, at_least) for worker in workers]
+    passes = [count_passes(worker, min_seconds) for worker in workers]
     times = [
         [worker.seconds(count) / count for worker, count in zip(workers, passes, strict=True)]
         for _ in range(rounds)
@@ -167,12 +172,17 @@ def interleave(
     return list(ours_times), list(peer_times)
 
 
-def compare(ours: list[float], peer: list[float]) -> dict[str, float | int]:
-    """Medians of both sides, and of the ratio within each round; above 1 means ours is faster."""
+def compare(
+    ours: Sequence[float], peer: Sequence[float], scale: float = 1.0
+) -> dict[str, float | int]:
+    """Returns medians of both sides' times, multiplied by `scale`, and of the ratio.
+
+    The ratio is the peer's time over ours within each round, above 1 where ours is faster.
+    """
     ratios = [theirs / our for our, theirs in zip(ours, peer, strict=True)]
     return {
-        "ours": statistics.median(ours),
-        "peer": statistics.median(peer),
+        "ours": scale * statistics.median(ours),
+        "peer": scale * statistics.median(peer),
         "ratio": statistics.median(ratios),
         "lowest_ratio": min(ratios),
         "highest_ratio": max(ratios),

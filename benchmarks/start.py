@@ -1,4 +1,4 @@
-"""What a person waits for before the first step, and for help or the answer to a slip."""
+"""Start-up times: to the first training step, to the help text, to the error for a wrong flag."""
 
 import os
 import statistics
@@ -11,30 +11,30 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 import run_folder
-from benchmarks import rounds, works
+from benchmarks import commands, rounds, workloads
 from benchmarks.measure import NO_PEER, Row
 
-# With an empty cache: it takes a while and says the same each time.
+# With an empty cache; three, because they take long and vary little.
 FIRST_STARTS = 3
-# The exit code that absl has for --help, and ours for a wrong flag.
+# With absl's exit code for --help, and ours for a wrong flag.
 COMMANDS = {"help": (["--help"], 1), "wrong-flag": (["--config.modle.name=x"], 2)}
 
 
-def starts(name: str, experiment: str, config: ConfigDict, num_rounds: int) -> list[Row]:
-    """Rows from the start of a process to its first step done: with an empty cache, and again.
+def startups(name: str, experiment: str, config: ConfigDict, num_rounds: int) -> list[Row]:
+    """Returns two rows of the time to the end of step 1: with an empty cache, and with a full one.
 
-    Ours is the command as it is: it reads the text, and measures the fresh model on the whole
-    validation split before that step. PyTorch's makes the model and is fed from memory; it keeps
-    nothing that would make it faster the second time.
+    Ours is main.py: before that step it reads the text and evaluates the fresh model on the whole
+    validation split. PyTorch's builds the model and trains from memory; it caches nothing.
     """
     config.train.steps_per_dispatch = 1
     times = {"first": [], "again": []}
-    with tempfile.TemporaryDirectory(prefix="bench-start-") as folder:
-        folder = Path(folder)
-        works.load(works.WORKS[name]._replace(kind="training"), config).save(folder)
+    with tempfile.TemporaryDirectory(prefix="bench-start-") as temporary:
+        folder = Path(temporary)
+        workload = workloads.WORKLOADS[name]._replace(kind="training")
+        workloads.prepare(workload, config).save(folder)
         runs = ["first"] * min(FIRST_STARTS, num_rounds) + ["again"] * num_rounds
         for number, which in enumerate(runs):
-            # The last of the first ones fills the cache for the others.
+            # The last of the first starts fills the cache for the others.
             cache = folder / f"cache-{min(number, FIRST_STARTS - 1, num_rounds - 1)}"
             ours = seconds_to_step_1(experiment, folder / f"run-{number}", cache)
             times[which].append((ours, peer_seconds(folder)))
@@ -52,36 +52,34 @@ def starts(name: str, experiment: str, config: ConfigDict, num_rounds: int) -> l
 
 
 def seconds_to_step_1(experiment: str, workdir: Path, cache: Path) -> float:
-    """Until main.py has written the metrics of step 1. Raises RuntimeError if it ends before."""
-    command = [
-        *(sys.executable, "main.py", f"--config=experiments/{experiment}", f"--workdir={workdir}"),
-        # A second step: the last one's metrics wait for an evaluation.
-        *("--config.train.num_steps=2", "--config.train.log_every_steps=1"),
-        "--config.tracking.wandb_mode=disabled",
-    ]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    """Returns the seconds until main.py has written the metrics of step 1.
+
+    Raises RuntimeError if it ends before.
+    """
+    # A second step, because the metrics of the last one wait for an evaluation.
+    changes = "--config.train.num_steps=2", "--config.train.log_every_steps=1"
+    environment = {"XDG_CACHE_HOME": str(cache)}
     started = time.perf_counter()
-    with subprocess.Popen(
-        command, cwd=rounds.ROOT, env=environment, stdout=subprocess.DEVNULL
-    ) as process:
+    with commands.start_training(experiment, workdir, *changes, environment=environment) as process:
         while process.poll() is None:
-            if any(line["step"] == 1 for line in run_folder.read_lines(workdir / "metrics.jsonl")):
+            lines = run_folder.read_lines(workdir / run_folder.METRICS)
+            if any(line["step"] == 1 for line in lines):
                 return time.perf_counter() - started
             time.sleep(0.01)
-    raise RuntimeError(f"{command} ended with code {process.returncode} before step 1")
+    raise RuntimeError(f"{process.args} ended with code {process.returncode} before step 1")
 
 
 def peer_seconds(folder: Path) -> float:
-    """Until a worker in PyTorch has done its first pass, which is one step."""
+    """Returns the seconds until a PyTorch worker has made its first pass, which is one step."""
     started = time.perf_counter()
     with rounds.start("benchmarks.theirs", str(folder), "eager", "float32", str(os.cpu_count())):
         return time.perf_counter() - started
 
 
 def command(name: str, experiment: str, num_rounds: int) -> Row:
-    """A row of a command that trains nothing. Raises RuntimeError if it does not end as it should.
+    """Returns the row of a command that trains nothing, without a peer.
 
-    PyTorch has nothing to set beside it.
+    Raises RuntimeError for an unexpected exit code.
     """
     words, code = COMMANDS[name]
     times = []
@@ -89,7 +87,7 @@ def command(name: str, experiment: str, num_rounds: int) -> Row:
         started = time.perf_counter()
         result = subprocess.run(
             [sys.executable, "main.py", f"--config=experiments/{experiment}", *words],
-            cwd=rounds.ROOT,
+            cwd=commands.ROOT,
             capture_output=True,
             text=True,
         )

@@ -1,7 +1,7 @@
-"""A worker that does a work in PyTorch.
+"""Worker process that runs a job in PyTorch.
 
 `python -m benchmarks.theirs FOLDER MODE PRECISION THREADS [DEVICE]`: MODE is "eager" or
-"torch.compile", PRECISION float32 or, by the autocast of PyTorch, bfloat16, DEVICE cpu or cuda.
+"torch.compile", PRECISION float32 or bfloat16 (by autocast), DEVICE cpu or cuda.
 """
 
 import sys
@@ -13,13 +13,11 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import peers
-from benchmarks.rounds import Work, serve
-
-Run = Callable[[int], float]
+from benchmarks.rounds import Job, Run, serve
 
 
 class Variant(NamedTuple):
-    """A way of running a model, but for the number of threads."""
+    """Mode, precision and device that PyTorch runs a model in."""
 
     mode: str
     precision: str
@@ -27,10 +25,11 @@ class Variant(NamedTuple):
 
     @property
     def name(self) -> str:
+        """Label of the variant in the results."""
         return f"{self.mode}, {self.precision}"
 
-    def of(self, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        """`function`, run this way."""
+    def wrap(self, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        """Returns `function` in the variant's mode and precision."""
 
         def cast(*tensors: torch.Tensor) -> torch.Tensor:
             is_bfloat16 = self.precision == "bfloat16"
@@ -40,14 +39,14 @@ class Variant(NamedTuple):
         return torch.compile(cast) if self.mode == "torch.compile" else cast
 
 
-def training(work: Work, variant: Variant) -> Run:
-    """Passes of an update with each of the K batches."""
-    config = work.config
-    model = peers.build(config.model, work.vocab_size).train().to(variant.device)
+def training(job: Job, variant: Variant) -> Run:
+    """Returns passes that update with each of the K batches."""
+    config = job.config
+    model = peers.build(config.model, job.vocab_size).train().to(variant.device)
     optimizer = peers.build_optimizer(config.optimizer, model)
-    loss_of_batch = variant.of(partial(peers.loss_of, model))
-    # Targets have to be int64 there.
-    batches = list(torch.from_numpy(work.arrays["batches_KBT"]).long().to(variant.device))
+    loss_of_batch = variant.wrap(partial(peers.loss_of, model))
+    # PyTorch's cross_entropy takes int64 targets.
+    batches = list(torch.from_numpy(job.arrays["batches_KBT"]).long().to(variant.device))
 
     def run(passes: int) -> float:
         for _ in range(passes):
@@ -60,12 +59,12 @@ def training(work: Work, variant: Variant) -> Run:
     return run
 
 
-def evaluation(work: Work, variant: Variant) -> Run:
-    """Passes over all windows; the result is the mean of nats per token."""
-    model = peers.build(work.config.model, work.vocab_size).eval().to(variant.device)
-    nats_of_batch = variant.of(partial(peers.nats_of, model))
-    windows_NBT = torch.from_numpy(work.arrays["windows_NBT"]).long().to(variant.device)
-    mask_NBT = torch.from_numpy(work.arrays["mask_NBT"]).to(variant.device)
+def evaluation(job: Job, variant: Variant) -> Run:
+    """Returns passes over all windows; the result is the mean nats per token."""
+    model = peers.build(job.config.model, job.vocab_size).eval().to(variant.device)
+    nats_of_batch = variant.wrap(partial(peers.nats_of, model))
+    windows_NBT = torch.from_numpy(job.arrays["windows_NBT"]).long().to(variant.device)
+    mask_NBT = torch.from_numpy(job.arrays["mask_NBT"]).to(variant.device)
     num_targets = int(mask_NBT.sum())
 
     @torch.inference_mode()
@@ -80,11 +79,11 @@ def evaluation(work: Work, variant: Variant) -> Run:
     return run
 
 
-def generation(work: Work, variant: Variant) -> Run:
-    """Passes that write all of the texts; the result is the last token. Eager, float32 alone."""
-    model = peers.build_generator(work.config.model, work.vocab_size).to(variant.device)
-    prompts_BT = torch.from_numpy(work.arrays["prompts_BT"]).long().to(variant.device)
-    sample = work.config.sample
+def generation(job: Job, variant: Variant) -> Run:
+    """Returns passes that generate all the texts (eager, float32); the result is the last token."""
+    model = peers.build_generator(job.config.model, job.vocab_size).to(variant.device)
+    prompts_BT = torch.from_numpy(job.arrays["prompts_BT"]).long().to(variant.device)
+    sample = job.config.sample
 
     def run(passes: int) -> float:
         for _ in range(passes):
@@ -96,26 +95,26 @@ def generation(work: Work, variant: Variant) -> Run:
     return run
 
 
-def build(work: Work, variant: Variant) -> Run:
-    """What does passes over `work`."""
-    torch.manual_seed(work.config.seed)
+def build(job: Job, variant: Variant) -> Run:
+    """Returns passes over a job."""
+    torch.manual_seed(job.config.seed)
     kinds = {"training": training, "evaluation": evaluation, "generation": generation}
-    return kinds[work.kind](work, variant)
+    return kinds[job.kind](job, variant)
 
 
 def device_mib(device: str) -> float | None:
-    """Returns the most GPU memory this process has had at once, in MiB; None on a CPU."""
+    """Returns the peak GPU memory of this process in MiB; None on a CPU."""
     return torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None
 
 
 def main(folder: str, mode: str, precision: str, threads: str, device: str = "cpu") -> None:
-    """Serves passes over the work in `folder`."""
+    """Serves passes over the job in `folder`."""
     torch.set_num_threads(int(threads))
     if device == "cuda" and precision == "bfloat16":
-        # What autocast leaves in float32 may run on tensor cores, as nanoGPT has it.
+        # TF32 for the products that autocast leaves in float32, as in nanoGPT.
         torch.set_float32_matmul_precision("high")
     variant = Variant(mode, precision, device)
-    serve(build(Work.load(Path(folder)), variant), partial(device_mib, device))
+    serve(build(Job.load(Path(folder)), variant), partial(device_mib, device))
 
 
 if __name__ == "__main__":

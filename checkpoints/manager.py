@@ -1,16 +1,16 @@
-"""The train states of a run: the newest few, and the best by validation loss.
+"""Checkpoints of a run: saves the train state, keeps the newest few and the best, restores.
 
-Saving goes on beside the training, in a thread. A save that fails is reported and is no
-checkpoint; the next one is tried as if nothing had happened. A checkpoint that is damaged is
-passed over for the one before it, with a warning that names both.
+A background thread saves. A failed save is reported and leaves no checkpoint; training goes on and
+the next save is tried. Restoring skips a damaged checkpoint for the one before it, with a warning
+that names both.
 """
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ from ml_collections import ConfigDict
 
 import models
 import run_folder
-from checkpoints import on_disk
-from checkpoints.on_disk import Damaged
+from checkpoints import file_format
+from checkpoints.file_format import Damaged
 from config import check
 from input_pipeline import tokenizers
 from input_pipeline.text_files import digest
@@ -30,12 +30,12 @@ from runtime import devices
 from runtime.errors import Failed, UserError
 
 BEST_BY = "val/loss"
-# Times to look again where a running run has removed a checkpoint while it was read.
-TRIES = 100
+# Attempts to read when a live run deletes the checkpoint being read.
+MAX_ATTEMPTS = 100
 
 
 class Restored(NamedTuple):
-    """What a run goes on from. `progress` has the few numbers it needs beside the state."""
+    """State to resume from; `progress` has the run's numbers outside of the train state."""
 
     step: int
     state: TrainState
@@ -43,12 +43,12 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run folder."""
+    """Checkpoints of one run folder."""
 
     def __init__(
         self, workdir: Path, keep: int = 1, note: Callable[[str], None] | None = None
     ) -> None:
-        """`note` is told what a person should know; without it, standard error is."""
+        """Keeps the `keep` newest; `note` takes warnings, by default to standard error."""
         self._path = workdir / run_folder.CHECKPOINTS
         self._tokenizer = workdir / run_folder.TOKENIZER
         self._keep = keep
@@ -57,20 +57,20 @@ class Checkpoints:
         self._saving: tuple[int, Future] | None = None
 
     def steps(self) -> list[int]:
-        """The steps that there are checkpoints of, damaged or not, oldest first."""
+        """Returns the steps of all checkpoints, damaged or not, oldest first."""
         names = [path.name for path in self._path.iterdir()] if self._path.is_dir() else []
         return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
     def latest_step(self) -> int | None:
-        """The newest checkpoint's step; None if there is none."""
+        """Returns the newest checkpoint's step; None if there is none."""
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """The step of the lowest validation loss; None if no checkpoint has one."""
+        """Returns the step of the lowest validation loss; None if no checkpoint has one."""
         scored = []
         for step in self.steps():
             try:
-                loss = on_disk.read_about(self._folder(step)).get(BEST_BY)
+                loss = file_format.read_metadata(self._folder(step)).get(BEST_BY)
             except Damaged:
                 continue
             if isinstance(loss, int | float):
@@ -78,13 +78,13 @@ class Checkpoints:
         return min(scored)[1] if scored else None
 
     def find(self, which: str) -> list[int]:
-        """The steps that may stand for `which` ("best", "latest" or a step), the first one first.
+        """Returns the steps that satisfy `which` ("best", "latest" or a step), best match first.
 
         Raises UserError if there is no such checkpoint.
         """
         newest_first = self.steps()[::-1]
         if not newest_first:
-            raise UserError(f"{self._path} holds no checkpoint: the run has not come to one yet")
+            raise UserError(f"{self._path} holds no checkpoint: the run has not saved one yet")
         if which == "latest":
             return newest_first
         if which == "best":
@@ -93,22 +93,22 @@ class Checkpoints:
         if which in map(str, newest_first):
             return [int(which)]
         kept = ", ".join(map(str, reversed(newest_first)))
-        raise UserError(f"checkpoint {which!r} is none of: best, latest, {kept}")
+        raise UserError(f"checkpoint {which!r}: expected one of best, latest, {kept}")
 
     def save(self, step: int, state: TrainState, progress: dict, val_loss: float | None) -> None:
-        """Starts writing, and returns when the arrays have been copied."""
+        """Copies the arrays and starts to write them in the background."""
         self.wait()
-        # Copies: the next update is written where these arrays are.
+        # Copies, for the next update reuses the buffers of these arrays.
         trees = jax.tree.map(
             lambda leaf: np.array(leaf, copy=True),
             jax.device_get({"params": state.params, "opt_state": state.opt_state}),
         )
         tokenizer = digest([self._tokenizer])
-        about = {"step": step, "progress": progress, BEST_BY: val_loss, "tokenizer": tokenizer}
-        self._saving = step, self._thread.submit(self._write, step, trees, about)
+        metadata = {"step": step, "progress": progress, BEST_BY: val_loss, "tokenizer": tokenizer}
+        self._saving = step, self._thread.submit(self._write, step, trees, metadata)
 
     def wait(self) -> bool:
-        """Returns when what was saved is on the disk; False, after a note, if it is not."""
+        """Waits for the save under way; returns False, after a warning, if it failed."""
         saving, self._saving = self._saving, None
         if saving is None:
             return True
@@ -116,8 +116,8 @@ class Checkpoints:
             saving[1].result()
         except (OSError, ValueError) as error:
             self.note(
-                f"The checkpoint of step {saving[0]} was not saved ({error}); the next one is "
-                "tried as planned."
+                f"The checkpoint of step {saving[0]} was not saved ({error}); training goes on "
+                "and tries the next one."
             )
             return False
         return True
@@ -134,90 +134,98 @@ class Checkpoints:
         )
 
     def report(self) -> None:
-        """Notes a save that has failed meanwhile; does not wait for one that is under way."""
+        """Warns of a save that has failed; does not wait for one that is under way."""
         if self._saving and self._saving[1].done():
             self.wait()
 
     def restore(self, state: TrainState) -> Restored | None:
-        """The newest state that is whole, laid out over the devices as `state`; None without any.
+        """Restores the newest undamaged state, sharded like `state`; None without checkpoints.
 
-        Damaged ones after it are set aside. Raises UserError if there are checkpoints but none is
-        whole, or if one does not fit.
+        Renames damaged ones after it to `<step>.damaged`. Raises UserError if all are damaged, or
+        if one does not fit the model.
         """
         damaged = {}
         for step in self.steps()[::-1]:
             folder = self._folder(step)
             try:
-                progress = _progress(on_disk.read_about(folder))
-                self._check_about(folder)
-                params = on_disk.read(folder, "params", state.params)
-                opt_state = on_disk.read(folder, "opt_state", state.opt_state)
+                progress = self._read_progress(folder)
+                params = file_format.read(folder, "params", state.params)
+                opt_state = file_format.read(folder, "opt_state", state.opt_state)
             except Damaged as error:
                 damaged[step] = error
                 continue
             self._set_aside(damaged, step)
-            # `* 0 + step` keeps the layout that the counter of a fresh state has.
+            # `* 0 + step` keeps the sharding of the counter.
             state = state.replace(step=state.step * 0 + step, params=params, opt_state=opt_state)
             return Restored(step, state, progress)
         if damaged:
-            raise UserError(f"{self._path}: {_list(damaged)}: start anew in another folder")
+            raise UserError(f"{self._path}: {_list(damaged)}: start a new run in another folder")
         return None
 
     def restore_params(self, which: str, params: Any) -> tuple[int, Any]:
-        """The step that `which` came to, and its parameters alone, as the arrays of `params`.
+        """Restores the parameters of checkpoint `which`, sharded like `params`, and its step.
 
-        Raises UserError if there is no such checkpoint, if it is damaged and no other may stand
-        for it, or if it does not fit.
+        Raises UserError if there is no such checkpoint, if all that satisfy `which` are damaged,
+        or if it does not fit the model.
         """
-        for _ in range(TRIES):
+        for _ in range(MAX_ATTEMPTS):
             damaged, found = {}, None
             for step in self.find(which):
                 try:
-                    self._check_about(self._folder(step))
-                    found = step, on_disk.read(self._folder(step), "params", params)
+                    self._read_metadata(self._folder(step))
+                    found = step, file_format.read(self._folder(step), "params", params)
                     break
                 except (Damaged, FileNotFoundError) as error:
                     damaged[step] = error
             if all(self._folder(one).exists() for one in damaged):
                 break
-            # One was removed in between by the run: there is a newer one.
+            # The run has deleted one in between: there is a newer one.
         if found is None:
-            raise UserError(f"{self._path}: {_list(damaged)}: name another by --checkpoint")
+            raise UserError(f"{self._path}: {_list(damaged)}: name another with --checkpoint")
         if damaged:
-            self.note(f"{self._path}: {_list(damaged)}: taking that of step {found[0]}")
+            self.note(f"{self._path}: {_list(damaged)}: using that of step {found[0]}")
         return found
 
     def _folder(self, step: int) -> Path:
         return self._path / str(step)
 
-    def _check_about(self, folder: Path) -> None:
-        """Raises Damaged under another step's name, UserError if another tokenizer made it.
+    def _read_metadata(self, folder: Path) -> dict[str, Any]:
+        """Returns the metadata; raises Damaged for another step, UserError for another tokenizer.
 
-        A tokenizer of the same size would fit, and every character come out as another.
+        Another tokenizer of the same size would fit the model and decode to other characters.
         """
-        about = on_disk.read_about(folder)
-        if about.get("step") != int(folder.name):
-            raise Damaged(f"it is that of step {about.get('step')}, under another name")
+        metadata = file_format.read_metadata(folder)
+        if metadata.get("step") != int(folder.name):
+            raise Damaged(f"it is that of step {metadata.get('step')}, under another name")
         if not self._tokenizer.exists():
             raise UserError(f"{self._tokenizer} is missing: {folder} can't be read without it")
-        made_with = about.get("tokenizer")
-        if made_with != digest([self._tokenizer]):
+        if metadata.get("tokenizer") != digest([self._tokenizer]):
             raise UserError(
-                f"{self._tokenizer} is not the tokenizer that {folder} was made with: put that "
-                "back; it is in the folder of the run"
+                f"{self._tokenizer} is not the tokenizer that {folder} was trained with: restore "
+                "the original from the run folder"
             )
+        return metadata
 
-    def _write(self, step: int, trees: dict[str, Any], about: dict[str, Any]) -> None:
-        """In the thread: one more checkpoint, and away with those that are not to be kept."""
+    def _write(self, step: int, trees: dict[str, Any], metadata: dict[str, Any]) -> None:
+        """Writes a checkpoint and removes those no longer kept; runs in the thread."""
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)):
             raise ValueError("it holds numbers that are not finite")
-        for pattern in (".*.old", ".*.new"):  # What a kill left of a removal, or of a save.
+        for pattern in (".*.old", ".*.new"):  # Left by a process killed in a removal or a save.
             for path in self._path.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)
-        on_disk.write(self._folder(step), trees, about)
+        file_format.write(self._folder(step), trees, metadata)
         kept = {*self.steps()[-self._keep :], self.best_step()}
         for old in set(self.steps()) - kept:
-            on_disk.remove(self._folder(old))
+            file_format.remove(self._folder(old))
+
+    def _read_progress(self, folder: Path) -> dict[str, Any]:
+        """Returns the run's numbers; raises Damaged for anything else than numbers."""
+        progress = self._read_metadata(folder).get("progress")
+        if isinstance(progress, dict):
+            numbers = run_folder.flatten(progress).values()
+            if all(isinstance(number, int | float) for number in numbers):
+                return progress
+        raise Damaged(f"{file_format.METADATA} holds no progress of a run")
 
     def _set_aside(self, damaged: dict[int, Damaged], whole: int) -> None:
         for step in damaged:
@@ -225,9 +233,9 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             self._folder(step).rename(aside)
         if damaged:
-            self.note(f"{self._path}: {_list(damaged)}, set aside: going on from step {whole}")
+            self.note(f"{self._path}: {_list(damaged)}, set aside: resuming from step {whole}")
 
-    def __enter__(self) -> "Checkpoints":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:
@@ -235,21 +243,12 @@ class Checkpoints:
         self._thread.shutdown()
 
 
-def _list(damaged: dict[int, Exception]) -> str:
+def _list(damaged: Mapping[int, Exception]) -> str:
     return "; ".join(f"checkpoint {step} is damaged ({error})" for step, error in damaged.items())
 
 
-def _progress(about: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a run, out of a file that anyone may have written. Raises Damaged."""
-    progress = about.get("progress")
-    numbers = run_folder.flatten(progress).values() if isinstance(progress, dict) else [None]
-    if not all(isinstance(number, int | float) for number in numbers):
-        raise Damaged(f"{on_disk.ABOUT} holds no progress of a run")
-    return progress
-
-
 class Trained(NamedTuple):
-    """A model out of a run folder, ready to be used."""
+    """Trained model of a run folder, with its tokenizer and config."""
 
     config: ConfigDict
     tokenizer: tokenizers.Tokenizer
@@ -259,7 +258,7 @@ class Trained(NamedTuple):
 
 
 def load(workdir: Path, which: str) -> Trained:
-    """The model of a finished or running run; `which` checkpoint as for `Checkpoints.find`.
+    """Loads the model of a finished or running run; `which` checkpoint as for `Checkpoints.find`.
 
     Raises UserError for a folder that holds no run, or no such checkpoint.
     """
@@ -272,6 +271,6 @@ def load(workdir: Path, which: str) -> Trained:
     shapes = jax.tree.map(lambda x: x.update(sharding=sharding), shapes)
     with Checkpoints(workdir) as checkpoints:
         step, params = checkpoints.restore_params(which, shapes)
-    # Laid out as in the run itself, whose programs then serve here, too.
+    # With the run's own sharding, its compiled programs are reused.
     params = devices.replicate(params, devices.data_mesh(1))
     return Trained(config, tokenizer, model, params, step)

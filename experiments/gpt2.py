@@ -1,25 +1,36 @@
-"""Stage 5: GPT-2, by default at a size that a CPU trains in a minute; `:small` is the real one.
+"""Stage 5: GPT-2, by default at a size that a CPU trains in a minute; `:small` is the real size.
 
-What has been changed in GPT-2 since is a preset each, and presets can be joined: `:rotary+swiglu`.
+Each later change to GPT-2 is a preset, and "+" joins presets: `:rotary+swiglu`.
 
 The default has stage 4's depth and width and twice its steps: at a learning rate of 6e-3 a fourth
-block took a third more time a step and ended where three did (1.624 and 1.623 after 5,500 steps).
-Dropout is there and off: a minute is five passes over the text, too few for a model this small to
-learn it by heart. The larger presets, which can, drop.
+block took a third more time per step for the same loss (1.624 with four, 1.623 with three, after
+5,500 steps). Dropout is off: a minute is five passes over the text, too few for a model this small
+to overfit. The larger presets use it.
 """
 
 from experiments import default, sizes
+from experiments.default import Preset
+
+
+def _shape(num_layers: int, num_heads: int, embed_dim: int) -> Preset:
+    return {
+        "model.num_layers": num_layers,
+        "model.num_heads": num_heads,
+        "model.embed_dim": embed_dim,
+    }
+
 
 # Table 2 of Radford et al. (2019); the head counts are those of the released weights.
 PUBLISHED_SIZES = {
-    "small": {"num_layers": 12, "num_heads": 12, "embed_dim": 768},
-    "medium": {"num_layers": 24, "num_heads": 16, "embed_dim": 1024},
-    "large": {"num_layers": 36, "num_heads": 20, "embed_dim": 1280},
-    "xl": {"num_layers": 48, "num_heads": 25, "embed_dim": 1600},
+    "small": _shape(12, 12, 768),
+    "medium": _shape(24, 16, 1024),
+    "large": _shape(36, 20, 1280),
+    "xl": _shape(48, 25, 1600),
 }
 
 
 def get_config(preset: str = ""):
+    """Returns the config of stage 5."""
     config = default.get_config()
     config.tracking.stage = 5
     config.tracking.notes = "GPT-2's choices: GELU, its initialisation, tied embeddings, dropout"
@@ -29,7 +40,7 @@ def get_config(preset: str = ""):
     config.model.num_heads = 4
     config.model.num_layers = 3
     config.optimizer.learning_rate = 4e-3
-    config.optimizer.warmup_steps = 300  # Small initial weights, a high peak: 100 end 0.01 worse.
+    config.optimizer.warmup_steps = 300  # 100 end 0.01 higher at this peak.
     config.train.batch_size = 12
     config.train.num_steps = 6500
     config.train.precision = "bfloat16"
@@ -38,14 +49,14 @@ def get_config(preset: str = ""):
     return default.with_preset(config, preset, PRESETS, sizes.family, sizes.FAMILY_NAMES)
 
 
-# One change each to GPT-2 as it was published, in its architecture, its objective or its
-# optimizer: what sweeps/architecture.yaml compares. The optimizers' learning rates end within a
-# seed's luck of the best of three to five at its length (docs/log.md).
-CHANGES = {
+# Each changes one thing in the published GPT-2's architecture, objective or optimizer;
+# sweeps/architecture.yaml compares them. For each optimizer three to five learning rates were tried
+# at its length, and this one's loss is within seed noise of the best (docs/log.md).
+CHANGES: dict[str, Preset] = {
     "rotary": {"model.positions": "rotary"},
     "alibi": {"model.positions": "alibi"},
     "no_positions": {"model.positions": "none"},
-    "pair_embeddings": {"model.num_pair_embeddings": 65**2},  # Every pair of the characters.
+    "pair_embeddings": {"model.num_pair_embeddings": 65**2},  # One row per pair of characters.
     "rms_norm": {"model.norm": "rms_norm"},
     "relu_squared": {"model.activation": "relu_squared"},
     "swiglu": {"model.activation": "swiglu"},
@@ -68,8 +79,8 @@ CHANGES = {
     "sgd": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.1},
 }
 
-# What the speedruns have alike: see docs/speedrun.md.
-SPEEDRUN = {
+# Shared by all speedruns: see docs/speedrun.md.
+SPEEDRUN: Preset = {
     "model.positions": "rotary",
     "model.norm": "rms_norm_unscaled",
     "model.query_key_norm": True,
@@ -87,9 +98,9 @@ SPEEDRUN = {
     "eval.every_steps": 0,
     "sample.every_steps": 0,
 }
-# Of those that read the text more than once: the rates fall with the number of updates, or the
-# tables learn the text by heart.
-LONGER_SPEEDRUN = {
+# Shared by the speedruns that read the text more than once. Their learning rates are lower the more
+# updates they make, or the embedding tables overfit.
+LONGER_SPEEDRUN: Preset = {
     **SPEEDRUN,
     "model.context_length": 256,
     "model.tied_embeddings": False,
@@ -99,59 +110,50 @@ LONGER_SPEEDRUN = {
     "optimizer.weight_decay": 0.2,
     "train.batch_size": 8,
 }
-TWO_BLOCKS = {"model.num_layers": 2, "model.embed_dim": 128, "model.num_heads": 2}
 
-PRESETS = {
+PRESETS: dict[str, Preset] = {
     **CHANGES,
-    # Below nanoGPT's 1.886 in less than a twentieth of the time that its recipe takes PyTorch.
+    # Below nanoGPT's 1.886, in less than a twentieth of the time that PyTorch takes for its recipe.
     "speedrun_5s": {
         **SPEEDRUN,
-        "model.num_layers": 1,
-        "model.embed_dim": 96,
-        "model.num_heads": 3,
+        **_shape(1, 3, 96),
         "train.batch_size": 16,
         "train.num_steps": 260,
     },
     "speedrun_30s": {
         **LONGER_SPEEDRUN,
-        **TWO_BLOCKS,
+        **_shape(2, 2, 128),
         "optimizer.learning_rate": 0.016,
         "optimizer.adam_learning_rate": 0.005,
         "train.num_steps": 570,
     },
-    "speedrun": {  # Of a minute.
+    "speedrun": {  # One minute.
         **LONGER_SPEEDRUN,
-        **TWO_BLOCKS,
+        **_shape(2, 2, 128),
         "optimizer.momentum": 0.9,
         "train.batch_size": 7,
         "train.num_steps": 1500,
     },
     "speedrun_180s": {
         **LONGER_SPEEDRUN,
-        "model.num_layers": 3,
-        "model.embed_dim": 192,
-        "model.num_heads": 3,
+        **_shape(3, 3, 192),
         "train.num_steps": 1230,
     },
-    # The lowest loss found: below nanoGPT's for its ten million parameters, with a quarter of them.
+    # The lowest loss found: below that of nanoGPT's ten million parameters, with a quarter of them.
     "baby_best": {
         **LONGER_SPEEDRUN,
-        "model.num_layers": 4,
-        "model.embed_dim": 192,
-        "model.num_heads": 3,
+        **_shape(4, 3, 192),
         "model.dropout_rate": 0.1,
         "train.num_steps": 2800,
     },
     "smoke": {
         **default.SMOKE,
+        **_shape(2, 2, 16),
         "model.context_length": 16,
-        "model.embed_dim": 16,
-        "model.num_heads": 2,
-        "model.num_layers": 2,
         "model.dropout_rate": 0.1,
     },
-    "equal_flops": default.equal_flops(329),
-    # nanoGPT's command for a laptop: one block more than ours, and a lower learning rate.
+    "equal_flops": default.of_length(329),
+    # nanoGPT's settings for a laptop: one block more than the default, a lower learning rate.
     "laptop": {
         "model.num_layers": 4,
         "optimizer.learning_rate": 1e-3,
@@ -159,7 +161,7 @@ PRESETS = {
         "optimizer.warmup_steps": 100,
         "train.num_steps": 2000,
     },
-    # For --config.model.init_from: small steps from what is known already. GPT-2's own weights need
+    # For --config.model.init_from, with a low learning rate. GPT-2's own weights need
     # --config.data.tokenizer=gpt2.
     "finetune": {
         "model.dropout_rate": 0.1,
@@ -170,33 +172,31 @@ PRESETS = {
         "eval.every_steps": 100,
         "sample.every_steps": 200,
     },
-    # nanoGPT's config for this text on a GPU: 10.65 million parameters.
+    # nanoGPT's settings for Tiny Shakespeare on a GPU: 10.65 million parameters.
     "baby": {
+        **_shape(6, 6, 384),
         "model.context_length": 256,
-        "model.embed_dim": 384,
-        "model.num_heads": 6,
-        "model.num_layers": 6,
         "model.dropout_rate": 0.2,
-        "model.attention_dropout_rate": 0.0,  # A GPU's fused attention has none.
+        "model.attention_dropout_rate": 0.0,  # A GPU's fused attention needs 0.
         "optimizer.learning_rate": 1e-3,
         "optimizer.final_learning_rate": 1e-4,
         "train.batch_size": 64,
         "train.num_steps": 5000,
-        "train.steps_per_dispatch": 4,  # A CPU takes seconds for one: a request to stop waits.
+        "train.steps_per_dispatch": 4,  # A stop waits for these; a CPU takes seconds for each.
     },
-    # The published sizes, with the vocabulary they were published with.
+    # The published sizes, with GPT-2's vocabulary.
     **{
         size: {
-            **{f"model.{key}": value for key, value in shape.items()},
+            **shape,
             "model.context_length": 1024,
             "model.dropout_rate": 0.1,
-            "model.attention_dropout_rate": 0.0,  # As `:baby`.
+            "model.attention_dropout_rate": 0.0,  # As in `:baby`.
             "data.tokenizer": "gpt2",
             "optimizer.learning_rate": 6e-4,
             "optimizer.b2": 0.95,
             "train.batch_size": 8,
             "train.steps_per_dispatch": 1,
-            "eval.batch_size": 4,  # Logits of a window are 200 MB.
+            "eval.batch_size": 4,  # The logits of one window take 200 MB.
         }
         for size, shape in PUBLISHED_SIZES.items()
     },

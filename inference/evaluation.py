@@ -1,8 +1,7 @@
 """Exact evaluation of a model on a whole split.
 
-Every token after the first is a target once, in windows of the context length that follow each
-other; the last one is filled up and masked. nanoGPT and the lecture estimate the same figure from
-200 random batches.
+Every token after the first is a target once, in consecutive windows of the context length. nanoGPT
+and the lecture estimate the loss from 200 random batches instead.
 """
 
 from functools import partial
@@ -18,7 +17,7 @@ from inference import metrics
 from input_pipeline import batches
 from runtime import devices, programs
 
-# Windows go to the device by this many batches; bounds the memory that a large split needs.
+# Both bound the memory that a large split needs.
 BATCHES_PER_CHUNK = 64
 TOKENS_PER_COUNT = 1 << 20
 
@@ -27,14 +26,15 @@ TOKENS_PER_COUNT = 1 << 20
 def nats_of_batches(
     model: nn.Module, params: Any, windows_CBT: jax.Array, mask_CBT: jax.Array
 ) -> jax.Array:
-    """The sum of nats over the targets that `mask` lets count, for each of C batches.
+    """Returns the sum of nats over the targets in `mask`, for each of C batches.
 
-    windows hold T + 1 tokens: the inputs, and shifted by one the targets.
+    A window holds T + 1 tokens: the inputs, and shifted by one the targets.
     """
 
     def nats_of_batch(batch):
         windows_BT, mask_BT = batch
         logits_BTV = model.apply({"params": params}, windows_BT[:, :-1])
+        assert isinstance(logits_BTV, jax.Array)  # Flax would return a tuple for `mutable`.
         nats_BT = metrics.next_token_nats(logits_BTV, windows_BT[:, 1:])
         return jnp.sum(nats_BT, where=mask_BT)
 
@@ -51,7 +51,7 @@ def evaluate(
     context_length: int,
     mesh: Mesh,
 ) -> dict[str, float]:
-    """`metrics.score` of the model over all of `tokens`; `token_bytes` [V] are UTF-8 lengths."""
+    """Returns `metrics.score` over all of `tokens`; `token_bytes` [V] are UTF-8 lengths."""
     nats = 0.0
     for windows_CBT, mask_CBT in batches.eval_windows(
         tokens,
@@ -59,12 +59,12 @@ def evaluate(
         context_length=context_length,
         batches_per_chunk=BATCHES_PER_CHUNK,
     ):
-        windows_CBT = devices.split_batches(windows_CBT, mesh)
-        args = params, windows_CBT, devices.split_batches(mask_CBT, mesh)
+        chunk = (devices.split_batches(array, mesh) for array in (windows_CBT, mask_CBT))
+        args = (params, *chunk)
         nats_C = programs.for_model(nats_of_batches, (model,), args)(*args)
-        # Totals in float64: in float32 a long split would lose its last digits.
+        # In float64: a float32 total over a long split would lose its last digits.
         nats += np.asarray(nats_C, np.float64).sum()
     num_bytes = 0
-    for start in range(1, len(tokens), TOKENS_PER_COUNT):  # No array as long as the split.
+    for start in range(1, len(tokens), TOKENS_PER_COUNT):
         num_bytes += int(token_bytes[tokens[start : start + TOKENS_PER_COUNT]].sum())
     return metrics.score(float(nats), len(tokens) - 1, num_bytes)

@@ -1,8 +1,7 @@
-"""What is measured: nats per token, and the three figures that are made from them.
+"""Cross-entropy in nats per token, and the metrics from it: loss, perplexity and bits per byte.
 
-A metric at step n was measured after n updates. The one exception is everything under `train/`:
-it belongs to update n itself, so its loss is that of the batch before the update. It is one
-batch's raw value; smoothing is the plot's business.
+A metric at step n is measured after n updates, except for those under `train/`, which belong to
+update n itself: `train/loss` is the loss of its batch before the update, and is not smoothed.
 """
 
 import math
@@ -15,7 +14,7 @@ from models.layers import reference
 
 
 def next_token_nats(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
-    """How surprised the model was by each target: -log p, in nats, [B, T]."""
+    """Returns the cross-entropy -log p of each target, in nats, [B, T]."""
     if reference.is_forced():
         return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, targets_BT)
     return _next_token_nats(logits_BTV, targets_BT)
@@ -35,9 +34,9 @@ def _nats(logits_BTV: jax.Array, targets_BT: jax.Array):
     return nats_BT1[..., 0], (exps_BTV, sums_BT1, targets_BT)
 
 
-def _gradient_of_nats(kept, dnats_BT: jax.Array):
-    """p minus 1 at the target: one pass over the logits, where autodiff would scatter the ones."""
-    exps_BTV, sums_BT1, targets_BT = kept
+def _gradient_of_nats(residuals, dnats_BT: jax.Array):
+    """Returns p minus one-hot targets in one pass over the logits; autodiff would scatter."""
+    exps_BTV, sums_BT1, targets_BT = residuals
     vocab_BTV = jax.lax.broadcasted_iota(jnp.int32, exps_BTV.shape, exps_BTV.ndim - 1)
     is_target_BTV = vocab_BTV == targets_BT[..., None]
     dnats_BT1 = dnats_BT[..., None]
@@ -48,15 +47,15 @@ _next_token_nats.defvjp(_nats, _gradient_of_nats)
 
 
 def score(nats: float, num_tokens: int, num_bytes: int) -> dict[str, float]:
-    """Loss (nats per token), perplexity, and bits per byte of text, from totals.
+    """Returns loss (nats per token), perplexity, and bits per byte of text, from totals.
 
-    Bits per byte divides once, total bits by total bytes, so it can be compared across
-    tokenizers; a mean of ratios could not.
+    Bits per byte is total bits over total bytes, which is comparable across tokenizers; a mean of
+    ratios is not.
     """
     loss = nats / num_tokens
     return {
         "loss": loss,
-        # A diverged model's perplexity is out of range for a float, not an error.
+        # exp overflows a float from 710 on: infinite, not an error, for a diverged model.
         "perplexity": math.exp(loss) if loss < 700 else math.inf,
         "bits_per_byte": nats / math.log(2) / num_bytes,
     }

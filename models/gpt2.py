@@ -1,26 +1,41 @@
-"""Stage 5, GPT-2: stage 4 with the choices of Radford et al. (2019).
+"""Stage 5, GPT-2: stage 4 as Radford et al. (2019) built it.
 
-New here: dropout, GELU, biases in attention, initial weights from N(0, 0.02) with those that
-write to the residual stream scaled down by depth, and one matrix for tokens in and out.
-What others have changed since is in models/gpt2_variants.py.
+New here: dropout, GELU, biases in attention, initial weights from N(0, 0.02), scaled down by depth
+in the layers that write to the residual stream, and one matrix for token embedding and logits.
+Later changes to the architecture are in models/gpt2_variants.py.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models.layers import Dense, Dropout, KeyValueCache, Position, tied_logits
-from models.self_attention import causal_attention
+from models.layers import Dense, Dropout, KeyValueCache, Position, in_query_blocks, tied_logits
+from models.self_attention import causal_attention, causal_scores
 from models.transformer_decoder import LayerNorm
 
 gelu = partial(nn.gelu, approximate=True)  # GPT-2's tanh form (Hendrycks and Gimpel, 2016).
 init = nn.initializers.normal(0.02)
 
 
+@in_query_blocks
+def attention_with_dropout(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    start: Position = 0,
+    drop: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """Returns stage 2's attention with its weights dropped by `drop`."""
+    weights = drop(jax.nn.softmax(causal_scores(query, key, start)))
+    return jnp.einsum("B...TS,BS...K->BT...K", weights, value)
+
+
 class GPT2Attention(nn.Module):
-    """Stage 3's attention with biases, GPT-2's initial weights, and dropout of its weights."""
+    """Stage 3's attention with biases, GPT-2's initial weights, and dropout on its weights."""
 
     num_heads: int
     context_length: int
@@ -40,7 +55,7 @@ class GPT2Attention(nn.Module):
         attend = causal_attention
         if train and self.dropout_rate:
             drop = partial(Dropout(self.dropout_rate), deterministic=False)
-            attend = partial(attend, weights_of=lambda scores, _: drop(jax.nn.softmax(scores)))
+            attend = partial(attention_with_dropout, drop=drop)
         y_BTHK = attend(q_BTHK, k_BSHK, v_BSHK, start=start)
         return Dense(D, kernel_init=self.out_init, name="out")(y_BTHK.reshape(B, T, D))
 
@@ -58,7 +73,7 @@ class GPT2Mlp(nn.Module):
 
 
 class GPT2Block(nn.Module):
-    """Stage 4's block with dropout on what is added to the residual stream."""
+    """Stage 4's block with dropout on the output of each sub-layer."""
 
     num_heads: int
     context_length: int
@@ -79,13 +94,14 @@ class GPT2Block(nn.Module):
 
 
 class TiedEmbed(nn.Module):
-    """Stage 2's embeddings; the logits are products with the token embeddings."""
+    """Stage 2's embeddings; the token embedding also makes the logits (Press and Wolf, 2017)."""
 
     vocab_size: int
     context_length: int
     embed_dim: int
 
-    def setup(self):
+    def setup(self) -> None:
+        """Creates both tables; a compact method would hide them from `unembed`."""
         embed = partial(nn.Embed, features=self.embed_dim, embedding_init=init)
         self.token, self.position = embed(self.vocab_size), embed(self.context_length)
 
@@ -97,12 +113,12 @@ class TiedEmbed(nn.Module):
         return self.token(tokens_BT) + self.position(positions_1T)
 
     def unembed(self, x_BTD: jax.Array) -> jax.Array:
-        """Returns the logits [B, T, V]."""
+        """Returns the logits [B, T, V]: products with the token embeddings."""
         return tied_logits(x_BTD, self.token.embedding)
 
 
 class GPT2(nn.Module):
-    """The decoder as GPT-2 has it."""
+    """Stage 4's model with GPT-2's embeddings and blocks."""
 
     vocab_size: int
     context_length: int
@@ -116,7 +132,7 @@ class GPT2(nn.Module):
     def __call__(
         self, tokens_BT: jax.Array, *, start: Position = 0, train: bool = False
     ) -> jax.Array:
-        # 2 L sub-layers add to the residual stream: section 2.3 keeps its variance at 1 / sqrt.
+        # 2 L sub-layers add to the residual stream; 1 / sqrt(2 L) keeps its variance (section 2.3).
         out_init = nn.initializers.normal(0.02 / (2 * self.num_layers) ** 0.5)
         embed = TiedEmbed(self.vocab_size, self.context_length, self.embed_dim, name="embed")
         x_BTD = embed(tokens_BT, start)

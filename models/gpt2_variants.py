@@ -1,10 +1,9 @@
-"""GPT-2 with what others have changed in it since, each a knob whose default is GPT-2's own.
+"""GPT-2 with later changes to its architecture, each a setting whose default is GPT-2's own.
 
-`experiments/gpt2.py` has each as a preset, and `sweeps/architecture.yaml` compares them. With every
-knob neutral this is models/gpt2.py, parameter by parameter; models.build then returns that.
+`experiments/gpt2.py` has a preset for each; `sweeps/architecture.yaml` compares them. With all
+defaults this equals models/gpt2.py, parameter by parameter, and models.build returns that.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -12,21 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from models.gpt2 import GPT2, init
+from models.gpt2 import GPT2, TiedEmbed, init
 from models.gpt2_parts import (
     ACTIVATIONS,
     NORMS,
-    Initializer,
+    MakeModule,
     PairEmbed,
     SwiGLU,
-    alibi_slopes,
-    apply_rope,
     soft_cap,
 )
-from models.layers import Dense, Dropout, KeyValueCache, Position, reference, tied_logits
-from models.self_attention import causal_attention
+from models.layers import Dense, Dropout, KeyValueCache, Position, in_query_blocks, reference
+from models.positions import alibi_penalties, alibi_slopes, apply_rope
+from models.self_attention import causal_attention, causal_scores
 
-# Words that a config may have for these.
+# Settings that are names, and the names that each takes.
 CHOICES = {
     "positions": ("learned", "rotary", "alibi", "none"),
     "norm": tuple(NORMS),
@@ -34,27 +32,45 @@ CHOICES = {
 }
 
 
+@in_query_blocks
+def variant_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    start: Position = 0,
+    drop: Dropout | None,
+    slopes_H: np.ndarray | None,
+) -> jax.Array:
+    """Returns causal attention over [B, T, H, K], with ALiBi's slopes and with dropout, if any."""
+    scores_BHTS = causal_scores(query, key, start)
+    if slopes_H is not None:
+        scores_BHTS -= alibi_penalties(slopes_H, start, *scores_BHTS.shape[2:])[None]
+    weights_BHTS = jax.nn.softmax(scores_BHTS)
+    if drop:
+        weights_BHTS = drop(weights_BHTS, deterministic=False)
+    return jnp.einsum("BHTS,BSHK->BTHK", weights_BHTS, value)
+
+
 class VariantAttention(nn.Module):
-    """GPT-2's attention with its knobs."""
+    """GPT-2's attention with optional RoPE, ALiBi, shared keys and values, and query-key norm."""
 
     num_heads: int
     context_length: int
+    make_dense: MakeModule
+    make_out: MakeModule
     dropout_rate: float = 0.0
-    kernel_init: Initializer = init
-    out_init: Initializer = init
-    use_bias: bool = True
     positions: str = "learned"
     num_kv_heads: int = 0  # Heads of keys and values; 0: as many as there are queries.
-    query_key_norm: Callable[..., nn.Module] | None = None
+    query_key_norm: MakeModule | None = None
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, *, start: Position = 0, train: bool = False) -> jax.Array:
         B, T, D = x_BTD.shape
         H, K = self.num_heads, D // self.num_heads
         G = self.num_kv_heads or H
-        dense = partial(Dense, use_bias=self.use_bias, kernel_init=self.kernel_init)
         q_BTHK, k_BTGK, v_BTGK = (
-            dense(count * K, name=name)(x_BTD).reshape(B, T, count, K)
+            self.make_dense(count * K, name=name)(x_BTD).reshape(B, T, count, K)
             for name, count in (("query", H), ("key", G), ("value", G))
         )
         if self.query_key_norm:
@@ -70,52 +86,36 @@ class VariantAttention(nn.Module):
         slopes_H = alibi_slopes(H) if self.positions == "alibi" else None
         attend = causal_attention
         if drop or slopes_H is not None:
-            attend = partial(attend, weights_of=partial(attention_weights, drop, slopes_H))
+            attend = partial(variant_attention, drop=drop, slopes_H=slopes_H)
         y_BTHK = attend(q_BTHK, k_BSHK, v_BSHK, start=start)
-        out = Dense(D, use_bias=self.use_bias, kernel_init=self.out_init, name="out")
-        return out(y_BTHK.reshape(B, T, D))
-
-
-def attention_weights(
-    drop: Dropout | None,
-    slopes_H: np.ndarray | None,
-    scores_BHTS: jax.Array,
-    distance_TS: jax.Array,
-) -> jax.Array:
-    """Returns the weights of attention, with ALiBi if there are slopes, and with dropout."""
-    if slopes_H is not None:
-        scores_BHTS -= jnp.multiply.outer(slopes_H, distance_TS)[None]
-    weights_BHTS = jax.nn.softmax(scores_BHTS)
-    return drop(weights_BHTS, deterministic=False) if drop else weights_BHTS
+        return self.make_out(D, name="out")(y_BTHK.reshape(B, T, D))
 
 
 class VariantMlp(nn.Module):
-    """Two dense layers with any activation between."""
+    """Two dense layers with activation ACTIVATIONS[activation] between."""
 
-    activation: Callable[[jax.Array], jax.Array]
-    kernel_init: Initializer
-    out_init: Initializer
-    use_bias: bool
+    make_dense: MakeModule
+    make_out: MakeModule
     hidden_dim: int  # F; 0 is 4 D.
+    activation: str
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         D = x_BTD.shape[-1]
-        F = self.hidden_dim or 4 * D
-        up = Dense(F, use_bias=self.use_bias, kernel_init=self.kernel_init, name="up")
-        down = Dense(D, use_bias=self.use_bias, kernel_init=self.out_init, name="down")
-        return down(self.activation(up(x_BTD)))
+        h_BTF = self.make_dense(self.hidden_dim or 4 * D, name="up")(x_BTD)
+        return self.make_out(D, name="down")(ACTIVATIONS[self.activation](h_BTF))
 
 
 class VariantBlock(nn.Module):
-    """GPT-2's block, made of whatever parts it is given."""
+    """GPT-2's block with the given attention, MLP and norm."""
 
-    make_attention: Callable[[], nn.Module]
-    make_mlp: Callable[[], nn.Module]
-    make_norm: Callable[[], nn.Module]
+    make_attention: MakeModule
+    make_mlp: MakeModule
+    make_norm: MakeModule
     dropout_rate: float
 
-    def setup(self):
+    def setup(self) -> None:
+        """Creates the sub-layers."""
         self.attention_norm, self.mlp_norm = self.make_norm(), self.make_norm()
         self.attention, self.mlp = self.make_attention(), self.make_mlp()
         self.dropout = Dropout(self.dropout_rate)
@@ -127,33 +127,18 @@ class VariantBlock(nn.Module):
         return x_BTD
 
 
-class VariantEmbed(nn.Module):
-    """Token embeddings, and those of positions where they are learned."""
-
-    vocab_size: int
-    context_length: int
-    embed_dim: int
-    embedding_init: Initializer
-    learns_positions: bool
-
-    def setup(self):
-        embed = partial(nn.Embed, features=self.embed_dim, embedding_init=self.embedding_init)
-        self.token = embed(self.vocab_size)
-        if self.learns_positions:
-            self.position = embed(self.context_length)
+class TokenEmbed(TiedEmbed):
+    """GPT-2's embeddings without those of positions."""
 
     def __call__(self, tokens_BT: jax.Array, start: Position) -> jax.Array:
-        T = tokens_BT.shape[1]
-        if self.context_length < T:
+        del start
+        if self.context_length < (T := tokens_BT.shape[1]):
             raise ValueError(f"{T} tokens do not fit into a context of {self.context_length}")
-        if not self.learns_positions:
-            return self.token(tokens_BT)
-        positions_1T = start + jnp.arange(T)[None]
-        return self.token(tokens_BT) + self.position(positions_1T)
+        return self.token(tokens_BT)
 
 
 class GPT2Variant(GPT2):
-    """GPT-2 with knobs: experiments/default.py says what each is."""
+    """GPT-2 with the settings that experiments/default.py describes."""
 
     mlp_dim: int = 0
     positions: str = "learned"
@@ -170,49 +155,50 @@ class GPT2Variant(GPT2):
     mup_base_dim: int = 0
     remat: bool = False  # Recomputes a block's activations in the backward pass.
 
-    def setup(self):
-        # muP (Yang et al., 2021), with heads of one width: matrices whose inputs grow in number
-        # start smaller, and logits are divided by as much as D has grown. Then the outputs of a
-        # sub-layer and of the head keep their size; learning rates are the optimizer's business.
+    def setup(self) -> None:
+        """Creates the layers.
+
+        muP (Yang et al., 2021), with heads of one width: initial weights shrink with the square
+        root of the width multiplier, and `head` divides by it, so that activations and logits keep
+        their size as D grows. training/optimizer.py scales the learning rates.
+        """
         self.width_multiplier = self.embed_dim / self.mup_base_dim if self.mup_base_dim else 1.0
-        kernel_init, embed_init = (
-            nn.initializers.normal(0.02 / x**0.5) for x in (self.width_multiplier, 1.0)
-        )
-        # 2 L sub-layers add to the residual stream: section 2.3 keeps its variance at 1 / sqrt.
-        out_init = nn.initializers.normal(
-            0.02 / (2 * self.num_layers * self.width_multiplier) ** 0.5
-        )
+        scale = 2 * self.num_layers * self.width_multiplier
+        out_init = nn.initializers.normal(0.02 / scale**0.5)
         if self.zero_init:
             out_init = nn.initializers.zeros
-        inits = dict(kernel_init=kernel_init, out_init=out_init, use_bias=self.use_bias)
-        norm = partial(NORMS[self.norm], epsilon=self.norm_epsilon)
+        kernel_init = nn.initializers.normal(0.02 / self.width_multiplier**0.5)
+        make_dense = partial(Dense, use_bias=self.use_bias, kernel_init=kernel_init)
+        make_out = partial(Dense, use_bias=self.use_bias, kernel_init=out_init)
+        make_norm = partial(NORMS[self.norm], epsilon=self.norm_epsilon)
         if self.norm == "layer_norm":
-            norm = partial(norm, use_bias=self.use_bias)
-        attention = partial(
+            make_norm = partial(make_norm, use_bias=self.use_bias)
+        make_attention = partial(
             VariantAttention,
             self.num_heads,
             self.context_length,
+            make_dense,
+            make_out,
             self.attention_dropout_rate,
             positions=self.positions,
             num_kv_heads=self.num_kv_heads,
-            query_key_norm=norm if self.query_key_norm else None,
-            **inits,
+            query_key_norm=make_norm if self.query_key_norm else None,
         )
-        mlp = partial(SwiGLU, hidden_dim=self.mlp_dim, **inits)
+        make_mlp: MakeModule = partial(SwiGLU, make_dense, make_out, self.mlp_dim)
         if self.activation != "swiglu":
-            activation = ACTIVATIONS[self.activation]
-            mlp = partial(VariantMlp, activation, hidden_dim=self.mlp_dim, **inits)
+            make_mlp = partial(VariantMlp, make_dense, make_out, self.mlp_dim, self.activation)
         sizes = self.vocab_size, self.context_length, self.embed_dim
-        self.embed = VariantEmbed(*sizes, embed_init, self.positions == "learned")
+        self.embed = (TiedEmbed if self.positions == "learned" else TokenEmbed)(*sizes)
         if self.num_pair_embeddings:
-            self.pair_embed = PairEmbed(self.num_pair_embeddings, *sizes, embed_init)
+            self.pair_embed = PairEmbed(self.num_pair_embeddings, *sizes)
         self.dropout = Dropout(self.dropout_rate)
         self.block = [
-            VariantBlock(attention, mlp, norm, self.dropout_rate) for _ in range(self.num_layers)
+            VariantBlock(make_attention, make_mlp, make_norm, self.dropout_rate)
+            for _ in range(self.num_layers)
         ]
-        self.final_norm = norm()
+        self.final_norm = make_norm()
         if not self.tied_embeddings:
-            self.logits = Dense(self.vocab_size, use_bias=False, kernel_init=embed_init)
+            self.logits = Dense(self.vocab_size, use_bias=False, kernel_init=init)
 
     def __call__(
         self, tokens_BT: jax.Array, *, start: Position = 0, train: bool = False
@@ -224,8 +210,8 @@ class GPT2Variant(GPT2):
     ) -> jax.Array:
         """Returns the residual stream after the last norm, [B, T, D]."""
 
-        # `start` and `train` stay outside of what nn.remat traces: cuDNN's attention needs to know
-        # that the text is read from its beginning.
+        # nn.remat must not trace `start` and `train`: cuDNN's attention needs to know that the
+        # text is read from its beginning.
         def apply_block(block: nn.Module, x_BTD: jax.Array) -> jax.Array:
             return block(x_BTD, start=start, train=train)
 
@@ -240,11 +226,8 @@ class GPT2Variant(GPT2):
         return self.final_norm(x_BTD)
 
     def head(self, x_BTD: jax.Array) -> jax.Array:
-        """Returns the logits [B, T, V] of `features`, or of some of them."""
+        """Returns the logits [B, T, V] of `features`, or of a part of them."""
         if self.mup_base_dim:
             x_BTD /= self.width_multiplier
-        if self.tied_embeddings:
-            logits_BTV = tied_logits(x_BTD, self.embed.token.embedding)
-        else:
-            logits_BTV = self.logits(x_BTD)
+        logits_BTV = self.embed.unembed(x_BTD) if self.tied_embeddings else self.logits(x_BTD)
         return soft_cap(logits_BTV, self.logit_soft_cap) if self.logit_soft_cap else logits_BTV

@@ -1,7 +1,7 @@
-"""GPT-2 as Hugging Face's transformers writes it down: what its numbers and its settings are here.
+"""Tables between Hugging Face's GPT-2 and ours: tensors and settings, read in both directions.
 
-One table each, read in both directions. Kernels are [in, out] on both sides, so numbers are moved,
-never mixed; gradients go the same way.
+Kernels are [in, out] on both sides, so that numbers are copied and never transposed, but for an
+untied head. Gradients convert the same way.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from runtime.errors import UserError
 
-# Their setting, ours, and what theirs is where a config.json leaves it out; its type is theirs.
+# Their setting: ours, and the value, with its type, that a config.json without the key has.
 SETTINGS = {
     "n_positions": ("context_length", 1024),
     "n_embd": ("embed_dim", 768),
@@ -34,13 +34,13 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-# What a GPT2Config may ask for and no model here does: the values that ask for nothing.
+# Settings of a GPT2Config that no model here supports, and the only value accepted.
 FIXED = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
-# What a model here may have and no GPT2Config can say.
+# Settings of a model here that GPT2Config lacks, and GPT-2's values.
 NOT_GPT2 = {
     "positions": "learned",
     "norm": "layer_norm",
@@ -52,7 +52,7 @@ NOT_GPT2 = {
     "mup_base_dim": 0,
 }
 
-# Tensors of a block, theirs and ours; query, key and value stand side by side in one of theirs.
+# Tensors of a block, theirs and ours; one of theirs concatenates query, key and value.
 BLOCK = {
     "ln_1": ["attention_norm"],
     "attn.c_attn": ["attention/query", "attention/key", "attention/value"],
@@ -62,20 +62,18 @@ BLOCK = {
     "mlp.c_proj": ["mlp/down"],
 }
 HEAD, POSITIONS = "lm_head.weight", "wpe.weight"
-# Their prefix; the files on the hub have none. The masks of old files are no parameters.
+# Prefix of their names, absent in files on the hub. Old files hold masks among the parameters.
 PREFIX, MASKS = "transformer.", (".attn.bias", ".attn.masked_bias")
 
 
 def settings_from(theirs: dict[str, Any], where: object) -> dict[str, Any]:
-    """The keys of `config.model` for a GPT2Config as a config.json has it.
+    """Returns the keys of `config.model` for the GPT2Config of a config.json.
 
-    Raises UserError, naming `where`, for what is no GPT-2 and for what no model here can do.
+    Raises UserError, naming `where`, for another kind of model and for unsupported settings.
     """
     if theirs.get("model_type") != "gpt2":
-        raise UserError(
-            f"{where}: model_type is {theirs.get('model_type')!r}, and expected is 'gpt2'"
-        )
-    # None stands for what is usual; for n_inner that is 4 n_embd, our 0.
+        raise UserError(f"{where}: model_type is {theirs.get('model_type')!r}: expected 'gpt2'")
+    # None stands for the default; for n_inner that is 4 n_embd, our 0.
     stated = {name: value for name, value in theirs.items() if value is not None}
     found = {ours: stated.get(name, usual) for name, (ours, usual) in SETTINGS.items()}
     wrong = [
@@ -84,7 +82,7 @@ def settings_from(theirs: dict[str, Any], where: object) -> dict[str, Any]:
         if type(found[ours]) is not type(usual)
     ]
     wrong += [
-        f"{name} is {theirs[name]!r}, and only {value!r} is supported"
+        f"{name} is {theirs[name]!r}: only {value!r} is supported"
         for name, value in FIXED.items()
         if theirs.get(name, value) != value
     ]
@@ -97,29 +95,31 @@ def settings_from(theirs: dict[str, Any], where: object) -> dict[str, Any]:
 
 
 def check_is_gpt2(ours: dict[str, Any]) -> None:
-    """Raises UserError for a `config.model` that has what no GPT2Config can say."""
+    """Raises UserError for a `config.model` with settings that GPT2Config lacks."""
     wrong = [
-        f"config.model.{key} is {ours[key]!r}, and GPT-2's is {value!r}"
+        f"config.model.{key} is {ours[key]!r}: GPT-2's is {value!r}"
         for key, value in {"name": "gpt2", **NOT_GPT2}.items()
         if ours[key] != value
     ]
     if wrong:
-        raise UserError(f"no such model is a GPT-2 as transformers has it: {'; '.join(wrong)}")
+        raise UserError(f"transformers' GPT-2 has no such settings: {'; '.join(wrong)}")
 
 
 def settings_to(ours: dict[str, Any], vocab_size: int, end_of_text: int | None) -> dict[str, Any]:
-    """The GPT2Config, as JSON, of a `config.model`; `end_of_text` is the token that ends a text.
+    """Returns the GPT2Config of a `config.model` as JSON; token id `end_of_text` ends a text.
 
-    Raises UserError if GPT-2 has no such thing.
+    Raises UserError for settings that GPT2Config lacks.
     """
     check_is_gpt2(ours)
     names = {our_name: their_name for their_name, our_name in reversed(ACTIVATIONS.items())}
     if ours["activation"] not in names:
-        raise UserError(f"config.model.activation is {ours['activation']!r}, which GPT-2 has not")
+        raise UserError(
+            f"config.model.activation is {ours['activation']!r}: expected one of {', '.join(names)}"
+        )
     theirs = {name: ours[key] for name, (key, _) in SETTINGS.items()}
     theirs |= {
         "activation_function": names[ours["activation"]],
-        "n_inner": ours["mlp_dim"] or None,  # Their word for 4 n_embd.
+        "n_inner": ours["mlp_dim"] or None,  # None is 4 n_embd.
         **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), ours["dropout_rate"]),
     }
     if ours["attention_dropout_rate"] >= 0:
@@ -128,7 +128,7 @@ def settings_to(ours: dict[str, Any], vocab_size: int, end_of_text: int | None) 
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
         "vocab_size": vocab_size,
-        # The usual ones are of the published vocabulary.
+        # Their defaults are ids of the published vocabulary.
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
         "dtype": "float32",
@@ -137,7 +137,7 @@ def settings_to(ours: dict[str, Any], vocab_size: int, end_of_text: int | None) 
 
 
 def tensor_names(num_layers: int, tied_embeddings: bool) -> dict[str, list[str]]:
-    """For each of their tensors, by its name without the prefix, the leaves of ours in it."""
+    """Returns the leaves of ours in each of their tensors, by its name without the prefix."""
     names = {"wte.weight": ["embed/token/embedding"], POSITIONS: ["embed/position/embedding"]}
     places = {"ln_f": ["final_norm"]}
     for layer in range(num_layers):
@@ -153,19 +153,18 @@ def tensor_names(num_layers: int, tied_embeddings: bool) -> dict[str, list[str]]
 
 
 def is_tied(model: nn.Module) -> bool:
-    """Returns True if the head is the token embedding: in GPT-2, unless a knob unties them."""
+    """Returns True if the head is the token embedding; only a GPT2Variant may have another."""
     return getattr(model, "tied_embeddings", True)
 
 
 def to_params(tensors: dict[str, np.ndarray], model: nn.Module) -> dict:
-    """The parameters of a models.GPT2 out of the tensors of a GPT2LMHeadModel, as float32.
+    """Returns the parameters of `model`, as float32, from the tensors of a GPT2LMHeadModel.
 
-    Of the positions the first ones are taken, as many as the model's context is long.
-    Raises UserError that lists what differs: missing (-), surplus (+) and misshapen tensors.
+    Takes the first `context_length` positions. Raises UserError as `check_shapes` does.
     """
-    tensors = {plain_name(name): tensor for name, tensor in tensors.items()}
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     check_shapes({name: tensor.shape for name, tensor in tensors.items()}, model)
-    leaves = {}
+    leaves: dict[str, np.ndarray] = {}
     for name, ours in tensor_names(model.num_layers, is_tied(model)).items():
         tensor = np.asarray(tensors[name], np.float32)
         if name == POSITIONS:
@@ -176,7 +175,7 @@ def to_params(tensors: dict[str, np.ndarray], model: nn.Module) -> dict:
 
 
 def from_params(params: dict) -> dict[str, np.ndarray]:
-    """The tensors of a GPT2LMHeadModel, by their names there, out of our parameters."""
+    """Returns the tensors of a GPT2LMHeadModel, by their names there, from our parameters."""
     leaves = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
     num_layers = sum(name.startswith("block_") for name in params)
     tensors = {}
@@ -187,14 +186,9 @@ def from_params(params: dict) -> dict[str, np.ndarray]:
     return tensors
 
 
-def plain_name(name: str) -> str:
-    """The name of one of their tensors as `tensor_names` has it."""
-    return name.removeprefix(PREFIX)
-
-
 def check_shapes(there: dict[str, tuple[int, ...]], model: nn.Module) -> None:
-    """Raises UserError that lists where tensors differ from what `model` takes."""
-    # A head that is the token embedding may be written down twice.
+    """Raises a UserError that lists missing (-), surplus (+) and misshapen tensors for `model`."""
+    # The file may hold a tied head twice.
     optional = {HEAD} if is_tied(model) else set()
     there = {name: shape for name, shape in there.items() if not name.endswith(MASKS)}
     tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]

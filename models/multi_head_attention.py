@@ -1,6 +1,6 @@
-"""Stage 3, multi-head self-attention: H small heads side by side, each with a view of its own.
+"""Stage 3, multi-head self-attention: H heads in parallel, each of width K = D / H.
 
-New here: the head axis and the output projection. The attention itself is stage 2's.
+New here: the head axis and the output projection. Stage 2's attention is one head, with K = D.
 """
 
 import jax

@@ -1,9 +1,8 @@
-"""Stage 2, scaled dot-product self-attention: a position looks back at the ones before it.
+"""Stage 2, scaled dot-product self-attention: each position looks back at the ones before it.
 
-New here: positions; queries, keys and values; the causal mask; the 1/sqrt(K) scale.
+New here: position embeddings; queries, keys and values; the causal mask; the 1/sqrt(K) scale.
+`Dense` is Flax's linear layer, x @ kernel + bias, made faster in models/layers/dense.py.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,36 +11,31 @@ from flax import linen as nn
 from models.layers import Dense, KeyValueCache, Position, in_query_blocks
 
 
-def softmax(scores: jax.Array, distance_TS: jax.Array) -> jax.Array:
-    """Returns the weights of attention for masked scores, whatever the distance in tokens."""
-    del distance_TS
-    return jax.nn.softmax(scores)
-
-
-@in_query_blocks  # The same result, computed faster: models/layers/attention.py.
-def causal_attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    *,
-    start: Position = 0,
-    weights_of: Callable[[jax.Array, jax.Array], jax.Array] = softmax,
-) -> jax.Array:
-    """Returns softmax(query . key / sqrt(K)) . value over the past (Vaswani et al., 2017, eq. 1).
-
-    query [B, T, ..., K], key and value [B, S, ..., K]; query t stands at position start + t.
-    """
+def causal_scores(query: jax.Array, key: jax.Array, start: Position) -> jax.Array:
+    """Returns query . key / sqrt(K) [B, ..., T, S], with -inf for keys after the query."""
     T, S, K = query.shape[1], key.shape[1], query.shape[-1]
     # Scaled before the product: T x K numbers to divide, not T x S.
     scores = jnp.einsum("BT...K,BS...K->B...TS", query / K**0.5, key)
     distance_TS = start + jnp.arange(T)[:, None] - jnp.arange(S)[None, :]
     is_past = jnp.broadcast_to(distance_TS >= 0, scores.shape)
-    scores = jnp.where(is_past, scores, -jnp.inf)
-    return jnp.einsum("B...TS,BS...K->BT...K", weights_of(scores, distance_TS), value)
+    return jnp.where(is_past, scores, -jnp.inf)
+
+
+@in_query_blocks  # The same result, computed faster: models/layers/attention.py.
+def causal_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, start: Position = 0
+) -> jax.Array:
+    """Returns softmax(query . key / sqrt(K)) . value over the past (Vaswani et al., 2017, eq. 1).
+
+    query [B, T, ..., K], key and value [B, S, ..., K]; query t stands at position start + t. The
+    dots stand for no axis in this stage, and for the head axis from stage 3 on.
+    """
+    weights = jax.nn.softmax(causal_scores(query, key, start))
+    return jnp.einsum("B...TS,BS...K->BT...K", weights, value)
 
 
 class TokenPositionEmbed(nn.Module):
-    """The embedding of a token plus that of its position."""
+    """Embedding of a token plus that of its position."""
 
     vocab_size: int
     context_length: int
@@ -58,7 +52,7 @@ class TokenPositionEmbed(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """One causal head."""
+    """Causal attention with queries, keys and values that are linear maps of x."""
 
     head_dim: int
     context_length: int
@@ -69,13 +63,14 @@ class SelfAttention(nn.Module):
             Dense(self.head_dim, use_bias=False, name=name)(x_BTD)
             for name in ("query", "key", "value")
         )
+        # In training S = T; generation adds the keys and values of earlier calls.
         past = KeyValueCache(self.context_length, name="past")
         k_BSK, v_BSK = past(start, key=k_BTK, value=v_BTK)
         return causal_attention(q_BTK, k_BSK, v_BSK, start=start)
 
 
 class SelfAttentionModel(nn.Module):
-    """Embeddings, one head as wide as they are, and a linear map to the logits."""
+    """Embeddings, self-attention with K = D, and a linear map to the logits."""
 
     vocab_size: int
     context_length: int

@@ -1,7 +1,7 @@
-"""Stage 4, transformer decoder: attention and an MLP in turn, as many blocks as wanted.
+"""Stage 4, transformer decoder: a stack of blocks, each of attention and an MLP.
 
-New here: the MLP, the residual stream that each sub-layer adds to, LayerNorm before each
-sub-layer, and blocks on top of each other.
+New here: the MLP, the residual stream that each sub-layer (attention or MLP) adds to, LayerNorm
+before each sub-layer, and the stack.
 """
 
 from functools import partial
@@ -13,11 +13,11 @@ from models.layers import Dense, Position
 from models.multi_head_attention import MultiHeadAttention
 from models.self_attention import TokenPositionEmbed
 
-LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)  # GPT-2's epsilon; Flax's default is 1e-6.
+LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)  # As in stage 5, GPT-2; Flax's default is 1e-6.
 
 
 class Mlp(nn.Module):
-    """Two linear maps with a ReLU between, applied to each position alone; F = 4 D."""
+    """Multi-layer perceptron: two dense layers with a ReLU between, at each position; F = 4 D."""
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:

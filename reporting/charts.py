@@ -1,18 +1,21 @@
-"""Vega-Lite specs of the comparison, without their data: `points` is embedded in the page once."""
+"""Vega-Lite specs of the comparison, without their data: the page embeds `points` once."""
 
 import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
+from typing import Any, Literal
 
 import altair as alt
 
-from reporting.rows import group_seeds
+from reporting.rows import group_seeds, labels
 from reporting.runs import Run, number
 
-# The version that Altair writes for.
+Spec = dict[str, Any]
+Rows = list[dict[str, Any]]
+# The Vega-Lite version that Altair writes for.
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
-# How every chart looks. currentColor is the ink of the page, light or dark.
+# Vega config of every chart. currentColor is the page's text color, light or dark.
 THEME = {
     "background": "transparent",
     "view": {"stroke": None},
@@ -29,7 +32,7 @@ THEME = {
     "text": {"fontSize": 12},
     "legend": {"labelColor": "currentColor", "titleColor": "currentColor"},
 }
-# What curves are drawn against: the field of a point, its metric, the axis title.
+# Horizontal axes of curves: the field of a point, its metric, the title.
 POSITIONS = {
     "step": ("step", "Updates"),
     "tokens": ("tokens_seen", "Tokens seen"),
@@ -40,6 +43,8 @@ LOSSES = {
     "val": ("val/loss", "Validation loss, nats per token"),
     "train": ("train/loss", "Training loss, nats per token"),
 }
+ScaleType = Literal["log", "linear"]
+SCALES: tuple[ScaleType, ...] = ("log", "linear")
 # Each has a contrast of at least 3.5 with the page, on its light and its dark background.
 COLORS = (
     *("#3b82d6", "#d9641e", "#2a9a5b", "#c94a9c", "#8b67e0"),
@@ -51,7 +56,9 @@ AXIS_LABEL = {
     "seconds": "format(datum.value, ',~f')",
     "flops": "replace(format(datum.value, '~e'), '+', '')",
 }
-# What is said about a point besides its run: title, field, d3 format.
+# About one tick every 90 pixels.
+TICKS = alt.ExprRef("ceil(width / 90)")
+# Lines of a point's tooltip below its run: title, field, d3 format.
 TOOLTIP = (
     ("updates", "step", ","),
     ("tokens seen", "tokens", ".3~s"),
@@ -61,37 +68,40 @@ TOOLTIP = (
     ("train loss", "train", ".3f"),
     ("bits per byte", "bits", ".3f"),
 )
-# More than these at the ends of curves can't be read.
-MOST_LABELS = 8
+# More labels at the ends of curves, or labels on a narrower chart, overlap.
+MAX_LABELS = 8
 NARROW = 560
 
 
-def points(runs: Sequence[Run]) -> list[dict]:
-    """One measurement of one run each, under short names, six digits."""
-    labels = {run.name: label for label, group in group_seeds(runs).items() for run in group}
+def points(runs: Sequence[Run]) -> Rows:
+    """Returns the measurements of all runs under short names, with six digits."""
+    label_of = labels(runs)
     columns = {**POSITIONS, **LOSSES, "bits": ("val/bits_per_byte", "")}
     rows = []
     for run in runs:
         for line in run.metrics:
             values = {name: number(line.get(metric)) for name, (metric, _) in columns.items()}
             finite = {name: float(f"{x:.6g}") for name, x in values.items() if x is not None}
-            rows.append({"name": run.name, "series": labels[run.name], **finite})
+            rows.append({"name": run.name, "series": label_of[run.name], **finite})
     return rows
 
 
 def palette(runs: Sequence[Run]) -> dict[str, str]:
-    """The colour of each group of seeds."""
+    """Returns the color of each group of seeds, by label."""
     return {label: COLORS[i % len(COLORS)] for i, label in enumerate(group_seeds(runs))}
 
 
-def uniform_loss(runs: Sequence[Run]) -> float | None:
-    """The loss of guessing every token alike, if it is the same for all runs."""
+def shared_vocab_size(runs: Sequence[Run]) -> int | None:
+    """Returns the vocabulary size of all runs; None if it differs or is unknown."""
     sizes = {run.vocab_size for run in runs}
-    return math.log(size) if len(sizes) == 1 and (size := sizes.pop()) else None
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def log_by_default(runs: Sequence[Run]) -> dict[str, bool]:
-    """Whether the runs' ends lie so far apart that a linear axis would hide the shorter ones."""
+    """Returns whether to start with a logarithmic axis, for each of `POSITIONS`.
+
+    A linear axis hides the short runs where the longest is over ten times as long.
+    """
     ends = {
         name: [end for run in runs if (end := run.last(metric))]
         for name, (metric, _) in POSITIONS.items()
@@ -99,21 +109,40 @@ def log_by_default(runs: Sequence[Run]) -> dict[str, bool]:
     return {name: bool(values) and max(values) > 10 * min(values) for name, values in ends.items()}
 
 
-def curves(runs: Sequence[Run], rows: list[dict]) -> dict[str, dict]:
-    """The specs of all switch positions, as "<loss> <position> <log or linear>"."""
+def inline(rows: Rows) -> alt.Chart:
+    """Returns an empty chart that carries its data."""
+    return alt.Chart(alt.InlineData(rows))
+
+
+def to_spec(
+    chart: alt.Chart | alt.LayerChart | alt.FacetChart, height: int, description: str
+) -> Spec:
+    """Returns the spec of a chart that is as wide as its place on the page."""
+    return chart.properties(width="container", height=height, description=description).to_dict()
+
+
+def series_color(runs: Sequence[Run]) -> alt.Color:
+    """Returns the encoding of a run's group of seeds by `palette`."""
+    colors = palette(runs)
+    return alt.Color("series:N", legend=None).scale(domain=[*colors], range=[*colors.values()])
+
+
+def curves(runs: Sequence[Run], rows: Rows) -> dict[str, Spec]:
+    """Returns the specs of all switch settings, by "<loss> <position> <log or linear>"."""
     return {
-        f"{loss} {position} {scale}": curve_chart(runs, rows, loss, position, scale).to_dict()
-        for loss, position, scale in product(LOSSES, POSITIONS, ("log", "linear"))
+        f"{loss} {position} {scale}": curve_chart(runs, rows, loss, position, scale)
+        for loss, position, scale in product(LOSSES, POSITIONS, SCALES)
     }
 
 
 def curve_chart(
-    runs: Sequence[Run], rows: list[dict], loss: str, position: str, scale: str
-) -> alt.LayerChart:
-    """Loss curves over one position, with a point to hover at each measurement."""
-    colors = palette(runs)
-    uniform = uniform_loss(runs)
-    y = partial(loss_axis, domain=loss_range(rows, loss, uniform), title=LOSSES[loss][1])
+    runs: Sequence[Run], rows: Rows, loss: str, position: str, scale: ScaleType
+) -> Spec:
+    """Draws loss curves over one position, with a tooltip at each measurement."""
+    vocab_size = shared_vocab_size(runs)
+    # Every layer sets all of it: Vega-Lite would merge open settings, and include zero.
+    y_scale = alt.Scale(domain=loss_range(rows, loss, vocab_size), zero=False, nice=False)
+    y = partial(alt.Y, title=LOSSES[loss][1], scale=y_scale, axis=alt.Axis(tickCount=7))
     is_shown = f"isValid(datum.{loss})" + (f" && datum.{position} > 0" if scale == "log" else "")
     base = (
         alt.Chart(alt.NamedData("points"))
@@ -126,80 +155,74 @@ def curve_chart(
             .scale(type=scale, nice=False)
             .axis(
                 labelExpr=AXIS_LABEL[position],
-                tickCount=alt.ExprRef("ceil(width / 90)"),
-                values=powers(rows, position) if scale == "log" else alt.Undefined,
+                tickCount=TICKS,
+                values=log_ticks(rows, position) if scale == "log" else alt.Undefined,
             ),
-            y(loss),
-            alt.Color("series:N", legend=None).scale(domain=[*colors], range=[*colors.values()]),
+            y(f"{loss}:Q"),
+            series_color(runs),
             alt.Detail("name:N"),
         )
     )
     if loss == "val":
         lines = [base.mark_line(clip=True, strokeWidth=2, point=alt.OverlayMarkDef(size=14))]
+        title = ""
     else:
         lines = [
             base.mark_line(clip=True, strokeWidth=1, opacity=0.3),
-            base.mark_line(clip=True, strokeWidth=2).encode(y("smooth")),
+            base.mark_line(clip=True, strokeWidth=2).encode(y("smooth:Q")),
         ]
-    layers = [*lines, hover(base)]
-    if len(colors) <= MOST_LABELS:
-        layers.append(end_labels(base).encode(y("smooth" if loss == "train" else loss)))
-    if uniform and loss == "val":
-        layers.insert(0, uniform_rule(uniform, runs[0].vocab_size, y("loss")))
-    return alt.layer(*layers).properties(
-        width="container",
-        height=400,
-        title=alt.Title(
-            "" if loss == "val" else "thin: one batch, thick: mean of five that were logged",
-            fontWeight="normal",
-            fontSize=12,
-            color="currentColor",
+        title = "thin: one batch, thick: mean of five logged batches"
+    layers: list[alt.Chart | alt.LayerChart] = [*lines, hover(base)]
+    if len(group_seeds(runs)) <= MAX_LABELS:
+        layers.append(end_labels(base).encode(y(f"{'smooth' if loss == 'train' else loss}:Q")))
+    if vocab_size and loss == "val":
+        layers.insert(0, uniform_rule(vocab_size, y("loss:Q")))
+    return to_spec(
+        alt.layer(*layers).properties(
+            title=alt.Title(title, fontWeight="normal", fontSize=12, color="currentColor")
         ),
+        height=400,
         description=f"{LOSSES[loss][1]}, against {POSITIONS[position][1].lower()}, of each run.",
     )
 
 
-def loss_axis(field: str, domain: list[float], title: str) -> alt.Y:
-    """The vertical axis of a loss, in nats."""
-    # The same in every layer: Vega-Lite would join what they leave open, zero among it.
-    scale = alt.Scale(domain=domain, zero=False, nice=False)
-    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=7))
+def loss_range(rows: Rows, loss: str, vocab_size: int | None) -> list[float]:
+    """Returns the range from the lowest loss to the highest first loss of a run.
 
-
-def loss_range(rows: list[dict], loss: str, uniform: float | None) -> list[float]:
-    """From the lowest loss to the highest that a run begins at: one that diverges is cut off."""
+    The curve of a run that diverges is cut off above it.
+    """
     first = {row["name"]: row[loss] for row in reversed(rows) if loss in row}
     if not first:
         return [0, 1]
-    top = max([*first.values(), *([uniform] if uniform and loss == "val" else [])])
+    top = max([*first.values(), *([math.log(vocab_size)] if vocab_size and loss == "val" else [])])
     bottom = min(row[loss] for row in rows if loss in row)
     margin = 0.04 * (top - bottom) or 0.1
     return [bottom - margin, top + margin]
 
 
-def powers(rows: list[dict], position: str) -> list[float]:
-    """Ticks for a logarithmic axis: powers of ten, and what lies between if those are few."""
+def log_ticks(rows: Rows, position: str) -> list[float]:
+    """Returns ticks for a logarithmic axis: powers of ten, and 2 and 5 times those if few."""
     values = [row[position] for row in rows if row.get(position, 0) > 0]
     if not values:
         return []
     first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    between = (1, 2, 5) if last - first < 5 else (1,)
-    return [digit * 10.0**power for power in range(first, last + 1) for digit in between]
+    digits = (1, 2, 5) if last - first < 5 else (1,)
+    return [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
 
 
 def hover(base: alt.Chart) -> alt.Chart:
-    """The measurement next to the pointer, ringed, with all that is known about it."""
+    """Rings the measurement next to the pointer and shows its values in a tooltip."""
     near = alt.selection_point(
         name="near", on="pointerover", nearest=True, fields=["name", "step"], empty=False
     )
-    # Vega-Lite 6.4 can't write a name into the tooltip of the nearest point, so this does it all:
-    # `datum` is then the mark of that point, and the point is its datum.
+    # Vega-Lite 6.4 can't write a name into the tooltip of the nearest point, so this expression
+    # does: `datum` is then the mark of that point, and the point is its datum.
     point = "(datum.datum || datum)"
-    known = [
+    values = [
         f"isValid({point}.{field}) ? {{'{title}': format({point}.{field}, '{form}')}} : {{}}"
         for title, field, form in TOOLTIP
     ]
-    tooltip = f"merge({{'run': {point}.name}}, {', '.join(known)})"
+    tooltip = f"merge({{'run': {point}.name}}, {', '.join(values)})"
     return (
         base.mark_point(clip=True, filled=True, size=70)
         .encode(
@@ -211,7 +234,7 @@ def hover(base: alt.Chart) -> alt.Chart:
 
 
 def end_labels(base: alt.Chart) -> alt.Chart:
-    """The label of a group of seeds, at the end of its first run's curve."""
+    """Writes the label of a group of seeds at the end of its first run's curve."""
     return (
         base.transform_joinaggregate(end="max(step)", groupby=["name"])
         .transform_filter("datum.step == datum.end && indexof(datum.series, datum.name) == 0")
@@ -223,36 +246,41 @@ def end_labels(base: alt.Chart) -> alt.Chart:
     )
 
 
-def uniform_rule(loss: float, vocab_size: int, y: alt.Y) -> alt.LayerChart:
-    """Where a model starts that has learned nothing."""
-    text = f"guessing uniformly: ln {vocab_size:,} = {loss:.2f}"
-    base = alt.Chart(alt.InlineData([{"loss": loss}])).encode(y)
+def uniform_rule(vocab_size: int, y: alt.Y) -> alt.LayerChart:
+    """Draws the loss of the uniform distribution, where an untrained model starts."""
+    loss = math.log(vocab_size)
+    base = inline([{"loss": loss}]).encode(y)
     rule = base.mark_rule(strokeDash=[4, 4], color="currentColor", opacity=0.6)
+    text = f"uniform distribution: ln {vocab_size:,} = {loss:.2f}"
     return rule + base.mark_text(
         text=text, align="right", dy=10, dx=-2, x="width", color="currentColor", opacity=0.8
     )
 
 
-def bits_chart(runs: Sequence[Run]) -> dict:
-    """Bits per byte after the last update, a bar each."""
-    colors = palette(runs)
-    labels = {run.name: label for label, group in group_seeds(runs).items() for run in group}
-    bars = [
-        {"name": run.name, "series": labels[run.name], "bits": bits}
+def bits_chart(runs: Sequence[Run]) -> Spec:
+    """Draws a bar for each run's bits per byte after the last update."""
+    label_of = labels(runs)
+    rows = [
+        {"name": run.name, "series": label_of[run.name], "bits": bits}
         for run in runs
         if (bits := run.last("val/bits_per_byte")) is not None
     ]
-    axis = alt.Axis(grid=False, tickCount=alt.ExprRef("ceil(width / 90)"))
-    base = alt.Chart(alt.InlineData(bars)).encode(
+    axis = alt.Axis(grid=False, tickCount=TICKS)
+    return bar_chart(
+        rows,
         alt.X("bits:Q", title="Bits per byte of validation text", axis=axis),
-        alt.Y("name:N", title=None, sort=[run.name for run in runs]),
-    )
-    color = alt.Color("series:N", legend=None).scale(domain=[*colors], range=[*colors.values()])
-    layers = base.mark_bar(cornerRadiusEnd=3).encode(color) + base.mark_text(
-        align="left", dx=5, color="currentColor"
-    ).encode(alt.Text("bits:Q", format=".3f"))
-    return layers.properties(
-        width="container",
-        height=30 * len(bars),
+        alt.Text("bits:Q", format=".3f"),
+        series_color(runs),
         description="Bits per byte of validation text after the last update, of each run.",
-    ).to_dict()
+    )
+
+
+def bar_chart(
+    rows: Rows, length: alt.X, text: alt.Text, *color: alt.Color, description: str
+) -> Spec:
+    """Draws a horizontal bar for each row's "name", with a number at its end."""
+    names = [row["name"] for row in rows]
+    base = inline(rows).encode(length, alt.Y("name:N", title=None, sort=names))
+    numbers = base.mark_text(align="left", dx=5, color="currentColor").encode(text)
+    bars = base.mark_bar(cornerRadiusEnd=3).encode(*color)
+    return to_spec(bars + numbers, 30 * len(rows), description)

@@ -4,13 +4,13 @@ const data = JSON.parse(document.getElementById("data").textContent);
 
 const options = {
   actions: false,
-  // Interprets expressions: the page's policy forbids to compile them.
+  // Interprets expressions: the Content-Security-Policy forbids compiling them.
   ast: true,
   renderer: "svg",
   tooltip: { theme: "page" },
   config: {
     ...data.theme,
-    // Vega measures texts, so it has to know the font's real name.
+    // Vega measures text, so it needs the font's real name.
     font: getComputedStyle(document.body).fontFamily,
     axisYDiscrete: { labelLimit: Math.min(300, innerWidth / 3) },
   },
@@ -45,7 +45,7 @@ function showSamples() {
   document.getElementById("when").textContent = when;
   slider.setAttribute("aria-valuetext", when);
   document.querySelectorAll(".samples article").forEach((article, run) => {
-    // A run that ended before keeps showing the last it wrote.
+    // A run that ended earlier keeps showing its last sample.
     const sample = data.samples[run].findLast((candidate) => candidate.step <= step);
     for (const name of ["when", "prompt", "text"]) {
       article.querySelector(`.${name}`).textContent = (sample ?? data.no_sample)[name];

@@ -1,9 +1,11 @@
-"""The law of `scaling.py` as pictures: the loss over parameters, tokens and FLOPs, and its best."""
+"""Charts of the scaling law: loss over parameters, tokens and compute, and the best sizes."""
+
+from collections.abc import Sequence
 
 import altair as alt
 import numpy as np
 
-from reporting.charts import COLORS
+from reporting.charts import COLORS, Rows, Spec, inline, to_spec
 from reporting.scaling import Law, Points, round_tokens
 
 STEPS = 40
@@ -11,99 +13,79 @@ LOSS = "Validation loss, nats per token"
 SIZE = "Parameters outside of embeddings"
 
 
-def charts(seen: Points, law: Law) -> dict[str, alt.LayerChart]:
-    """All of them, under the heading that each stands below. Dots are runs, lines the law."""
-    tokens = [f"{round_tokens(one) / 1e6:g}M tokens" for one in seen.tokens]
-    sizes = [f"{one:,.0f} parameters" for one in seen.parameters]
-    steps = np.geomspace(seen.parameters.min(), 2 * seen.parameters.max(), STEPS)
-    lines_by_tokens = [
-        {"x": size, "loss": loss, "of": label}
-        for label, count in dict(zip(tokens, seen.tokens, strict=True)).items()
-        for size, loss in zip(steps, law.loss(steps, count), strict=True)
-    ]
-    steps = np.geomspace(seen.tokens.min(), 2 * seen.tokens.max(), STEPS)
-    lines_by_size = [
-        {"x": count, "loss": loss, "of": label}
-        for label, size in dict(zip(sizes, seen.parameters, strict=True)).items()
-        for count, loss in zip(steps, law.loss(size, steps), strict=True)
-    ]
+def charts(data: Points, law: Law) -> dict[str, Spec]:
+    """Returns the specs by heading. Dots are runs, lines are the law."""
+    tokens = [f"{round_tokens(one) / 1e6:g}M tokens" for one in data.tokens]
+    sizes = [f"{one:,.0f} parameters" for one in data.parameters]
+    x = np.geomspace(data.parameters.min(), 2 * data.parameters.max(), STEPS)
+    lines_by_tokens: Rows = []
+    for label, count in dict(zip(tokens, data.tokens, strict=True)).items():
+        lines_by_tokens += _rows(x, law.loss(x, count), label)
+    x = np.geomspace(data.tokens.min(), 2 * data.tokens.max(), STEPS)
+    lines_by_size: Rows = []
+    for label, size in dict(zip(sizes, data.parameters, strict=True)).items():
+        lines_by_size += _rows(x, law.loss(size, x), label)
+    x = np.geomspace(data.flops.min(), 4 * data.flops.max(), STEPS)
+    losses = [float(law.loss_for_flops(law.best_size(flops), flops)) for flops in x]
+    frontier = _rows(x, losses, "the best size")
     return {
         "Loss against parameters: runs, and the fitted law": _chart(
-            seen, seen.parameters, tokens, lines_by_tokens, SIZE
+            data, data.parameters, tokens, lines_by_tokens, SIZE
         ),
         "Loss against tokens: runs, and the fitted law": _chart(
-            seen, seen.tokens, sizes, lines_by_size, "Tokens seen"
+            data, data.tokens, sizes, lines_by_size, "Tokens seen"
         ),
-        "Loss against compute: runs, and the best size by the law": _chart(
-            seen, seen.flops, sizes, _frontier(seen, law), "Floating-point operations of training"
+        "Loss against compute: runs, and the law's best size": _chart(
+            data, data.flops, sizes, frontier, "Floating-point operations of training"
         ),
-        "Equal FLOPs: the law over the size, and the size that is best": _equal_flops(seen, law),
+        "Equal FLOPs: the law over the size, and the best size": _equal_flops(data, law),
     }
 
 
-def _frontier(seen: Points, law: Law) -> list[dict]:
-    """The loss of the best size over the compute."""
-    rows = []
-    for flops in np.geomspace(seen.flops.min(), 4 * seen.flops.max(), STEPS):
-        size = law.best_size(flops)
-        loss = float(law.loss(size, flops / law.flops_per_token(size)))
-        rows.append({"x": flops, "loss": loss, "of": "the best size"})
-    return rows
+def _rows(x: np.ndarray, losses: Sequence[float] | np.ndarray, label: str) -> Rows:
+    return [{"x": at, "loss": float(loss), "of": label} for at, loss in zip(x, losses, strict=True)]
 
 
-def _chart(
-    seen: Points, x: np.ndarray, groups: list[str], lines: list[dict], title: str
-) -> alt.LayerChart:
+def _chart(data: Points, x: np.ndarray, groups: list[str], lines: Rows, title: str) -> Spec:
+    """Draws the runs as dots and the law as lines, colored by group."""
     dots = [
         {"x": at, "loss": loss, "of": group, "run": run.name}
-        for at, loss, group, run in zip(x, seen.loss, groups, seen.runs, strict=True)
+        for at, loss, group, run in zip(x, data.loss, groups, data.runs, strict=True)
     ]
-    order = list(dict.fromkeys([*(row["of"] for row in lines), *groups]))
-    layers = [
-        alt.Chart(alt.InlineData(lines)).mark_line(strokeWidth=1.5, opacity=0.8),
-        alt.Chart(alt.InlineData(dots)).mark_point(filled=True, size=60, opacity=1),
-    ]
-    encoded = [
-        layer.encode(*_axes(title), alt.Color("of:N", title=None).scale(domain=order, range=COLORS))
-        for layer in layers
-    ]
-    encoded[1] = encoded[1].encode(
-        tooltip=["run:N", "of:N", alt.Tooltip("loss:Q", format=".4f"), alt.Tooltip("x:Q")]
-    )
-    return alt.layer(*encoded).properties(
-        width="container", height=300, description=f"Validation loss against {title.lower()}."
-    )
+    tooltip = ["run:N", "of:N", alt.Tooltip("loss:Q", format=".4f"), alt.Tooltip("x:Q")]
+    encoding = *_axes(title), _color([*(row["of"] for row in lines), *groups])
+    chart = inline(lines).mark_line(strokeWidth=1.5, opacity=0.8).encode(*encoding) + inline(
+        dots
+    ).mark_point(filled=True, size=60, opacity=1).encode(*encoding, tooltip=tooltip)
+    return to_spec(chart, 300, f"Validation loss against {title.lower()}.")
 
 
-def _equal_flops(seen: Points, law: Law) -> alt.LayerChart:
-    """For a few budgets the loss over the size that spends them, and where it is lowest."""
-    lines, best = [], []
-    sizes = np.geomspace(seen.parameters.min() / 2, 4 * seen.parameters.max(), 2 * STEPS)
-    for flops in np.geomspace(np.median(seen.flops) / 2, 2 * seen.flops.max(), 4):
+def _equal_flops(data: Points, law: Law) -> Spec:
+    """Draws the loss over the size for a few compute budgets, and marks each lowest point."""
+    lines: Rows = []
+    best: Rows = []
+    sizes = np.geomspace(data.parameters.min() / 2, 4 * data.parameters.max(), 2 * STEPS)
+    for flops in np.geomspace(np.median(data.flops) / 2, 2 * data.flops.max(), 4):
         label = f"{flops:.1e} FLOPs".replace("e+", "e")
-        losses = law.loss(sizes, flops / law.flops_per_token(sizes))
-        lines += [
-            {"x": size, "loss": loss, "of": label}
-            for size, loss in zip(sizes, losses, strict=True)
-            if loss < 2 * seen.loss.min()
-        ]
-        size = law.best_size(flops)
-        loss = float(law.loss(size, flops / law.flops_per_token(size)))
-        best.append({"x": size, "loss": loss, "of": label})
-    order = [row["of"] for row in best]
-    color = alt.Color("of:N", title=None).scale(domain=order, range=COLORS)
-    curves = alt.Chart(alt.InlineData(lines)).mark_line(strokeWidth=1.5)
-    marks = alt.Chart(alt.InlineData(best)).mark_point(filled=True, size=90, opacity=1)
-    marks = marks.encode(
-        tooltip=["of:N", alt.Tooltip("x:Q", format=",.0f"), alt.Tooltip("loss:Q", format=".3f")]
-    )
-    return alt.layer(*(one.encode(*_axes(SIZE), color) for one in (curves, marks))).properties(
-        width="container", height=300, description="Loss over model size at equal FLOPs."
-    )
+        losses = law.loss_for_flops(sizes, flops)
+        near = losses < 2 * data.loss.min()
+        lines += _rows(sizes[near], losses[near], label)
+        size = np.array([law.best_size(flops)])
+        best += _rows(size, law.loss_for_flops(size, flops), label)
+    encoding = *_axes(SIZE), _color([row["of"] for row in best])
+    tooltip = ["of:N", alt.Tooltip("x:Q", format=",.0f"), alt.Tooltip("loss:Q", format=".3f")]
+    chart = inline(lines).mark_line(strokeWidth=1.5).encode(*encoding) + inline(best).mark_point(
+        filled=True, size=90, opacity=1
+    ).encode(*encoding, tooltip=tooltip)
+    return to_spec(chart, 300, "Loss over model size at equal FLOPs.")
+
+
+def _color(groups: Sequence[str]) -> alt.Color:
+    return alt.Color("of:N", title=None).scale(domain=list(dict.fromkeys(groups)), range=COLORS)
 
 
 def _axes(title: str) -> tuple[alt.X, alt.Y]:
     ticks = alt.Axis(tickCount=6, format="~s")
     x = alt.X("x:Q", title=title, scale=alt.Scale(type="log"), axis=ticks)
-    y = alt.Y("loss:Q", title=LOSS, scale=alt.Scale(type="log", nice=False, zero=False))
+    y = alt.Y("loss:Q", title=LOSS, scale=alt.Scale(type="log", nice=False))
     return x, y.axis(format=".3~f", tickCount=7)

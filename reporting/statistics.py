@@ -1,4 +1,4 @@
-"""What a handful of runs allows to be said: intervals, differences beyond noise, importance."""
+"""Confidence intervals, tests of differences between groups of runs, parameter importance."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,25 +6,29 @@ from itertools import combinations
 from statistics import fmean, variance
 from typing import Any
 
+from reporting.runs import are_numbers
+
 CONFIDENCE = 0.95
-# Fewer runs than this a parameter's importance is not guessed from.
-LEAST_RUNS = 8
+# Fewer runs give no estimate of a parameter's importance.
+MIN_RUNS = 8
+Groups = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Group `one` minus group `other`: its mean, interval, and whether luck explains it."""
+    """Mean of group `one` minus that of group `other`, with interval and the test's verdict."""
 
     one: str
     other: str
     mean: float
     low: float
     high: float
-    beyond_noise: bool
+    significant: bool
+    test: str
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of at least two values and its 95 % confidence interval, by Student's t."""
+    """Returns the mean of at least two values and its 95 % confidence interval (Student's t)."""
     from scipy.special import stdtrit
 
     count, mean = len(values), fmean(values)
@@ -32,34 +36,28 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def differences(groups: Mapping[str, Sequence[float]], baseline: str = "") -> list[Difference]:
-    """What luck does not explain between the groups that have two values or more: each of them
-    with the `baseline`, or every pair if there is none.
-    """
-    enough = {name: values for name, values in groups.items() if len(values) > 1}
-    if baseline not in enough:
-        return _pairs(enough, combinations(enough, 2))
-    others = [name for name in enough if name != baseline]
-    if len(others) > 1 and any(variance(values) for values in enough.values()):
-        return _with_baseline(enough, others, baseline)
-    return _pairs(enough, [(name, baseline) for name in others])
+def differences(groups: Groups, baseline: str = "") -> list[Difference]:
+    """Compares the groups of two values or more with `baseline`, or each pair if it is none."""
+    groups = {name: values for name, values in groups.items() if len(values) > 1}
+    if baseline not in groups:
+        return _welch(groups, combinations(groups, 2))
+    others = [name for name in groups if name != baseline]
+    if len(others) > 1 and any(variance(values) for values in groups.values()):
+        return _dunnett(groups, others, baseline)
+    return _welch(groups, [(name, baseline) for name in others])
 
 
-def _with_baseline(
-    groups: Mapping[str, Sequence[float]], others: Sequence[str], baseline: str
-) -> list[Difference]:
-    """Each of the others with the baseline: Dunnett's test (1955), whose verdicts and intervals
-    hold for all of them together.
+def _dunnett(groups: Groups, others: Sequence[str], baseline: str) -> list[Difference]:
+    """Compares each of the others with the baseline by Dunnett's test (1955).
 
-    It takes the spread over seeds to be the same everywhere, so that two or three seeds of each
-    tell it together; by themselves they hardly would.
+    Verdicts and intervals hold for all of them together. The test assumes the same variance in all
+    groups and pools it, so two or three seeds of each suffice.
     """
     from scipy import stats
 
     samples = [groups[name] for name in others]
     test = stats.dunnett(*samples, control=groups[baseline], rng=0)
     intervals = test.confidence_interval(CONFIDENCE)
-    found = zip(others, test.pvalue, intervals.low, intervals.high, strict=True)
     mean = fmean(groups[baseline])
     return [
         Difference(
@@ -68,82 +66,84 @@ def _with_baseline(
             fmean(groups[name]) - mean,
             float(low),
             float(high),
-            bool(chance < 1 - CONFIDENCE),
+            bool(p_value < 1 - CONFIDENCE),
+            "Dunnett's test",
         )
-        for name, chance, low, high in found
+        for name, p_value, low, high in zip(
+            others, test.pvalue, intervals.low, intervals.high, strict=True
+        )
     ]
 
 
-def _pairs(
-    groups: Mapping[str, Sequence[float]], to_compare: Iterable[tuple[str, str]]
-) -> list[Difference]:
-    """Welch's t-test of each pair, corrected by Holm. The interval is of the one difference alone;
-    `beyond_noise` holds for all of them together.
+def _welch(groups: Groups, pairs: Iterable[tuple[str, str]]) -> list[Difference]:
+    """Compares pairs by Welch's t-test with Holm's correction.
+
+    Each interval holds for its difference alone, the verdicts hold for all of them together.
     """
     from scipy import stats
 
-    pairs, chances = [], []
-    for one, other in to_compare:
+    compared, p_values = [], []
+    for one, other in pairs:
         a, b = groups[one], groups[other]
-        mean = fmean(a) - fmean(b)
-        if variance(a) == variance(b) == 0:
-            # No spread at all: a t-test would divide by it.
-            pairs.append((one, other, mean, mean, mean))
-            chances.append(0.0 if mean else 1.0)
-            continue
-        test = stats.ttest_ind(a, b, equal_var=False)
-        low, high = test.confidence_interval(CONFIDENCE)
-        pairs.append((one, other, mean, float(low), float(high)))
-        chances.append(float(test.pvalue))
-    rejected = holm(chances)
-    return [Difference(*pair, beyond) for pair, beyond in zip(pairs, rejected, strict=True)]
+        low = high = mean = fmean(a) - fmean(b)
+        p_value = 0.0 if mean else 1.0
+        # Without variance a t-test would divide by zero.
+        if variance(a) or variance(b):
+            test = stats.ttest_ind(a, b, equal_var=False)
+            low, high = test.confidence_interval(CONFIDENCE)
+            p_value = test.pvalue
+        compared.append((one, other, mean, float(low), float(high)))
+        p_values.append(float(p_value))
+    name = "Welch's t-test" + (", Holm-corrected" if len(compared) > 1 else "")
+    return [
+        Difference(*values, rejected, name)
+        for values, rejected in zip(compared, holm(p_values), strict=True)
+    ]
 
 
-def holm(chances: Sequence[float]) -> list[bool]:
-    """Which of several p-values stand at 5 % together (Holm, 1979)."""
-    order = sorted(range(len(chances)), key=lambda i: chances[i])
-    rejected = [False] * len(chances)
+def holm(p_values: Sequence[float]) -> list[bool]:
+    """Returns which hypotheses are rejected at a family-wise error rate of 5 % (Holm, 1979)."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    rejected = [False] * len(p_values)
     for rank, i in enumerate(order):
-        if chances[i] > (1 - CONFIDENCE) / (len(chances) - rank):
+        if p_values[i] > (1 - CONFIDENCE) / (len(p_values) - rank):
             break
         rejected[i] = True
     return rejected
 
 
 def importance(points: Sequence[Mapping[str, Any]], values: Sequence[float]) -> dict[str, float]:
-    """The share of each parameter in the spread of the values, by fANOVA over a random forest.
+    """Returns each parameter's share in the variance of the values, by fANOVA.
 
-    Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance" (2014). Empty if
-    the runs are too few, or nothing but one parameter varies.
+    Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance" (2014), over a
+    random forest. Empty for few runs, or if fewer than two parameters vary.
     """
+    if len(points) < MIN_RUNS or len(set(values)) < 2:
+        return {}
     names = [name for name in points[0] if len({repr(point[name]) for point in points}) > 1]
-    if len(points) < LEAST_RUNS or len(names) < 2 or len(set(values)) < 2:
+    if len(names) < 2:
         return {}
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = {name: _space([point[name] for point in points]) for name in names}
+    space = {name: _distribution([point[name] for point in points]) for name in names}
     study = optuna.create_study()
     for point, value in zip(points, values, strict=True):
-        study.add_trial(
-            optuna.trial.create_trial(
-                params={name: point[name] for name in names}, distributions=space, value=value
-            )
-        )
+        params = {name: point[name] for name in names}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=value))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return {name: float(share) for name, share in shares.items()}
+    return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
-def _space(values: Sequence[Any]) -> Any:
-    """The values of a parameter as Optuna wants to know them."""
+def _distribution(values: Sequence[Any]) -> Any:
+    """Returns the Optuna distribution that holds a parameter's values."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    if are_numbers(values):
         return FloatDistribution(min(values), max(values), log=spans_decades(values))
     return CategoricalDistribution(list(dict.fromkeys(values)))
 
 
 def spans_decades(values: Sequence[float]) -> bool:
-    """Whether a logarithmic axis shows these numbers better."""
+    """Returns True for positive numbers that a logarithmic axis shows better."""
     return min(values) > 0 and max(values) >= 10 * min(values)

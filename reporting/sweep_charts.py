@@ -8,86 +8,88 @@ from typing import Any
 import altair as alt
 
 from reporting import scaling_charts, statistics, vocabulary_charts
-from reporting.charts import COLORS
-from reporting.sweeps import SEED, Sweep, label, shown, text
+from reporting.charts import COLORS, TICKS, Rows, Spec, bar_chart, inline, to_spec
+from reporting.runs import are_numbers, group_by
+from reporting.sweeps import SEED, Sweep, label, text, value
 
 # From good to bad, on a light and on a dark page.
 SCALE = (COLORS[1], "#a08fb0", COLORS[0])
-# Values of a parameter that an axis names one by one.
-MOST_TICKS = 10
-TICKS = alt.ExprRef("ceil(width / 90)")
-IMPORTANCE = "Share of each parameter in the spread (fANOVA; the seed counts as noise)"
+# An axis has a tick at each value of a parameter up to these many.
+MAX_TICKS = 10
+IMPORTANCE = "Share of each parameter in the variance (fANOVA; the seed counts as noise)"
 
 
-def charts(sweep: Sweep) -> dict[str, dict]:
-    """All that can be drawn, under the heading that it stands below."""
+def charts(sweep: Sweep) -> dict[str, Spec]:
+    """Returns the specs of all charts that the sweep allows, by heading."""
     if not sweep.finished or not sweep.varying:
         return {}
-    made: dict[str, alt.Chart | alt.LayerChart] = {}
-    if sweep.scaling:
-        made |= scaling_charts.charts(*sweep.scaling)
+    specs: dict[str, Spec] = {}
+    if sweep.scaling_law:
+        specs |= scaling_charts.charts(*sweep.scaling_law)
     if len({run.vocab_size for run in sweep.finished} - {None}) > 2:
-        made |= vocabulary_charts.charts(sweep.finished)
-    groups, _ = sweep.stages()
-    if len(groups) > 1 and not sweep.scaling:
+        specs |= vocabulary_charts.charts(sweep.finished)
+    groups = sweep.best_settings()
+    if len(groups) > 1 and not sweep.scaling_law:
         what = "Experiments" if sweep.compares_experiments else "Models"
-        made[f"{what} compared: mean over seeds, 95 % confidence interval"] = stages(sweep, groups)
+        heading = f"{what} compared: mean over seeds, 95 % confidence interval"
+        specs[heading] = comparison(sweep, groups)
     if shares := sweep.importance():
-        made[IMPORTANCE] = bars(shares)
+        specs[IMPORTANCE] = importance_bars(shares)
     if len(sweep.finished) > 1:
-        made[f"Every finished run, a line each; colour: {sweep.metric}"] = parallel(sweep)
+        heading = f"Every finished run, a line each; color: {sweep.metric}"
+        specs[heading] = parallel_coordinates(sweep)
     names = [name for name in sweep.varying if name != SEED]
     for name in names:
+        heading = f"{sweep.metric} against {label(name)}"
         others = [other for other in names if other != name]
         if len(others) in (1, 2) and is_grid(sweep, name, others):
-            heading = f"{sweep.metric} against {label(name)}, a line for each {label(others[0])}"
-            made[heading] = lines(sweep, name, *others)
+            specs[f"{heading}, a line for each {label(others[0])}"] = lines(sweep, name, *others)
         else:
-            made[f"{sweep.metric} against {label(name)}: runs, and mean with range over seeds"] = (
-                against(sweep, name)
-            )
-    return {heading: chart.to_dict() for heading, chart in made.items()}
+            specs[f"{heading}: runs, and mean with range over seeds"] = scatter(sweep, name)
+    return specs
 
 
 def is_grid(sweep: Sweep, name: str, others: Sequence[str]) -> bool:
-    """Whether a parameter is a number, of three values or more at every setting of `others`."""
-    values = [run.swept.get(name) for run in sweep.finished]
-    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
-    counts = [len({text(run, one) for run in sweep.finished}) for one in others]
-    at = {}
-    for run in sweep.finished:
-        setting = tuple(text(run, one) for one in others)
-        at.setdefault(setting, set()).add(text(run, name))
-    # A run that diverged leaves a gap in a line, and no more.
-    is_full = len(at) == math.prod(counts) and min(map(len, at.values())) > 2
-    return numbers and is_full and max(counts) <= len(COLORS)
+    """Returns True if a numeric parameter has three values or more at each setting of `others`.
+
+    A run that diverged may be missing: it leaves a gap in a line.
+    """
+    counts = [len({text(run, other) for run in sweep.finished}) for other in others]
+    at = group_by(sweep.finished, lambda run: tuple(text(run, other) for other in others))
+    return (
+        are_numbers(run.swept.get(name) for run in sweep.finished)
+        and len(at) == math.prod(counts)
+        and max(counts) <= len(COLORS)
+        and all(len({text(run, name) for run in runs}) > 2 for runs in at.values())
+    )
 
 
-def lines(sweep: Sweep, name: str, other: str, third: str = "") -> alt.Chart | alt.FacetChart:
-    """The mean over seeds against a number, a line for each value of another parameter, and a
-    picture for each of a third."""
-    rows = []
-    for group in sweep.settings().values():
-        values = [sweep.value(run) for run in group]
-        rows.append(
-            {
-                "x": group[0].swept[name],
-                "mean": fmean(values),
-                "of": text(group[0], other),
-                "in": f"{label(third)} {text(group[0], third)}" if third else "",
-            }
-        )
+def lines(sweep: Sweep, name: str, other: str, third: str = "") -> Spec:
+    """Draws the mean over seeds against a number: a line for each value of another parameter, and
+    a facet for each value of a third.
+    """
+    rows = [
+        {
+            "x": group[0].swept[name],
+            "mean": fmean(sweep.value(run) for run in group),
+            "of": text(group[0], other),
+            "in": f"{label(third)} {text(group[0], third)}" if third else "",
+        }
+        for group in sweep.settings()
+    ]
     rows.sort(key=lambda row: row["x"])
     order = list(dict.fromkeys(text(run, other) for run in sweep.finished))
     values = sorted({row["x"] for row in rows})
-    kind = "log" if statistics.spans_decades(values) else "linear"
-    axis = alt.Axis(values=values, format="~g") if len(values) <= MOST_TICKS else alt.Axis()
+    axis = alt.Axis(values=values, format="~g") if len(values) <= MAX_TICKS else alt.Axis()
     chart = (
-        alt.Chart(alt.InlineData(rows))
+        inline(rows)
         .mark_line(point=True, strokeWidth=2)
         .encode(
-            alt.X("x:Q", title=label(name), axis=axis).scale(
-                type=kind, zero=False, nice=False, padding=15
+            alt.X(
+                "x:Q",
+                title=label(name),
+                axis=axis,
+                scale=number_scale(values, padding=15, nice=False),
             ),
             alt.Y("mean:Q", title=sweep.metric, scale=alt.Scale(zero=False)),
             alt.Color("of:N", title=label(other)).scale(domain=order, range=COLORS),
@@ -96,16 +98,22 @@ def lines(sweep: Sweep, name: str, other: str, third: str = "") -> alt.Chart | a
     )
     what = f"{sweep.metric} against {label(name)} for each {label(other)}."
     if not third:
-        return chart.properties(width="container", height=260, description=what)
-    chart = chart.properties(width=300, height=260)
-    return chart.facet(alt.Facet("in:N", title=None), columns=2).properties(description=what)
+        return to_spec(chart, 260, what)
+    facets = chart.properties(width=300, height=260).facet(alt.Facet("in:N", title=None), columns=2)
+    return facets.properties(description=what).to_dict()
 
 
-def positions(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
-    """Where values stand on an axis from 0 to 1, and the ticks (place, text) beside it."""
-    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
-    if not numbers or len(set(values)) == 1:
-        # The first, of the lowest stage, on top.
+def number_scale(values: Sequence[float], **options: Any) -> alt.Scale:
+    """Returns a logarithmic scale if the numbers span decades, else one that may omit zero."""
+    if statistics.spans_decades(values):
+        return alt.Scale(type="log", **options)
+    return alt.Scale(zero=False, **options)
+
+
+def axis_positions(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
+    """Returns each value's position on an axis from 0 to 1, and ticks as (position, text)."""
+    if not are_numbers(values) or len(set(values)) == 1:
+        # The first one, of the lowest stage, on top.
         words = list(dict.fromkeys(map(str, values)))
         place = {word: 1 - (i + 0.5) / len(words) for i, word in enumerate(words)}
         return [place[str(value)] for value in values], [(at, word) for word, at in place.items()]
@@ -118,16 +126,16 @@ def positions(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str
     return [(scale(value) - low) / (high - low) for value in values], ticks
 
 
-def parallel(sweep: Sweep) -> alt.LayerChart:
-    """A line for each run through its parameters to the metric."""
-    names = [*sweep.varying, sweep.metric]
-    columns = [label(name) for name in names]
-    lines, ticks = [], []
-    for name, column in zip(names, columns, strict=True):
-        values = [
-            sweep.value(run) if name == sweep.metric else shown(run, name) for run in sweep.finished
-        ]
-        places, marks = positions(values)
+def parallel_coordinates(sweep: Sweep) -> Spec:
+    """Draws a line for each run through its parameters to the metric."""
+    columns = [label(name) for name in [*sweep.varying, sweep.metric]]
+    lines: Rows = []
+    ticks: Rows = []
+    for name, column in zip([*sweep.varying, sweep.metric], columns, strict=True):
+        is_metric = name == sweep.metric
+        places, marks = axis_positions(
+            [sweep.value(run) if is_metric else value(run, name) for run in sweep.finished]
+        )
         ticks += [{"axis": column, "place": place, "text": word} for place, word in marks]
         lines += [
             {
@@ -135,155 +143,97 @@ def parallel(sweep: Sweep) -> alt.LayerChart:
                 "axis": column,
                 "place": place,
                 "value": sweep.value(run),
-                "here": text(run, name) if name != sweep.metric else f"{sweep.value(run):.4f}",
+                "here": f"{sweep.value(run):.4f}" if is_metric else text(run, name),
             }
             for run, place in zip(sweep.finished, places, strict=True)
         ]
     x = alt.X("axis:N", sort=columns, title=None, scale=alt.Scale(type="point", padding=0.5))
     y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[0, 1]))
+    color = alt.Scale(range=SCALE, reverse=sweep.goal == "maximize")
     runs = (
-        alt.Chart(alt.InlineData(lines))
+        inline(lines)
         .mark_line(strokeWidth=2, opacity=0.75, point=True)
         .encode(
             x.axis(labelAngle=0, domain=False, ticks=False, grid=True, orient="top"),
             y,
             alt.Detail("run:N"),
-            alt.Color(
-                "value:Q",
-                title=sweep.metric,
-                scale=alt.Scale(range=SCALE, reverse=sweep.goal == "maximize"),
-            ),
+            alt.Color("value:Q", title=sweep.metric, scale=color),
             tooltip=["run:N", "axis:N", "here:N", alt.Tooltip("value:Q", format=".4f")],
         )
     )
     marks = (
-        alt.Chart(alt.InlineData(ticks))
+        inline(ticks)
         .mark_text(align="left", dx=7, color="currentColor", fontWeight=600, limit=170)
         .encode(x, y, alt.Text("text:N"))
     )
-    return (runs + marks).properties(
-        width="container", height=320, description="Parameters and result of each finished run."
-    )
+    return to_spec(runs + marks, 320, "Parameters and result of each finished run.")
 
 
-def bars(shares: dict[str, float]) -> alt.LayerChart:
-    """The importance of each parameter."""
-    rows = [{"name": label(name), "share": share} for name, share in shares.items()]
-    base = alt.Chart(alt.InlineData(rows)).encode(
+def importance_bars(shares: dict[str, float]) -> Spec:
+    """Draws the importance of each parameter."""
+    return bar_chart(
+        [{"name": label(name), "share": share} for name, share in shares.items()],
         alt.X("share:Q", title=None, axis=alt.Axis(format="%", grid=False, tickCount=TICKS)),
-        alt.Y("name:N", title=None, sort=[row["name"] for row in rows]),
-    )
-    words = base.mark_text(align="left", dx=5, color="currentColor")
-    return (
-        base.mark_bar(cornerRadiusEnd=3) + words.encode(alt.Text("share:Q", format=".0%"))
-    ).properties(
-        width="container", height=30 * len(rows), description="Importance of each parameter."
+        alt.Text("share:Q", format=".0%"),
+        description="Importance of each parameter.",
     )
 
 
-def stages(sweep: Sweep, groups: dict[str, list[float]]) -> alt.LayerChart:
-    """Each model's mean with its interval, and the runs behind it."""
-    rows = []
-    for model, values in groups.items():
-        mean, low, high = fmean(values), None, None
+def comparison(sweep: Sweep, groups: dict[str, list[float]]) -> Spec:
+    """Draws each model's mean with its confidence interval, and its runs."""
+    means: Rows = []
+    intervals: Rows = []
+    runs: Rows = []
+    for name, values in groups.items():
+        model = f"{name} (n={len(values)})"
+        means.append({"model": model, "mean": fmean(values)})
+        runs += [{"model": model, "value": value} for value in values]
         if len(values) > 1:
-            mean, low, high = statistics.mean_interval(values)
-        rows.append({"model": f"{model} (n={len(values)})", "mean": mean, "low": low, "high": high})
-    runs = [
-        {"model": row["model"], "value": value}
-        for row, values in zip(rows, groups.values(), strict=True)
-        for value in values
-    ]
-    y = alt.Y("model:N", title=None, sort=[row["model"] for row in rows])
+            _, low, high = statistics.mean_interval(values)
+            intervals.append({"model": model, "low": low, "high": high})
+    y = alt.Y("model:N", title=None, sort=[row["model"] for row in means])
     scale = alt.Scale(zero=False, padding=12)
-    axis = alt.Axis(tickCount=TICKS)
-    base = alt.Chart(alt.InlineData(rows)).encode(y)
-    mean = base.mark_point(filled=True, size=90, opacity=1).encode(
-        alt.X("mean:Q", title=sweep.metric, scale=scale, axis=axis),
-        tooltip=["model:N", alt.Tooltip("mean:Q", format=".4f")],
-    )
-    each = (
-        alt.Chart(alt.InlineData(runs))
+    x = alt.X("mean:Q", title=sweep.metric, scale=scale, axis=alt.Axis(tickCount=TICKS))
+    layers = [
+        inline(runs)
         .mark_tick(color="currentColor", opacity=0.5)
-        .encode(y, alt.X("value:Q", scale=scale))
-    )
-    layers = [each, mean]
-    if any(row["low"] is not None for row in rows):
-        known = alt.Chart(alt.InlineData([row for row in rows if row["low"] is not None]))
-        rule = known.mark_rule(strokeWidth=3, color="currentColor")
+        .encode(y, alt.X("value:Q", scale=scale)),
+        inline(means)
+        .mark_point(filled=True, size=90, opacity=1)
+        .encode(y, x, tooltip=["model:N", alt.Tooltip("mean:Q", format=".4f")]),
+    ]
+    if intervals:
+        rule = inline(intervals).mark_rule(strokeWidth=3, color="currentColor")
         layers.insert(0, rule.encode(y, alt.X("low:Q", scale=scale), alt.X2("high:Q")))
-    return alt.layer(*layers).properties(
-        width="container", height=44 * len(rows), description="Models with confidence intervals."
-    )
+    return to_spec(alt.layer(*layers), 44 * len(means), "Models with confidence intervals.")
 
 
-def against(sweep: Sweep, name: str) -> alt.LayerChart:
-    """The metric of each run over one parameter, and over seeds the mean and the range."""
-    rows = by_setting(sweep, name)
-    values = [row["x"] for row in rows]
-    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    kind = "log" if numbers and statistics.spans_decades(values) else "linear"
-    axis = alt.Axis(labelAngle=0, labelLimit=160)
-    x = (
-        alt.X(
-            "x:Q",
-            title=label(name),
-            scale=alt.Scale(type="log", padding=20)
-            if kind == "log"
-            else alt.Scale(zero=False, padding=20),
-            axis=alt.Axis(tickCount=TICKS),
-        )
-        if numbers
-        else alt.X(
-            "x:N",
-            title=label(name),
-            axis=axis,
-            sort=list(dict.fromkeys(values)),
-            scale=alt.Scale(type="point", padding=0.5),
-        )
-    )
-    base = alt.Chart(alt.InlineData(rows)).encode(
-        x,
-        alt.Color(
-            "model:N",
-            title=None,
-            legend=alt.Legend(orient="top") if len(models) > 1 else None,
-            scale=alt.Scale(domain=models, range=COLORS),
-        ),
-    )
-    scale = alt.Scale(zero=False)
-    points = base.mark_point(opacity=0.45).encode(
-        alt.Y("value:Q", title=sweep.metric, scale=scale),
-        tooltip=["run:N", "x:N", alt.Tooltip("value:Q", format=".4f")],
-    )
-    settings = base.transform_filter("isValid(datum.mean)")
-    ranges = settings.mark_rule(strokeWidth=2).encode(
-        alt.Y("least:Q", scale=scale), alt.Y2("most:Q")
-    )
-    means = settings.mark_point(filled=True, size=60, opacity=1).encode(
-        alt.Y("mean:Q", scale=scale)
-    )
-    return (ranges + points + means).properties(
-        width="container", height=260, description=f"{sweep.metric} against {label(name)}."
-    )
-
-
-def by_setting(sweep: Sweep, name: str) -> list[dict[str, Any]]:
-    """A row for each run; the first of each setting has the mean and the range over its seeds."""
-    rows = []
-    for group in sweep.settings().values():
+def scatter(sweep: Sweep, name: str) -> Spec:
+    """Draws the metric of each run over one parameter, with mean and range over seeds."""
+    runs: Rows = []
+    means: Rows = []
+    for group in sweep.settings():
+        at = {"x": value(group[0], name), "model": str(group[0].config.get("model.name", ""))}
         values = [sweep.value(run) for run in group]
-        mean = {"mean": fmean(values), "least": min(values), "most": max(values)}
-        for i, run in enumerate(group):
-            rows.append(
-                {
-                    "run": run.name,
-                    "x": shown(run, name),
-                    "value": sweep.value(run),
-                    "model": str(run.config.get("model.name", "")),
-                    # Once a setting, not once a seed.
-                    **(mean if i == 0 else {}),
-                }
-            )
-    return rows
+        runs += [{**at, "run": run.name, "value": sweep.value(run)} for run in group]
+        means.append({**at, "mean": fmean(values), "least": min(values), "most": max(values)})
+    positions = [row["x"] for row in means]
+    if are_numbers(positions):
+        scale = number_scale(positions, padding=20)
+        x = alt.X("x:Q", title=label(name), scale=scale, axis=alt.Axis(tickCount=TICKS))
+    else:
+        scale = alt.Scale(type="point", padding=0.5)
+        axis = alt.Axis(labelAngle=0, labelLimit=160)
+        order = list(dict.fromkeys(positions))
+        x = alt.X("x:N", title=label(name), scale=scale, axis=axis, sort=order)
+    models = list(dict.fromkeys(row["model"] for row in means))
+    legend = alt.Legend(orient="top") if len(models) > 1 else None
+    color = alt.Color("model:N", title=None, legend=legend).scale(domain=models, range=COLORS)
+    y = alt.Scale(zero=False)
+    base = inline(means).encode(x, color)
+    ranges = base.mark_rule(strokeWidth=2).encode(alt.Y("least:Q", scale=y), alt.Y2("most:Q"))
+    dots = inline(runs).mark_point(opacity=0.45)
+    tooltip = ["run:N", "x:N", alt.Tooltip("value:Q", format=".4f")]
+    dots = dots.encode(x, color, alt.Y("value:Q", title=sweep.metric, scale=y), tooltip=tooltip)
+    mean = base.mark_point(filled=True, size=60, opacity=1).encode(alt.Y("mean:Q", scale=y))
+    return to_spec(ranges + dots + mean, 260, f"{sweep.metric} against {label(name)}.")

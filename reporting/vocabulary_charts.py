@@ -1,15 +1,16 @@
-"""Runs with different tokenizers as pictures: bits per byte and speed over the vocabulary."""
+"""Charts of runs with different tokenizers: bits per byte and speed over the vocabulary size."""
 
 import math
 from collections.abc import Sequence
 
 import altair as alt
 
-from reporting.runs import Run, plain
+from reporting.charts import Spec, inline, to_spec
+from reporting.runs import Run, sanitize
 
 
-def charts(runs: Sequence[Run]) -> dict[str, alt.LayerChart]:
-    """What a byte of text costs in bits, and how many are read a second, over the vocabulary."""
+def charts(runs: Sequence[Run]) -> dict[str, Spec]:
+    """Returns the specs by heading."""
     rows = []
     for run in runs:
         bits, loss = run.last("val/bits_per_byte"), run.last("val/loss")
@@ -19,19 +20,19 @@ def charts(runs: Sequence[Run]) -> dict[str, alt.LayerChart]:
             rows.append(
                 {
                     "run": run.name,
-                    "tokenizer": plain(run.config.get("data.tokenizer", "")),
+                    "tokenizer": sanitize(run.config.get("data.tokenizer", "")),
                     "x": run.vocab_size,
                     "bits": bits,
                     "speed": tokens * bytes_per_token / seconds,
                 }
             )
-    base = alt.Chart(alt.InlineData(rows)).encode(
+    base = inline(rows).encode(
         alt.X("x:Q", title="Tokens in the vocabulary").scale(type="log", padding=30)
     )
-    made = {}
+    specs = {}
     for field, title in (
         ("bits", "Bits per byte of validation text"),
-        ("speed", "Bytes of text trained on a second"),
+        ("speed", "Bytes of training text per second"),
     ):
         y = alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False, padding=20))
         tooltip = ["run:N", "tokenizer:N", alt.Tooltip(f"{field}:Q", format=".4s")]
@@ -39,8 +40,7 @@ def charts(runs: Sequence[Run]) -> dict[str, alt.LayerChart]:
         names = base.transform_aggregate(
             most=f"max({field})", groupby=["tokenizer", "x"]
         ).mark_text(dy=-12, color="currentColor")
-        words = names.encode(alt.Y("most:Q"), alt.Text("tokenizer:N"))
-        made[f"{title}, against the size of the vocabulary"] = (dots + words).properties(
-            width="container", height=260, description=f"{title} against the vocabulary."
-        )
-    return made
+        chart = dots + names.encode(alt.Y("most:Q"), alt.Text("tokenizer:N"))
+        heading = f"{title}, against the size of the vocabulary"
+        specs[heading] = to_spec(chart, 260, f"{title} against the vocabulary.")
+    return specs

@@ -1,21 +1,21 @@
-"""The run folder: the files that a run leaves behind, and the only way in and out of them.
+"""Run folder: names of the files of a run, and the functions that read and write them.
 
     config.json        the whole config, nested as in experiments/default.py
     environment.json   code version, library versions, device (an allow-list, never os.environ)
-    tokenizer.json     what turns text into this model's tokens and back
-    metrics.jsonl      one line a measured step: the record that every comparison is made from
+    tokenizer.json     the tokenizer
+    metrics.jsonl      one line a measured step: the record, which every comparison reads
     samples.jsonl      one line a generated text: step, prompt, text
-    summary.json       the last and the best of the metrics, num_params, status
+    summary.json       the last and the best metrics, num_params, status
     checkpoints/       see checkpoints/
-    diverged/          what is left of a run that diverged: see training/divergence.py
+    diverged/          the state and batch of a run that diverged: see training/divergence.py
     wandb/             W&B's own files
-    sweep.json         which sweep the run belongs to and what it was given, if it does
-    wandb.json         the id of the W&B run that holds this record, for a resumed run to go on in
-    .lock              held by the process that works in the folder, and its number
+    sweep.json         the sweep that the run belongs to, if any, and its parameters
+    wandb.json         the id of the W&B run that mirrors this record; a resumed run continues it
+    .lock              locked by the process that works in the folder; holds its process id
 
-Whole files are written under a temporary name, flushed to the disk and renamed, so that a reader
-sees the old one or the new one. A line is one write to a file opened for appending, so a process
-that dies leaves at most one unfinished line, which readers drop.
+Atomic writes (runtime/files.py) let a reader see the old file or the new one. A line is one write
+to a file opened for appending: a process that dies leaves at most one unfinished line, which
+readers drop.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runtime.errors import UserError
-from runtime.files import TEMPORARY, replacing
+from runtime.files import TEMPORARY, atomic_write
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -47,38 +47,38 @@ LOCK = ".lock"
 
 
 def remove_temporary(folder: Path) -> None:
-    """Removes what a process that was killed left half-written in `folder`."""
+    """Removes the temporary files that a killed process left in `folder`."""
     for path in folder.glob(f".*{TEMPORARY}"):
         path.unlink(missing_ok=True)
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a file in a run folder is none of the run's own: a lock, or half-written."""
+    """Returns True for a lock or a temporary file."""
     return path.name == LOCK or (path.name.startswith(".") and path.suffix == TEMPORARY)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replaces `path` by `content` as JSON, whole or not at all."""
-    with replacing(path) as file:
+    """Writes `content` as JSON, atomically."""
+    with atomic_write(path) as file:
         file.write(_as_json(content, indent=2) + b"\n")
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises UserError if it is missing or not JSON."""
+    """Returns the content of a JSON file. Raises UserError if it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist: {str(path.parent)!r} is not a run folder, or its run has "
-            "not come so far"
+            "not written it yet"
         ) from None
-    # A file that was made to be deep exceeds what Python nests.
+    # RecursionError: a hostile file nests too deep.
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read: {error}") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises UserError if it is missing, or holds anything else."""
+    """Returns the JSON object in a file. Raises UserError if there is none."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} can't be read: expected a JSON object, not {content!r:.40}")
@@ -86,13 +86,13 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def append_line(path: Path, content: dict) -> None:
-    """Adds one JSON object as a line of its own."""
+    """Appends a JSON object as one line."""
     with open(path, "ab") as file:
         file.write(_as_json(content) + b"\n")
 
 
 def read_lines(path: Path) -> Iterator[dict]:
-    """The objects of a JSON-lines file, oldest first; none if it does not exist."""
+    """Yields the objects of a JSON-lines file, oldest first; none if it does not exist."""
     if not path.exists():
         return
     # As bytes: the last line may end in the middle of a character.
@@ -103,11 +103,11 @@ def read_lines(path: Path) -> Iterator[dict]:
 
 
 def set_aside_after(path: Path, step: int) -> None:
-    """Moves the lines past `step` to `<name>.discarded`, and an unfinished line away.
+    """Moves the lines after `step` to `<name>.discarded` and drops an unfinished line.
 
-    A resumed run measures these steps again; each step is to stand in the record once. Of a line
-    that a power cut has spoiled, and what follows it, nothing is kept: it is past `step`, for what
-    is not was on the disk before the checkpoint was.
+    A resumed run measures these steps again, and the record has each step once. A line that a
+    power cut has corrupted is dropped with all lines after it: they are later than `step`, whose
+    lines were on the disk before its checkpoint was.
     """
     if not path.exists():
         return
@@ -117,19 +117,19 @@ def set_aside_after(path: Path, step: int) -> None:
     for line in lines:
         if line["step"] > step:
             append_line(path.with_name(path.name + ".discarded"), line)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         for line in lines:
             if line["step"] <= step:
                 file.write(_as_json(line) + b"\n")
 
 
 def lock(folder: Path, what: str) -> IO[str]:
-    """Takes the existing `folder` for this process, for as long as the file it returns is open.
+    """Locks the existing `folder` for this process until the returned file is closed.
 
-    The system lets go of it when the process ends, however that happens, so a lock that is left
-    over holds nobody up. `what` says what it is that can't be done twice at a time.
+    The system releases the lock when the process ends, killed or not. `what` names the activity in
+    the error: "process 123 `what` already".
 
-    Raises UserError, naming the other process, if there is one, or if the folder can't be written.
+    Raises UserError if another process holds the lock, or if the folder can't be written.
     """
     try:
         file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - held by the caller
@@ -153,7 +153,7 @@ def lock(folder: Path, what: str) -> IO[str]:
 
 
 def _holder(file: IO[str]) -> str:
-    """The number of the process that holds a lock; it may be about to write it down."""
+    """Returns the id of the process that holds a lock, which may not have written it yet."""
     for _ in range(20):
         file.seek(0)
         if holder := file.read().strip():
@@ -163,8 +163,8 @@ def _holder(file: IO[str]) -> str:
 
 
 def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys: {"train": {"num_steps": 1}} as {"train.num_steps": 1}."""
-    flat = {}
+    """Returns {"train": {"num_steps": 1}} as {"train.num_steps": 1}."""
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")
@@ -174,13 +174,13 @@ def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def _as_json(content: Any, indent: int | None = None) -> bytes:
-    # Half of a surrogate pair, from a name that is not UTF-8, has no bytes, but an escape.
+    # A lone surrogate, from a file name that is not UTF-8, is written as its escape.
     text = json.dumps(finite(content), indent=indent, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace")
 
 
 def finite(content: Any) -> Any:
-    """`content` with NaN and infinities as null: JSON has no other word for them."""
+    """Returns `content` with NaN and infinities as None, for JSON has neither."""
     if isinstance(content, dict):
         return {key: finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-TEMPORARY = ".tmp"  # End of the name that a file has while it is written.
+TEMPORARY = ".tmp"  # Suffix of a file while it is written.
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write what `path` is to hold; it takes that name, whole, when the block ends well.
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Yields a temporary file that replaces `path`, flushed to disk, when the block succeeds.
 
-    Raises OSError, and leaves `path` as it was, if the disk does not take it.
+    Raises OSError, and leaves `path` as it was, if the disk fails.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
@@ -25,11 +25,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    fsync(path.parent)
 
 
-def sync(path: Path) -> None:
-    """Returns when a file's content, or the names in a folder, are on the disk."""
+def fsync(path: Path) -> None:
+    """Flushes a file's content, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

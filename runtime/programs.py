@@ -25,7 +25,7 @@ from flax import linen as nn
 from jax.experimental import serialize_executable
 
 from runtime import process
-from runtime.files import replacing
+from runtime.files import atomic_write
 
 # Files kept, the most recently used ones: a run has 13, a megabyte in all if the model is small.
 KEPT = 400
@@ -142,7 +142,7 @@ def _keep(name: str, value: Any) -> None:
     try:
         content = zlib.compress(pickle.dumps(value), level=1)
         folder().mkdir(parents=True, exist_ok=True)
-        with replacing(folder() / name) as file:
+        with atomic_write(folder() / name) as file:
             file.write(content)
         used = sorted(folder().iterdir(), key=lambda path: path.stat().st_mtime)
         for path in used[:-KEPT]:

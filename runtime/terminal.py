@@ -1,14 +1,14 @@
-"""Text that others wrote, shown to a person: what a model made, names of files, values of flags."""
+"""Escaping of untrusted text for a terminal: generated text, names of files, values of flags."""
 
 
-def inert(text: str) -> str:
-    """`text` with what could steer a terminal, or pretend to be other text, spelled out."""
+def escape_controls(text: str, keep: str = "") -> str:
+    """Returns `text` with unprintable characters as backslash escapes, except those in `keep`.
+
+    Escape sequences could steer the terminal or imitate other output.
+    """
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
+        char
+        if char.isprintable() or char in keep
+        else char.encode("unicode_escape", "surrogatepass").decode()
         for char in text
     )
-
-
-def inert_lines(text: str) -> str:
-    """The same with line ends and tabs left as they are, for text that is shown as it is laid."""
-    return "".join(char if char in "\n\t" else inert(char) for char in text)

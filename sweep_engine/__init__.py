@@ -1,14 +1,16 @@
-"""Machinery of sweeps without a server: `python sweeps/run.py FILE` runs a W&B sweep file here.
+"""Runs W&B sweep files without a server: the machinery behind `python sweeps/run.py FILE`.
 
-    sweep_file.py      the file, checked: what is swept, how, what ends a run early
-    distributions.py   a parameter of it: from a number in [0, 1] to a value
-    search.py          the next point of a grid, a random or a Bayesian search
-    hyperband.py       which running runs to stop
-    command.py         the command line of one run
-    journal.py         what was decided and what happened, on disk
-    workers.py         the processes that runs live in
-    view.py            what a person sees meanwhile
-    fork_server.py     the process that forks each run from itself
+    sweep_file.py      parses and checks a sweep file
+    distributions.py   a parameter's distribution as an inverse CDF
+    search.py          next point of a grid, random or Bayesian search
+    hyperband.py       early termination
+    command.py         command line of one run
+    journal.py         decisions and outcomes on disk, from which a sweep resumes
+    progress.py        progress of one run, read from its folder
+    workers.py         processes of the runs
+    fork_server.py     process that forks each run from itself
+    runner.py          the loop: start, poll, stop early, record
+    view.py            live table or event lines
 
-`sweeps/` has the files, each with the question it answers on top, and the loop around all this.
+`sweeps/` has the command and the sweep files, each headed by the question it answers.
 """

@@ -1,4 +1,4 @@
-"""The command line of one run, out of a sweep file's `command` and the run's parameters."""
+"""Builds the command line of one run from a sweep file's `command` and the run's parameters."""
 
 import json
 import os
@@ -15,52 +15,55 @@ from sweep_engine.sweep_file import SweepFile
 VARIABLE = re.compile(r"\$\{envvar:([A-Za-z0-9_]*)\}")
 ENV = "/usr/bin/env"
 RESUME = "--config.checkpoint.resume=true"
-# A sweep file says so for the agents of a server; here there is none.
+# Sweep files ask for it because a server's agents need it; here it is left out.
 ONLINE = "--config.tracking.wandb_mode=online"
 
 
 def build(sweep: SweepFile, parameters: Mapping[str, Any], json_file: Path) -> list[str]:
-    """What runs one point: `python main.py --config=...`, the run folder apart.
+    """Returns the command of one run, `python main.py --config=...`, without its --workdir.
 
-    Raises UserError for a placeholder that is none, or a variable that is not set.
+    `json_file` replaces ${args_json_file}. Raises UserError for an unknown placeholder or an unset
+    environment variable.
     """
-    filled = _placeholders(sweep, parameters, json_file)
+    replacements = _replacements(sweep, parameters, json_file)
     argv: list[str] = []
     for word in sweep.command:
         word = VARIABLE.sub(_variable, word)
         if re.fullmatch(r"\$\{\w+\}", word):
-            if word[2:-1] not in filled:
-                known = ", ".join(f"${{{name}}}" for name in (*filled, "envvar:NAME"))
-                raise UserError(f"command has {word}, which is none of {known}")
-            argv += filled[word[2:-1]]
+            if word[2:-1] not in replacements:
+                known = ", ".join(f"${{{name}}}" for name in (*replacements, "envvar:NAME"))
+                raise UserError(f"command has {word}: expected one of {known}")
+            argv += replacements[word[2:-1]]
         elif word != ONLINE:
             argv.append(word)
     return _with_this_python(argv)
 
 
-def write_json_file(path: Path, parameters: Mapping[str, Any]) -> None:
-    """What ${args_json_file} names."""
-    path.write_text(json.dumps(dict(parameters)), encoding="utf-8")
+def write_parameters(yaml_file: Path, json_file: Path, parameters: Mapping[str, Any]) -> None:
+    """Writes the files of WANDB_SWEEP_PARAM_PATH, as W&B's agent does, and ${args_json_file}."""
+    entries = {"wandb_version": 1, **{name: {"value": value} for name, value in parameters.items()}}
+    # JSON is YAML.
+    yaml_file.write_text(json.dumps(entries), encoding="utf-8")
+    json_file.write_text(json.dumps(dict(parameters)), encoding="utf-8")
 
 
-def shown(argv: list[str]) -> str:
-    """The command as a person types it."""
+def as_typed(argv: list[str]) -> str:
+    """Returns the command as a user types it in a shell."""
     words = ["python" if word == sys.executable else word for word in argv]
     return shlex.join([word for word in words if word != RESUME])
 
 
-def _variable(found: re.Match) -> str:
+def _variable(found: re.Match[str]) -> str:
     if found[1] not in os.environ:
-        raise UserError(f"command has {found[0]}, and the variable {found[1]} is not set")
+        raise UserError(f"command has {found[0]}: the environment variable {found[1]} is not set")
     return os.environ[found[1]]
 
 
-def _placeholders(sweep: SweepFile, parameters: Mapping, json_file: Path) -> dict[str, list[str]]:
-    """What W&B's agent puts in the place of each ${name}."""
+def _replacements(
+    sweep: SweepFile, parameters: Mapping[str, Any], json_file: Path
+) -> dict[str, list[str]]:
+    """Returns the words by which W&B's agent replaces each ${name}."""
     words = [f"{name}={value}" for name, value in parameters.items()]
-    true_or_text = {
-        name: value for name, value in parameters.items() if not isinstance(value, bool) or value
-    }
     return {
         "env": [ENV],
         "interpreter": [sys.executable],
@@ -68,11 +71,12 @@ def _placeholders(sweep: SweepFile, parameters: Mapping, json_file: Path) -> dic
         "args": [f"--{word}" for word in words],
         "args_no_hyphens": words,
         "args_no_equals": [
-            x for name, value in parameters.items() for x in (f"--{name}", f"{value}")
+            word for name, value in parameters.items() for word in (f"--{name}", f"{value}")
         ],
         "args_no_boolean_flags": [
             f"--{name}" if value is True else f"--{name}={value}"
-            for name, value in true_or_text.items()
+            for name, value in parameters.items()
+            if value is not False
         ],
         "args_append_hydra": [f"+{word}" for word in words],
         "args_override_hydra": [f"++{word}" for word in words],
@@ -82,7 +86,7 @@ def _placeholders(sweep: SweepFile, parameters: Mapping, json_file: Path) -> dic
 
 
 def _with_this_python(argv: list[str]) -> list[str]:
-    """`argv` with the Python that runs the sweep where it names just any."""
+    """Replaces an unspecific `python`, with or without /usr/bin/env, by the one that runs this."""
     rest = argv[1:] if argv[0] == ENV else argv
     is_python = rest[0] in ("python", "python3", sys.executable)
     return [sys.executable, *rest[1:]] if is_python else argv

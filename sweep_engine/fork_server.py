@@ -1,15 +1,15 @@
-"""A process that has JAX and the harness imported, and forks each run of a sweep from itself.
+"""Fork server: a process that has JAX and the harness imported, and forks each run from itself.
 
-A run then starts in milliseconds instead of two seconds, and still is a process of its own: it may
-crash, be killed or be stopped, and no other notices. No thread of ours and no device of JAX's
-exists here, which is what makes forking safe. workers.py starts it with the names of the modules to
-import, and speaks with it, one JSON object a line:
+A run starts in milliseconds instead of two seconds, yet is a process of its own that can crash or
+be killed without harm to others. Forking is safe because the server has started no thread and
+initialized no JAX device. workers.py starts it with the names of the modules to import, and they
+exchange JSON objects, one a line:
 
     -> {"start": name, "argv", "environment", "cores", "log", "lock"}
     -> {"signal": name, "number": 15}
                                         <- {"ended": name, "code": 0}
 
-When its standard input ends, whoever ran the sweep is gone: it kills the runs and ends.
+When its standard input ends, the sweep is gone: the server kills the runs and exits.
 """
 
 import ctypes
@@ -23,6 +23,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import Any, NoReturn
 
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, linux/prctl.h
 
@@ -32,29 +33,28 @@ def main() -> None:
         importlib.import_module(module)
     answers = os.dup(1)
     os.dup2(2, 1)
-    server = ForkServer(answers)
-    server.serve()
+    ForkServer(answers).serve()
 
 
 class ForkServer:
-    """Starts, signals and reaps runs, by name."""
+    """Server that starts, signals and reaps runs, by name."""
 
     def __init__(self, answers: int) -> None:
         self._answers = answers
-        self._names: dict[int, str] = {}  # By process.
+        self._names: dict[int, str] = {}  # By process id.
         self._unread = b""
         self._woken, self._wake = os.pipe()
         for end in (self._woken, self._wake):
             os.set_blocking(end, False)
-        # A handler has to be there for the wake-up to be written.
+        # The wake-up byte is written only if the signal has a handler.
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake)
-        # Ctrl-C on the terminal, or the end of a session: the sweep decides what becomes of runs.
+        # On Ctrl-C, or the end of a session, the sweep decides what happens to runs.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def serve(self) -> None:
-        """Until standard input ends."""
+        """Handles requests until standard input ends."""
         selector = selectors.DefaultSelector()
         selector.register(0, selectors.EVENT_READ)
         selector.register(self._woken, selectors.EVENT_READ)
@@ -69,23 +69,23 @@ class ForkServer:
                     break
                 *lines, self._unread = (self._unread + received).split(b"\n")
                 for line in lines:
-                    self._act(json.loads(line))
+                    self._handle(json.loads(line))
         for process in self._names:
             os.killpg(process, signal.SIGKILL)
 
-    def _act(self, request: dict) -> None:
+    def _handle(self, request: dict[str, Any]) -> None:
         if "start" in request:
             request["server"] = os.getpid()
             process = os.fork()
             if process == 0:
-                self._become(request)
+                self._run_child(request)
             self._names[process] = request["start"]
             return
         for process, name in self._names.items():
-            # Not reaped, so the number is still this run's.
+            # Not reaped yet, so no other process can have this id.
             if name == request["signal"]:
-                everything = request["number"] == signal.SIGKILL
-                (os.killpg if everything else os.kill)(process, request["number"])
+                send = os.killpg if request["number"] == signal.SIGKILL else os.kill
+                send(process, request["number"])
 
     def _reap(self) -> None:
         while self._names:
@@ -93,19 +93,17 @@ class ForkServer:
             if process == 0:
                 return
             code = os.waitstatus_to_exitcode(status)
-            self._answer({"ended": self._names.pop(process), "code": code})
+            answer = {"ended": self._names.pop(process), "code": code}
+            os.write(self._answers, json.dumps(answer).encode() + b"\n")
 
-    def _answer(self, message: dict) -> None:
-        os.write(self._answers, json.dumps(message).encode() + b"\n")
-
-    def _become(self, request: dict) -> None:
-        """In the new process: does what the request says, and ends."""
+    def _run_child(self, request: dict[str, Any]) -> NoReturn:
+        """Executes the request in the new process, and exits."""
         code = 1
         try:
             os.setsid()
             for descriptor in (self._answers, self._woken, self._wake):
                 os.close(descriptor)
-            become(request)
+            execute(request)
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -114,30 +112,29 @@ class ForkServer:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            # Not up through the server's own loop.
+            # Never returns into the server's loop.
             os._exit(code)
 
 
-def become(request: dict) -> None:
-    """Turns this process into the run that `request` describes.
+def execute(request: dict[str, Any]) -> None:
+    """Executes the run that `request` describes in this process.
 
-    A Python program is run here, where what it imports is there already; any other takes the place
-    of this process.
+    A Python program runs inside it, with its modules already imported; any other replaces it.
     """
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.platform == "linux":
-        # For the case that the server itself is killed.
+        # Kills the run if the server is killed.
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != request["server"]:
-        return  # It was killed just before.
+        return  # The server was killed before the call.
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for descriptor, target in ((log, 1), (log, 2), (os.open(os.devnull, os.O_RDONLY), 0)):
         os.dup2(descriptor, target)
-    # Held until this process is gone, however it goes: a sweep that is killed and started again
-    # never has two processes work on one run.
+    # Held until this process is gone: a sweep that is killed and started again never has two
+    # processes work on one run.
     lock = os.open(request["lock"], os.O_CREAT | os.O_RDWR, 0o644)
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.set_inheritable(lock, True)

@@ -1,61 +1,56 @@
 """Early termination as W&B's `early_terminate: {type: hyperband}` does it.
 
 Li et al., "Hyperband" (2016), section 3, but asynchronous: a run that has logged the metric as
-often as a band says goes on if it is among the best 1/eta of all runs that came so far. Iterations
-are values of the metric that were logged, whatever their step.
+often as a band requires continues if it is among the best 1/eta of all runs that reached the band.
+An iteration is one logged value of the metric, at any step.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from itertools import accumulate, islice, repeat, takewhile
+from operator import mul, truediv
 
 
 @dataclass(frozen=True)
 class Hyperband:
-    """The `early_terminate` section of a sweep file; the number of bands s goes with max_iter."""
+    """The `early_terminate` section of a sweep file; with `max_iter`, there are `s` bands."""
 
     eta: float = 3
-    min_iter: int | None = None
-    max_iter: int | None = None
-    s: int = 0
+    min_iter: float = 1
+    max_iter: float | None = None
+    s: float = 0
     strict: bool = True
 
     def bands(self) -> list[int]:
-        """How many logged values a run is judged at, ascending."""
-        # Step by step, as W&B's engine does: powers could be rounded otherwise.
-        bands, band = [], self.min_iter
+        """Returns the counts of logged values at which a run is judged, ascending."""
+        # One factor at a time, as W&B's engine does: powers could round differently.
         if self.max_iter is None:
-            # A run of 3 ** 100 values will not come.
-            while len(bands) < 100:
-                bands.append(int(band))
-                band *= self.eta
-            return bands
-        band = self.max_iter / self.eta
-        while len(bands) < self.s and band >= 1:
-            bands.append(int(band))
-            band /= self.eta
-        return sorted(bands)
+            # No run logs 3 ** 100 values.
+            ascending = accumulate(repeat(self.eta), mul, initial=self.min_iter)
+            return [int(band) for band in islice(ascending, 100)]
+        descending = accumulate(repeat(self.eta), truediv, initial=self.max_iter / self.eta)
+        bands = islice(descending, math.ceil(self.s))
+        return sorted(int(band) for band in takewhile(lambda band: band >= 1, bands))
 
-    def to_stop(self, histories: Mapping[str, Sequence[float]], running: Sequence[str]) -> set[str]:
-        """Which of the `running` runs to stop.
+    def runs_to_stop(
+        self, histories: Mapping[str, Sequence[float]], running: Sequence[str]
+    ) -> set[str]:
+        """Returns the names of the `running` runs to stop.
 
-        `histories` has the finite values of the metric of every run so far, the lower the better.
+        `histories` has the finite costs (lower is better) of every run so far, by name.
         """
-        bands = self.bands()
-        thresholds = [self._threshold(band, histories.values()) for band in bands]
-        stop = set()
+        bands, stop = self.bands(), set()
         for name in running:
             history = histories[name]
-            passed = [i for i, band in enumerate(bands) if band <= len(history)]
-            if passed:
-                at = passed[-1]
-                value = history[bands[at] - 1] if self.strict else min(history)
-                if value > thresholds[at]:
+            if passed := [band for band in bands if band <= len(history)]:
+                cost = history[passed[-1] - 1] if self.strict else min(history)
+                if cost > self._threshold(passed[-1], histories.values()):
                     stop.add(name)
         return stop
 
-    def _threshold(self, band: int, histories: Sequence[Sequence[float]]) -> float:
-        """The worst value at a band that is still good enough to go on."""
-        values = sorted(history[band - 1] for history in histories if len(history) >= band)
+    def _threshold(self, band: int, histories: Iterable[Sequence[float]]) -> float:
+        """Returns the highest cost at `band` with which a run continues."""
+        costs = sorted(history[band - 1] for history in histories if len(history) >= band)
         # 1 / eta first: again the engine's rounding.
-        return values[int(1 / self.eta * len(values))] if values else inf
+        return costs[int(1 / self.eta * len(costs))] if costs else math.inf

@@ -1,22 +1,21 @@
-"""What a sweep has decided and what came of it: `runs.jsonl` in its folder, a line an event.
+"""Journal of a sweep: its decisions and outcomes as `runs.jsonl`, one event a line.
 
     {"event": "opened", "sweep_id": ..., "seed": ..., "preset": ...}       first, once
     {"event": "proposed", "run": ..., "run_id": ..., "parameters": ..., "point": ...}
     {"event": "started", "run": ...}
-    {"event": "failing", "run": ..., "reason": ...}                        to be tried again
+    {"event": "failing", "run": ..., "reason": ...}                        to be retried
     {"event": "stopping", "run": ...}                                      early termination
     {"event": "ended", "run": ..., "outcome": ..., "value": ..., "reason": ...}
 
-A line is on the disk before it is acted on, so whenever the sweep is killed, these lines and the
-run folders say all that is needed to go on.
+The journal flushes each line to the disk before the sweep acts on it, so a sweep that is killed at
+any moment resumes from these lines and the run folders.
 """
 
-import json
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import run_folder
 from runtime.errors import UserError
@@ -24,16 +23,16 @@ from tracking import sweep
 
 EVENTS = "runs.jsonl"
 FILE = "sweep.yaml"
-# How a run can end. "diverged" is a finding about its parameters, not a failure.
+# Outcomes of a run. "diverged" is a finding about its parameters, not a failure.
 FINISHED, STOPPED, DIVERGED, FAILED = OUTCOMES = ("finished", "stopped", "diverged", "failed")
 
 
 @dataclass
 class SweepRun:
-    """One run of a sweep. `value` is the metric it ended with; None: it has none."""
+    """One run of a sweep. `name` is its folder's; `value` its last value of the metric, if any."""
 
     number: int
-    folder: str
+    name: str
     run_id: str
     parameters: dict[str, Any]
     point: dict[str, float] = field(default_factory=dict)
@@ -46,16 +45,16 @@ class SweepRun:
 
 
 class Journal:
-    """The folder of one sweep, open for this process alone."""
+    """Folder of one sweep, locked for this process."""
 
     def __init__(self, folder: Path, text: str, seed: int, preset: str, sweep_id: str) -> None:
-        """Opens the folder of a new sweep, or of one to go on with.
+        """Opens the folder of a new sweep, or of one to resume.
 
         Raises UserError if another process works on it, or if it holds another sweep.
         """
-        self.folder = folder
+        self.folder, self.seed = folder, seed
         self.runs: list[SweepRun] = []
-        self._lock = self._take_lock()
+        self._lock = self._lock_folder()
         _drop_unfinished_line(folder / EVENTS)
         events = list(run_folder.read_lines(folder / EVENTS))
         opening = {"event": "opened", "sweep_id": sweep_id, "seed": seed, "preset": preset}
@@ -63,54 +62,42 @@ class Journal:
             self._check_same(opening, events[0], text)
             self.sweep_id = events[0]["sweep_id"]
             for event in events[1:]:
-                self._take_in(event)
+                self._apply(event)
         else:
             self.sweep_id = sweep_id
             (folder / FILE).write_text(text, encoding="utf-8")
             self._write(opening)
 
+    def find(self, name: str) -> SweepRun:
+        """Returns the run of that name."""
+        return next(run for run in reversed(self.runs) if run.name == name)
+
     def propose(self, run_id: str, parameters: dict[str, Any], point: dict[str, float]) -> SweepRun:
-        """A new run, decided on and not yet started."""
+        """Adds a run, to be started later, and returns it."""
         number = len(self.runs) + 1
-        folder = f"{number:03}-{_file_name(sweep.name_of(parameters)) or run_id}"
-        self._add(
-            "proposed", run=folder, run_id=run_id, parameters=parameters, point=point, number=number
-        )
+        name = f"{number:03}-{_file_name(sweep.run_name(parameters)) or run_id}"
+        details = {"run_id": run_id, "parameters": parameters, "point": point, "number": number}
+        self.record("proposed", name, **details)
         return self.runs[-1]
 
-    def start(self, run: SweepRun) -> None:
-        """Says that a process is about to work on `run`."""
-        self._add("started", run=run.folder)
+    def record(self, kind: str, name: str, **details: Any) -> None:
+        """Writes an event about the run `name`, with the keys listed above, and applies it."""
+        event = {"event": kind, "run": name, **details}
+        self._write(event)
+        self._apply(event)
 
-    def fail(self, run: SweepRun, reason: str) -> None:
-        """Says that a process failed and `run` is to be tried again."""
-        self._add("failing", run=run.folder, reason=reason)
-
-    def stop(self, run: SweepRun) -> None:
-        """Says that `run` is to be stopped early."""
-        self._add("stopping", run=run.folder)
-
-    def end(self, run: SweepRun, outcome: str, value: float | None, reason: str = "") -> None:
-        """Says how `run` ended; it will not be started again."""
-        self._add("ended", run=run.folder, outcome=outcome, value=value, reason=reason)
-
-    def _add(self, event: str, **rest: Any) -> None:
-        line = {"event": event, **rest}
-        self._write(line)
-        self._take_in(line)
-
-    def _write(self, line: dict) -> None:
+    def _write(self, event: dict[str, Any]) -> None:
         path = self.folder / EVENTS
-        run_folder.append_line(path, line)
+        run_folder.append_line(path, event)
         with open(path, "rb") as file:
             os.fsync(file.fileno())
 
-    def _take_in(self, event: dict) -> None:
+    def _apply(self, event: dict[str, Any]) -> None:
         if event["event"] == "proposed":
             keys = ("number", "run_id", "parameters", "point")
-            self.runs.append(SweepRun(folder=event["run"], **{key: event[key] for key in keys}))
+            self.runs.append(SweepRun(name=event["run"], **{key: event[key] for key in keys}))
             return
-        run = next(run for run in reversed(self.runs) if run.folder == event["run"])
+        run = self.find(event["run"])
         match event["event"]:
             case "started":
                 run.starts += 1
@@ -122,7 +109,7 @@ class Journal:
                 run.outcome, run.value = event["outcome"], event["value"]
                 run.reason = event["reason"]
 
-    def _take_lock(self) -> Any:
+    def _lock_folder(self) -> IO[str]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -135,8 +122,8 @@ class Journal:
             )
         return lock
 
-    def _check_same(self, opening: dict, before: dict, text: str) -> None:
-        """Raises UserError if the folder's sweep is not the one that is asked for."""
+    def _check_same(self, opening: dict[str, Any], before: dict[str, Any], text: str) -> None:
+        """Raises UserError if the folder holds another sweep."""
         import yaml
 
         kept = (self.folder / FILE).read_text(encoding="utf-8")
@@ -148,13 +135,13 @@ class Journal:
         for key in ("seed", "preset"):
             if before[key] != opening[key]:
                 raise UserError(
-                    f"--workdir={self.folder} holds this sweep with --{key}={before[key]}: go on "
-                    "with that, or name another folder"
+                    f"--{key}={opening[key]}: --workdir={self.folder} holds this sweep with "
+                    f"--{key}={before[key]}: resume with that, or name another folder"
                 )
 
 
 def _drop_unfinished_line(path: Path) -> None:
-    """Cuts off what a kill or a full disk left of a line, so that the next starts on its own."""
+    """Cuts off a line that a kill or a full disk left unfinished."""
     if path.exists():
         content = path.read_bytes()
         if not content.endswith(b"\n"):
@@ -162,13 +149,5 @@ def _drop_unfinished_line(path: Path) -> None:
 
 
 def _file_name(name: str) -> str:
-    """A run's name as part of a path: `gpt2,seed=1`."""
+    """Returns a run's name as part of a path: `gpt2,seed=1`."""
     return re.sub(r"[^\w.=,+-]", "_", name.replace(" ", ","))[:80]
-
-
-def write_parameters(path: Path, parameters: dict[str, Any]) -> None:
-    """The file that WANDB_SWEEP_PARAM_PATH names, as W&B's agent writes it."""
-    path.parent.mkdir(exist_ok=True)
-    # JSON is YAML.
-    entries = {"wandb_version": 1, **{name: {"value": value} for name, value in parameters.items()}}
-    path.write_text(json.dumps(entries), encoding="utf-8")

@@ -1,11 +1,12 @@
-"""The next point of a sweep: of a grid, drawn at random, or where a Bayesian search looks next.
+"""Next point of a sweep: of a grid, at random, or by Bayesian search.
 
-A point is a number in [0, 1] for each parameter; for words without an order, their place. Every
-point is a pure function of the file, the seed, the run's number and what earlier runs ended with:
-nothing has to be kept of the search itself, and it repeats exactly.
+A point is a number in [0, 1] for each parameter, or an index for a categorical one. It is a pure
+function of the file, the seed, the run's number and the results of earlier runs: the search keeps
+no state, and a sweep repeats exactly.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,53 +14,76 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import UserError
-from sweep_engine.sweep_file import SweepFile
+from sweep_engine.journal import SweepRun
+from sweep_engine.sweep_file import Metric, SweepFile
 
-# The parameter by which runs differ in luck alone.
+# The parameter that varies chance alone.
 SEED = "config.seed"
 
 
 @dataclass(frozen=True)
-class Tried:
-    """An earlier point. `cost` is what it came to, the lower the better; None: not known yet."""
+class Trial:
+    """A point and its cost (lower is better), None while its run has no result."""
 
     point: dict[str, float]
     cost: float | None
 
 
 def num_points(sweep: SweepFile) -> int | None:
-    """How many points there are; None if there is no end of them."""
+    """Returns the number of points of a grid; None for a random or Bayesian search."""
     if sweep.method != "grid":
         return None
-    return int(np.prod([len(parameter.grid()) for parameter in sweep.parameters], dtype=np.int64))
+    return math.prod(len(parameter.grid()) for parameter in sweep.parameters)
 
 
-def propose(sweep: SweepFile, seed: int, number: int, tried: Sequence[Tried]) -> dict[str, float]:
-    """The point of run `number` (from 1) of a random or Bayesian sweep; `tried` precede it."""
+def num_runs(sweep: SweepFile, count: int) -> int:
+    """Returns the number of runs: the least of the grid, run_cap and `count`, where 0 is no limit.
+
+    Raises UserError if there is no limit.
+    """
+    limits = [num_points(sweep), sweep.run_cap, count or None]
+    known = [limit for limit in limits if limit is not None]
+    if not known:
+        raise UserError(f"a {sweep.method} search never ends: give --count, or run_cap in the file")
+    return min(known)
+
+
+def as_trials(done: Sequence[SweepRun], pending: Sequence[SweepRun], metric: Metric) -> list[Trial]:
+    """Returns the trials of earlier runs; one of `done` without a value costs as much as the worst.
+
+    The results of `pending` are left out, even where there are some.
+    """
+    costs = [metric.cost(run.value) for run in done]
+    worst = max(filter(math.isfinite, costs), default=0.0)
+    known = [Trial(run.point, min(cost, worst)) for run, cost in zip(done, costs, strict=True)]
+    return known + [Trial(run.point, None) for run in pending]
+
+
+def propose(sweep: SweepFile, seed: int, number: int, trials: Sequence[Trial]) -> dict[str, float]:
+    """Returns the point of run `number` (from 1) of a random or Bayesian sweep."""
     if sweep.method == "bayes":
-        return _likely_best(sweep, seed, number, tried)
+        return _parzen_estimate(sweep, seed, number, trials)
     draws = _generator(seed, number).random(len(sweep.parameters))
     return dict(zip([p.name for p in sweep.parameters], draws.tolist(), strict=True))
 
 
 def values_at(sweep: SweepFile, point: dict[str, float]) -> dict[str, Any]:
-    """The flags' values at a point that `propose` gave."""
-    return {
-        parameter.name: (
-            parameter.given["values"][point[parameter.name]]
-            if isinstance(point.get(parameter.name), int)
-            else parameter.value_at(point.get(parameter.name, 0.5))
+    """Returns the flags' values at a point; of a parameter that it lacks, the median."""
+    values = {}
+    for parameter in sweep.parameters:
+        at = point.get(parameter.name, 0.5)
+        is_index = isinstance(at, int)
+        values[parameter.name] = (
+            parameter.options["values"][at] if is_index else parameter.inverse_cdf(at)
         )
-        for parameter in sweep.parameters
-    }
+    return values
 
 
 def grid_point(sweep: SweepFile, number: int) -> dict[str, Any]:
-    """The values of run `number` (from 1) of a grid.
+    """Returns the values of run `number` (from 1) of a grid. Raises UserError past the last.
 
-    In W&B's order, the last parameter fastest, but the seed slowest of all: after a fraction of the
-    sweep everything has been seen once, and runs that need the same program compiled do not start
-    side by side. Raises UserError past the last point.
+    In W&B's order, the last parameter fastest, but the seed slowest of all: a fraction of the sweep
+    covers every setting once, and runs that compile the same program do not start side by side.
     """
     ordered = sorted(sweep.parameters, key=lambda parameter: parameter.name != SEED)
     points = itertools.product(*[parameter.grid() for parameter in ordered])
@@ -74,42 +98,39 @@ def _generator(seed: int, number: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, number], np.uint64)))
 
 
-def _likely_best(
-    sweep: SweepFile, seed: int, number: int, tried: Sequence[Tried]
+def _parzen_estimate(
+    sweep: SweepFile, seed: int, number: int, trials: Sequence[Trial]
 ) -> dict[str, float]:
-    """Optuna's tree-structured Parzen estimator, told of everything tried so far.
+    """Returns the proposal of Optuna's tree-structured Parzen estimator, given all `trials`.
 
     Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (2011), section 4.
     """
     import optuna
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+    from optuna.trial import TrialState
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = {
-        parameter.name: optuna.distributions.CategoricalDistribution(
-            range(len(parameter.given["values"]))
-        )
-        if parameter.is_categorical
-        else optuna.distributions.FloatDistribution(0.0, 1.0)
+    space: dict[str, BaseDistribution] = {
+        parameter.name: CategoricalDistribution(range(len(parameter.options["values"])))
+        if parameter.distribution == "categorical"
+        else FloatDistribution(0.0, 1.0)
         for parameter in sweep.parameters
-        if not parameter.is_constant
+        if parameter.distribution != "constant"
     }
     sampler = optuna.samplers.TPESampler(
-        # A sampler draws from one stream; each run gets one of its own.
+        # A sampler draws from one stream; each run has its own.
         seed=int(_generator(seed, number).integers(2**32)),
-        # A run without a result yet keeps the others from trying the same.
+        # Keeps proposals away from the points of pending runs.
         constant_liar=True,
     )
     study = optuna.create_study(sampler=sampler)
-    for run in tried:
-        known = run.cost is not None
+    for trial in trials:
         study.add_trial(
             optuna.trial.create_trial(
-                params={name: run.point[name] for name in space},
+                params={name: trial.point[name] for name in space},
                 distributions=space,
-                value=run.cost,
-                state=optuna.trial.TrialState.COMPLETE
-                if known
-                else optuna.trial.TrialState.RUNNING,
+                value=trial.cost,
+                state=TrialState.RUNNING if trial.cost is None else TrialState.COMPLETE,
             )
         )
     return study.ask(space).params

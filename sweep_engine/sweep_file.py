@@ -1,6 +1,7 @@
-"""A W&B sweep file, read and checked: whatever can't be honoured without a server is refused."""
+"""Parses and checks a W&B sweep file; refuses keys that need a server."""
 
 import difflib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,77 +10,79 @@ from typing import Any
 
 from runtime.errors import UserError
 from sweep_engine import distributions
-from sweep_engine.distributions import Parameter
+from sweep_engine.distributions import Parameter, is_number
 from sweep_engine.hyperband import Hyperband
 
 METHODS = ("grid", "random", "bayes")
 GOALS = ("minimize", "maximize")
 DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
-# Keys that say where a sweep is kept and what it is called; they change nothing here.
-LABELS = ("name", "description", "project", "entity", "controller", "apiVersion", "kind")
 KEYS = (
     *("program", "method", "metric", "parameters", "command", "early_terminate", "run_cap"),
-    *LABELS,
+    # For the server's records, ignored here.
+    *("name", "description", "project", "entity", "controller", "apiVersion", "kind"),
 )
-# What a preset does not decide: how a run is kept and filed.
-FILING = ("--config.checkpoint.", "--config.tracking.")
-# What W&B knows besides, and why it is not for this machine.
-NOT_HERE = {
-    "job": "a job of W&B Launch runs on a server's queue: name a program",
-    "image_uri": "an image of W&B Launch runs on a server's queue: name a program",
-    "scheduler": "a scheduler of its own needs a server: choose method grid, random or bayes",
-    "metrics": "a search has one metric here: name it under metric",
+# Sections that no preset changes: a command's flags for them stay beside --preset.
+STORAGE = ("--config.checkpoint.", "--config.tracking.")
+NEEDS_SERVER = {
+    "job": "W&B Launch runs it from a server's queue; name a program instead",
+    "image_uri": "W&B Launch runs it from a server's queue; name a program instead",
+    "scheduler": "choose method grid, random or bayes instead",
+    "metrics": "a search here has one metric; name it under metric",
 }
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a search is after. `target` ends the sweep as soon as a run reaches it."""
+    """Metric by which runs are compared. A run that reaches `target` ends the sweep."""
 
     name: str
     goal: str = "minimize"
     target: float | None = None
 
-    def cost(self, value: float) -> float:
-        """The lower the better, whatever the goal."""
+    def cost(self, value: float | None) -> float:
+        """Returns `value` such that lower is better, and infinity for None."""
+        if value is None:
+            return math.inf
         return -value if self.goal == "maximize" else value
 
-    def reaches_target(self, value: float) -> bool:
-        """Whether a run with this value has come as far as anyone wants."""
+    def reaches_target(self, value: float | None) -> bool:
+        """Returns True if `value` is as good as the target or better."""
         return self.target is not None and self.cost(value) <= self.cost(self.target)
+
+
+# The metric that compares all stages, for a file that names none.
+DEFAULT_METRIC = Metric("val/loss")
 
 
 @dataclass(frozen=True)
 class SweepFile:
-    """The content of a sweep file. `metric` is None for a grid or random sweep that names none."""
+    """Content of a sweep file."""
 
     program: str
     method: str
     parameters: tuple[Parameter, ...]
     command: tuple[str, ...]
-    metric: Metric | None
+    metric: Metric
     early_terminate: Hyperband | None
     run_cap: int | None
 
 
 def read(path: Path) -> tuple[SweepFile, str]:
-    """The sweep file at `path`, and its text. Raises UserError with what is wrong in it."""
+    """Returns the sweep file at `path`, and its text. Raises UserError for any mistake in it."""
     import yaml
 
     try:
         text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        return parse(yaml.safe_load(text)), text
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         message = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise UserError(f"{path} can't be read as a sweep file: {message}") from None
-    try:
-        return parse(content), text
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def parse(content: Any) -> SweepFile:
-    """The sweep that the mapping `content` describes. Raises UserError."""
+    """Returns the sweep that the mapping `content` describes. Raises UserError."""
     if not isinstance(content, dict):
         raise UserError("expected a mapping with program, method and parameters")
     _check_keys("a sweep file", content, KEYS)
@@ -89,123 +92,125 @@ def parse(content: Any) -> SweepFile:
     metric = _metric(content.get("metric"))
     if method == "bayes" and metric is None:
         raise UserError("method bayes needs a metric to improve: metric: {name: val/loss}")
-    early = _early_terminate(content.get("early_terminate"), metric)
-    parameters = content.get("parameters")
-    if not isinstance(parameters, dict) or not parameters:
+    early_terminate = _early_terminate(content.get("early_terminate"), metric)
+    by_name = content.get("parameters")
+    if not isinstance(by_name, dict) or not by_name:
         raise UserError("parameters is empty: name at least one, such as config.seed")
-    # By name, as W&B has them.
-    read_in = [distributions.read(str(name), parameters[name]) for name in sorted(parameters)]
+    # Sorted by name, as W&B does.
+    parameters = tuple(distributions.parse(str(name), by_name[name]) for name in sorted(by_name))
     if method == "grid":
-        for parameter in read_in:
+        for parameter in parameters:
             parameter.grid()
     return SweepFile(
         program=_program(content.get("program")),
         method=method,
-        parameters=tuple(read_in),
+        parameters=parameters,
         command=_command(content.get("command")),
-        metric=metric,
-        early_terminate=early,
+        metric=metric or DEFAULT_METRIC,
+        early_terminate=early_terminate,
         run_cap=_run_cap(content.get("run_cap")),
     )
 
 
 def with_preset(sweep: SweepFile, preset: str) -> SweepFile:
-    """`sweep` with a preset more for each experiment, and what it holds at one value left to that.
+    """Returns `sweep` with `preset` added to each experiment.
 
-    A look, in a few seconds, at what a sweep does: `--preset=smoke`.
+    Drops constant parameters and the command's --config.* flags, which would override the preset.
     """
 
-    def chosen(experiment: Any) -> str:
+    def add_preset(experiment: Any) -> str:
         return f"{experiment}{'+' if ':' in str(experiment) else ':'}{preset}"
 
     parameters = []
     for parameter in sweep.parameters:
         if parameter.name == "config":
-            given = dict(parameter.given)
-            if "values" in given:
-                given["values"] = [chosen(value) for value in given["values"]]
+            options = dict(parameter.options)
+            if "values" in options:
+                options["values"] = [add_preset(value) for value in options["values"]]
             else:
-                given["value"] = chosen(given["value"])
-            parameters.append(replace(parameter, given=given))
-        elif not parameter.is_constant:
+                options["value"] = add_preset(options["value"])
+            parameters.append(replace(parameter, options=options))
+        elif parameter.distribution != "constant":
             parameters.append(parameter)
     command = [
-        chosen(word) if word.startswith("--config=") else word
+        add_preset(word) if word.startswith("--config=") else word
         for word in sweep.command
-        if not word.startswith("--config.") or word.startswith(FILING)
+        if not word.startswith("--config.") or word.startswith(STORAGE)
     ]
     return replace(sweep, parameters=tuple(parameters), command=tuple(command))
 
 
-def _check_keys(what: str, given: Mapping, known: tuple[str, ...]) -> None:
-    for key in given:
-        if key in NOT_HERE:
-            raise UserError(f"{key!r} can't be honoured without a server: {NOT_HERE[key]}")
+def _check_keys(what: str, content: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in content:
+        if key in NEEDS_SERVER:
+            raise UserError(f"{key!r} needs a W&B server: {NEEDS_SERVER[key]}")
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
             raise UserError(f"{what} has no key {key!r}: {hint}")
 
 
-def _program(given: Any) -> str:
-    if not isinstance(given, str) or not given:
+def _program(program: Any) -> str:
+    if not isinstance(program, str) or not program:
         raise UserError("program is missing: program: main.py")
-    if not os.path.isfile(given):
-        raise UserError(f"program {given!r} is not a file, seen from {os.getcwd()}")
-    return given
+    if not os.path.isfile(program):
+        raise UserError(f"program {program!r} is not a file in {os.getcwd()}")
+    return program
 
 
-def _command(given: Any) -> tuple[str, ...]:
-    if given is None:
+def _command(words: Any) -> tuple[str, ...]:
+    if words is None:
         return DEFAULT_COMMAND
-    if not isinstance(given, list) or not given:
-        raise UserError(f"command is {given!r}: expected a list of words")
-    return tuple(map(str, given))
+    if not isinstance(words, list) or not words:
+        raise UserError(f"command is {words!r}: expected a list of words")
+    return tuple(map(str, words))
 
 
-def _run_cap(given: Any) -> int | None:
-    if given is not None and (type(given) is not int or given < 1):
-        raise UserError(f"run_cap is {given!r}: expected a whole number of at least 1")
-    return given
+def _run_cap(run_cap: Any) -> int | None:
+    if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
+        raise UserError(f"run_cap is {run_cap!r}: expected a positive integer")
+    return run_cap
 
 
-def _metric(given: Any) -> Metric | None:
-    if given is None:
+def _metric(content: Any) -> Metric | None:
+    if content is None:
         return None
-    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
-        raise UserError(f"metric is {given!r}: expected name, such as val/loss, and goal")
-    _check_keys("metric", given, ("name", "goal", "target", "impute", "impute_while_running"))
-    goal, target = given.get("goal", "minimize"), given.get("target")
+    if not isinstance(content, dict) or not isinstance(content.get("name"), str):
+        raise UserError(f"metric is {content!r}: expected name, such as val/loss, and goal")
+    _check_keys("metric", content, ("name", "goal", "target", "impute", "impute_while_running"))
+    goal, target = content.get("goal", "minimize"), content.get("target")
     if goal not in GOALS:
         raise UserError(f"metric has goal {goal!r}: expected minimize or maximize")
-    if target is not None and (isinstance(target, bool) or not isinstance(target, int | float)):
+    if target is not None and not is_number(target):
         raise UserError(f"metric has target {target!r}: expected a number")
-    # What a search makes of a run that failed: here the worst value of all.
+    # W&B's replacement for the value of a failed run: here always the worst so far.
     for key, only in (("impute", "worst"), ("impute_while_running", "false")):
-        if str(given.get(key, only)).lower() != only:
-            raise UserError(f"metric has {key} {given[key]!r}, which only a server does: {only}")
-    return Metric(given["name"], goal, target)
+        if str(content.get(key, only)).lower() != only:
+            raise UserError(f"metric has {key} {content[key]!r}: without a server, expected {only}")
+    return Metric(content["name"], goal, target)
 
 
-def _early_terminate(given: Any, metric: Metric | None) -> Hyperband | None:
-    if given is None:
+def _early_terminate(content: Any, metric: Metric | None) -> Hyperband | None:
+    if content is None:
         return None
-    if not isinstance(given, dict) or given.get("type") != "hyperband":
-        raise UserError(f"early_terminate is {given!r}: expected type: hyperband and min_iter")
-    _check_keys("early_terminate", given, ("type", "min_iter", "max_iter", "s", "eta", "strict"))
+    if not isinstance(content, dict) or content.get("type") != "hyperband":
+        raise UserError(f"early_terminate is {content!r}: expected type: hyperband and min_iter")
+    names = ("min_iter", "max_iter", "s", "eta")
+    _check_keys("early_terminate", content, ("type", *names, "strict"))
     if metric is None:
         raise UserError("early_terminate needs a metric to judge by: metric: {name: val/loss}")
-    numbers = {key: given[key] for key in ("min_iter", "max_iter", "s", "eta") if key in given}
-    for key, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 1:
-            raise UserError(f"early_terminate has {key} {value!r}: expected a number, at least 1")
-    if "min_iter" not in given and not {"max_iter", "s"} <= given.keys():
+    numbers = {name: content[name] for name in names if name in content}
+    for name, value in numbers.items():
+        if not is_number(value) or value < 1:
+            raise UserError(f"early_terminate has {name} {value!r}: expected a number, at least 1")
+    if "min_iter" not in numbers and not {"max_iter", "s"} <= numbers.keys():
         raise UserError("early_terminate needs min_iter, or max_iter and s")
-    if given.get("eta", 3) <= 1:
-        raise UserError(f"early_terminate has eta {given['eta']}: expected more than 1")
-    strict = given.get("strict", True)
+    if numbers.get("eta", 3) <= 1:
+        raise UserError(f"early_terminate has eta {numbers['eta']}: expected more than 1")
+    strict = content.get("strict", True)
     if not isinstance(strict, bool):
         raise UserError(f"early_terminate has strict {strict!r}: expected true or false")
-    if not Hyperband(**numbers, strict=strict).bands():
+    hyperband = Hyperband(**numbers, strict=strict)
+    if not hyperband.bands():
         raise UserError("early_terminate judges no run: raise max_iter or s, or lower eta")
-    return Hyperband(**numbers, strict=strict)
+    return hyperband

@@ -1,155 +1,149 @@
-"""What a person sees of a sweep: a table that lives on a terminal, a line an event elsewhere."""
+"""View of a running sweep: a live table on a terminal, a line for each event elsewhere."""
 
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from runtime.terminal import inert
+from runtime.terminal import escape_controls
 from sweep_engine.journal import FINISHED, OUTCOMES, SweepRun
+from sweep_engine.progress import Progress
 from sweep_engine.sweep_file import Metric
 
-# Ended runs that the table keeps in sight, besides the best.
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Ended runs that the table shows besides the best.
 RECENT = 6
 
 
 @dataclass
-class Progress:
-    """How far one running run is."""
-
-    since: float
-    steps: int = 0
-    num_steps: int = 0
-    value: float | None = None
-
-    @property
-    def share(self) -> float:
-        """Of its steps, done."""
-        return self.steps / self.num_steps if self.num_steps else 0.0
-
-
-@dataclass
 class Overview:
-    """All that is known of a sweep at one moment. `total` is None while nobody knows it."""
+    """State of a sweep. `durations` has the seconds of the runs that this process finished."""
 
     runs: Sequence[SweepRun]
-    running: dict[str, Progress]
+    running: Mapping[str, Progress]
     metric: Metric
     total: int
-    workers: int
-    durations: Sequence[float]  # Seconds of the runs that ended under our eyes.
+    num_workers: int
+    durations: Sequence[float]
 
-    def best(self) -> SweepRun | None:
-        """The run that came furthest, of those that were not cut short."""
-        return best_of(self.runs, self.metric)
-
-    def ended(self) -> int:
-        """How many runs have come to an end."""
+    def num_ended(self) -> int:
+        """Returns the number of runs that have ended."""
         return sum(bool(run.outcome) for run in self.runs)
 
     def seconds_left(self) -> float | None:
-        """At the pace so far; None before anything has ended."""
+        """Returns the seconds left at the mean duration so far; None before a run has finished."""
         if not self.durations:
             return None
-        each = sum(self.durations) / len(self.durations)
-        under_way = sum(1 - progress.share for progress in self.running.values())
-        waiting = self.total - self.ended() - len(self.running)
-        return each * max((waiting + under_way) / self.workers, 0)
+        mean = sum(self.durations) / len(self.durations)
+        unfinished = sum(1 - progress.fraction for progress in self.running.values())
+        waiting = self.total - self.num_ended() - len(self.running)
+        return mean * max((waiting + unfinished) / self.num_workers, 0)
 
     def headline(self) -> str:
-        """Where the sweep stands, in a line."""
-        count = {outcome: sum(run.outcome == outcome for run in self.runs) for outcome in OUTCOMES}
-        parts = [f"{self.ended()} of {self.total} runs have ended"]
-        parts += [f"{count[outcome]} {outcome}" for outcome in OUTCOMES[1:] if count[outcome]]
-        if best := self.best():
-            parts.append(f"best {self.metric.name} {best.value:.4f} by {best.folder}")
-        if (left := self.seconds_left()) is not None and self.ended() < self.total:
-            parts.append(f"{clock(left)} left")
+        """Returns the state in one line."""
+        counts = {outcome: sum(run.outcome == outcome for run in self.runs) for outcome in OUTCOMES}
+        parts = [f"{self.num_ended()} of {self.total} runs have ended"]
+        parts += [f"{counts[outcome]} {outcome}" for outcome in OUTCOMES[1:] if counts[outcome]]
+        if best := best_of(self.runs, self.metric):
+            parts.append(f"best {self.metric.name} {format_value(best.value)} by {best.name}")
+        if (left := self.seconds_left()) is not None and self.num_ended() < self.total:
+            parts.append(f"{format_seconds(left)} left")
         return ", ".join(parts)
 
 
 def best_of(runs: Sequence[SweepRun], metric: Metric) -> SweepRun | None:
-    """The finished run with the best value; None if there is none."""
-    finished = [run for run in runs if run.outcome == FINISHED and run.value is not None]
+    """Returns the finished run with the best value; None if no run has finished."""
+    finished = [run for run in runs if run.outcome == FINISHED]
     return min(finished, key=lambda run: metric.cost(run.value), default=None)
 
 
-def clock(seconds: float) -> str:
-    """A time span as 0:01:05."""
+def format_seconds(seconds: float) -> str:
+    """Returns a duration as 0:01:05."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
+def format_value(value: float | None) -> str:
+    """Returns a value of the metric with four decimals, or "" for None."""
+    return "" if value is None else f"{value:.4f}"
+
+
 def open_view() -> "Lines | LiveTable":
-    """What suits standard output."""
+    """Returns the view that standard output can show."""
     if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         return LiveTable()
     return Lines()
 
 
 class Lines:
-    """A line an event: for pipes, files and terminals that can't move about."""
+    """One line for each event: for pipes, files and terminals that can't move the cursor."""
+
+    def __init__(self) -> None:
+        self._num_ended = 0
 
     def event(self, text: str) -> None:
-        print(inert(text), flush=True)
+        """Prints an event."""
+        print(escape_controls(text), flush=True)
 
     def show(self, overview: Overview) -> None:
-        pass
+        """Prints the headline when more runs have ended."""
+        if overview.num_ended() > self._num_ended:
+            self._num_ended = overview.num_ended()
+            self.event(overview.headline())
 
     def close(self) -> None:
-        pass
+        """Does nothing: lines need no cleaning up."""
 
 
 class LiveTable:
-    """A table that stays at the bottom of a terminal, events scrolling by above it."""
+    """Table at the bottom of a terminal, with events scrolling by above it."""
 
     def __init__(self) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self._live = Live(console=Console(highlight=False), auto_refresh=False)
+        # A name may have brackets or colons, which rich would take for markup.
+        console = Console(highlight=False, markup=False, emoji=False)
+        self._live = Live(console=console, auto_refresh=False)
         self._live.start()
 
     def event(self, text: str) -> None:
-        from rich.text import Text
-
-        self._live.console.print(Text(inert(text)))
+        """Prints an event above the table."""
+        self._live.console.print(escape_controls(text))
 
     def show(self, overview: Overview) -> None:
+        """Draws the table anew."""
         self._live.update(table(overview), refresh=True)
 
     def close(self) -> None:
+        """Leaves the table as it is and frees the terminal."""
         self._live.stop()
 
 
-def table(overview: Overview) -> Any:
-    """The runs under way, the last to end and the best one, for rich to print."""
+def table(overview: Overview) -> "Table":
+    """Returns the running runs, the best one and the last to end as a table."""
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=overview.headline())
     for column in ("run", "state", "progress", overview.metric.name, "time"):
         made.add_column(column, no_wrap=column != "run")
-    best = overview.best()
-    ended = [run for run in overview.runs if run.outcome]
-    shown = {run.folder: run for run in [*([best] if best else []), *ended[-RECENT:]]}
-    for run in sorted(shown.values(), key=lambda run: run.number):
-        state = "best" if run is best else run.outcome
-        made.add_row(Text(run.folder), state, "", number_text(run.value), "")
-    for folder, progress in overview.running.items():
+    best = best_of(overview.runs, overview.metric)
+    recent = [run for run in overview.runs if run.outcome][-RECENT:]
+    for run in overview.runs:
+        if run is best or run in recent:
+            state = "best" if run is best else run.outcome
+            made.add_row(run.name, state, "", format_value(run.value), "")
+    for name, progress in overview.running.items():
         made.add_row(
-            Text(folder),
+            name,
             "running",
-            f"{progress.steps}/{progress.num_steps}" if progress.num_steps else "starting",
-            number_text(progress.value),
-            clock(time.monotonic() - progress.since),
+            f"{progress.step}/{progress.num_steps}" if progress.num_steps else "starting",
+            format_value(progress.value),
+            format_seconds(time.monotonic() - progress.started),
         )
     return made
-
-
-def number_text(value: float | None) -> str:
-    """A metric for a table cell."""
-    return "" if value is None else f"{value:.4f}"

@@ -1,5 +1,6 @@
-"""The runs that are under way, as the sweep sees them: started, signalled, ended."""
+"""Processes of a sweep's runs: starts and signals them, and reports how they ended."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,107 +12,99 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# What the exit code of a run is if the server that forked it was killed: as if it had been itself.
+# Exit code of a run whose fork server was killed, and the run with it.
 KILLED = -signal.SIGKILL
-# JAX's variable for the part of a GPU's memory that a process takes; and all parts together.
+# JAX's variable for the fraction of a GPU's memory that a process takes, and the sum of those.
 MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 SHARED_MEMORY = 0.9
 
 
 class Workers:
-    """Up to `count` runs at a time, each with its share of the cores and of the GPUs."""
+    """Pool of `count` workers, each with its share of the cores and of the GPUs."""
 
     def __init__(self, count: int, modules: Sequence[str] = ()) -> None:
-        """`modules` are what the runs import: once for all of them."""
+        """Starts a fork server that imports `modules` once for all runs."""
         self._modules = modules
         self._cores = share_cores(count)
         self._gpus = share_gpus(count, visible_gpus())
-        self._places: dict[str, int] = {}  # Of the runs that are under way.
+        self._workers: dict[str, int] = {}  # Index of the worker, by the name of its run.
         self._unread = b""
-        self._server = self._start_server()
+        self._start_server()
 
     @property
     def running(self) -> list[str]:
-        """The names of the runs that are under way, oldest first."""
-        return list(self._places)
+        """Returns the names of the running runs, oldest first."""
+        return list(self._workers)
 
     @property
     def has_room(self) -> bool:
-        """Whether another run can be started."""
-        return len(self._places) < len(self._cores)
+        """Returns True if a worker is free."""
+        return len(self._workers) < len(self._cores)
 
     def start(
-        self,
-        name: str,
-        argv: Sequence[str],
-        environment: Mapping[str, str],
-        log: Path,
-        lock: Path,
+        self, name: str, argv: Sequence[str], environment: Mapping[str, str], log: Path, lock: Path
     ) -> None:
-        """Starts a run; what it prints goes to `log`, and it holds `lock` as long as it lives."""
-        place = next(i for i in range(len(self._cores)) if i not in self._places.values())
-        self._places[name] = place
-        request = {
-            "argv": list(argv),
-            "environment": {**environment, **self._gpus[place]},
-            "cores": self._cores[place],
-        }
-        self._send({"start": name, **request, "log": str(log), "lock": str(lock)})
+        """Starts a run, which prints to `log` and holds `lock` while it lives."""
+        free = next(i for i in range(len(self._cores)) if i not in self._workers.values())
+        self._workers[name] = free
+        environment = {**environment, **self._gpus[free]}
+        request = {"start": name, "argv": list(argv), "environment": environment}
+        self._send({**request, "cores": self._cores[free], "log": str(log), "lock": str(lock)})
 
     def signal(self, name: str, number: int) -> None:
-        """Sends a signal to a run; SIGKILL, to everything in its session."""
+        """Sends a signal to a run; SIGKILL goes to its whole process group."""
         self._send({"signal": name, "number": number})
 
     def wait(self, seconds: float) -> list[tuple[str, int]]:
-        """The runs that have ended, and their exit codes; waits so long for the first."""
+        """Returns runs that ended and their exit codes, waiting up to `seconds` for the first."""
         ended: list[tuple[str, int]] = []
         until = time.monotonic() + seconds
         while not ended and (left := until - time.monotonic()) > 0:
-            if not select.select([self._server.stdout], [], [], left)[0]:
+            if not select.select([self._answers], [], [], left)[0]:
                 break
-            received = os.read(self._server.stdout.fileno(), 65536)
+            received = os.read(self._answers.fileno(), 65536)
             if not received:
                 return self._restart()
             *lines, self._unread = (self._unread + received).split(b"\n")
             for answer in map(json.loads, lines):
-                del self._places[answer["ended"]]
+                del self._workers[answer["ended"]]
                 ended.append((answer["ended"], answer["code"]))
         return ended
 
     def close(self) -> None:
-        """Kills what still runs."""
-        self._server.stdin.close()
+        """Kills all runs."""
+        self._requests.close()
         self._server.wait()
 
     def _send(self, request: dict) -> None:
-        try:
-            self._server.stdin.write(json.dumps(request).encode() + b"\n")
-            self._server.stdin.flush()
-        except BrokenPipeError:
-            pass  # `wait` will see that the server is gone, and its runs with it.
+        # `wait` notices a server that is gone, and its runs with it.
+        with contextlib.suppress(BrokenPipeError):
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
 
-    def _start_server(self) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("fork_server.py")), *self._modules],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+    def _start_server(self) -> None:
+        script = Path(__file__).with_name("fork_server.py")
+        self._server = subprocess.Popen(
+            [sys.executable, script, *self._modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
+        assert self._server.stdin and self._server.stdout
+        self._requests, self._answers = self._server.stdin, self._server.stdout
 
     def _restart(self) -> list[tuple[str, int]]:
-        """The server is gone: its runs are, too. Starts another one."""
+        """Starts another server after one that is gone, and returns the runs lost with it."""
         self._server.wait()
-        lost = [(name, KILLED) for name in self._places]
-        self._places.clear()
+        lost = [(name, KILLED) for name in self._workers]
+        self._workers.clear()
         self._unread = b""
-        self._server = self._start_server()
+        self._start_server()
         return lost
 
 
 def share_cores(count: int) -> list[list[int]]:
-    """The cores of each of `count` workers: all are used, and none twice unless there are too few.
+    """Returns the cores of each of `count` workers: disjoint unless there are too few.
 
-    JAX starts a thread a core that its process may run on. Empty lists where a process can't
-    choose: macOS.
+    JAX starts a thread for each core that its process may run on. Empty lists on macOS, where a
+    process can't choose its cores.
     """
     if not hasattr(os, "sched_getaffinity"):
         return [[] for _ in range(count)]
@@ -131,10 +124,10 @@ def visible_gpus() -> list[str]:
 
 
 def share_gpus(count: int, gpus: Sequence[str]) -> list[dict[str, str]]:
-    """Returns the variables that give each of `count` workers its GPUs, and its part of one.
+    """Returns the environment variables that give each of `count` workers its GPUs.
 
-    A process of JAX takes three quarters of a GPU's memory at its start, so that a second one on
-    the same GPU would find too little.
+    A JAX process takes three quarters of a GPU's memory at its start, so processes that share a GPU
+    are given smaller fractions.
     """
     if count == 1 or not gpus:
         return [{} for _ in range(count)]

@@ -1,12 +1,12 @@
 """Drives an installed Chrome or Chromium, for tests of pages.
 
-Where there is none, tests that need one are left out with a warning; with CI set in the
-environment they run all the same, and fail. A test class asks for that with
+Without one, tests that need it are skipped with a warning, or fail if CI is set in the environment.
+A test class asks for that with
 
     class TestPage:
         __test__ = browser.is_wanted()
 
-`python tests/browser.py` prints which browser it would be, and fails if there is none.
+`python tests/browser.py` prints the path of the browser, and fails if there is none.
 """
 
 import os
@@ -35,21 +35,21 @@ ARGUMENTS = (
 
 
 def find() -> str | None:
-    """The path of an installed browser."""
+    """Returns the path of an installed browser, or None."""
     return next(filter(None, map(shutil.which, PROGRAMS)), None)
 
 
 def is_wanted() -> bool:
-    """Whether tests that need a browser are to run."""
+    """Returns True if tests that need a browser shall run; warns if not."""
     if find() or os.environ.get("CI"):
         return True
-    warnings.warn("no Chrome or Chromium is installed: tests of pages are left out", stacklevel=2)
+    warnings.warn("no Chrome or Chromium is installed: tests of pages are skipped", stacklevel=2)
     return False
 
 
 @contextmanager
 def launch() -> Iterator:
-    """A running browser, without a window. Raises RuntimeError if none is installed."""
+    """Starts a headless browser. Raises RuntimeError if none is installed."""
     program = find()
     if not program:
         raise RuntimeError(f"no browser is installed: expected one of {', '.join(PROGRAMS)}")
@@ -63,9 +63,9 @@ def launch() -> Iterator:
 
 @contextmanager
 def open_file(browser, path: Path, **context) -> Iterator:
-    """A page that shows a file with no network; `context` is what `browser.new_context` takes.
+    """Opens a file without network; `context` goes to `browser.new_context`.
 
-    Leaving fails the test if the page has reported an error, shown a dialog, or asked for
+    On exit, raises AssertionError if the page has reported an error, shown a dialog, or requested
     anything but the file.
     """
     opened = browser.new_context(offline=True, **context)
@@ -78,7 +78,7 @@ def open_file(browser, path: Path, **context) -> Iterator:
     page.goto(path.as_uri())
     yield page
     opened.close()
-    # Nor anything that it carries itself: data: is not the network.
+    # The page may load its own data: URLs, which need no network.
     problems = [problem for problem in problems if not problem.startswith("data:")]
     assert problems == [path.as_uri()], problems
 

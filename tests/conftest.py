@@ -1,4 +1,4 @@
-"""What all tests share: strict shapes, and one place for what they compile."""
+"""Settings of all tests: strict shapes, and one cache for what they compile."""
 
 import os
 import tempfile

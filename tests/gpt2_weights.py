@@ -1,7 +1,6 @@
-"""The sizes of a tiny GPT-2 that tests compare with `transformers`, and where its answers are kept.
+"""Sizes of a tiny GPT-2 that tests compare with `transformers`, and the path of its fixture.
 
-No PyTorch here, so that the tests with it (tests/interop/) and those with the fixture that it
-wrote (tests/test_gpt2_oracle.py) share this.
+Without PyTorch, for tests/interop/ (with it) and tests/test_gpt2_oracle.py (without) share this.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Questions about sweeps that W&B's own engine has answered, in fixtures/wandb_engine.json.
+"""Test cases for which fixtures/wandb_engine.json has the answers of W&B's own engine.
 
-The engine is the package `sweeps`, which needs an environment of its own: `make interop` asks it
-again. `python -m tests.sweep_cases | .venv-peers/bin/python -P tests/interop/wandb_engine.py >
-tests/fixtures/wandb_engine.json` writes the answers down.
+The engine is the package `sweeps`, which needs an environment of its own; `make interop` compares
+its answers with the fixture. To write the fixture: `python -m tests.sweep_cases |
+.venv-peers/bin/python -P tests/interop/wandb_engine.py > tests/fixtures/wandb_engine.json`.
 """
 
 import json
@@ -51,7 +51,7 @@ TERMINATIONS = [
 
 
 def hyperband_cases() -> list[dict]:
-    """Runs of a made-up objective that are under way, some of them with what is not a number."""
+    """Returns random running sweeps on a synthetic objective, some with values that are None."""
     draw = random.Random(0)
     return [
         {
@@ -71,14 +71,14 @@ def hyperband_cases() -> list[dict]:
 
 
 def objective(draw: random.Random) -> list[float | None]:
-    """Losses that fall towards a level of their own, rounded so that some are equal."""
+    """Returns losses that fall towards a random level, rounded so that some are equal."""
     level, length = draw.uniform(1, 3), draw.randint(0, 30)
     losses = [round(level + 2 / (step + 1) + draw.gauss(0, 0.1), 1) for step in range(length)]
     return [None if draw.random() < 0.05 else loss for loss in losses]
 
 
 def cases() -> dict:
-    """All questions, as JSON has them."""
+    """Returns all cases, to be written as JSON."""
     return {
         "parameters": PARAMETERS,
         "shares": SHARES,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import run_folder
-from checkpoints import on_disk
+from checkpoints import file_format
 from sweep_engine.workers import Workers
 from tests.command import ROOT, run
 
@@ -76,7 +76,7 @@ FLAGS = [
     ),
     pytest.param(["--config=experiments"], "experiments", id="folder"),
     pytest.param(
-        ["--config=experiments/bigram.py:tiny"], "unknown preset 'tiny': this exp", id="preset"
+        ["--config=experiments/bigram.py:tiny"], "unknown preset 'tiny': expected", id="preset"
     ),
     pytest.param([BIGRAM, "--wrokdir=x"], "Did you mean: workdir ?", id="flag"),
     pytest.param([BIGRAM, "runs/x"], "unexpected argument 'runs/x': every option is", id="word"),
@@ -85,14 +85,14 @@ FLAGS = [
     key("learning_rate", 9, "no config key 'learning_rate': did you mean 'optimizer.learning_rate"),
     key("zebra", 9, "no config key 'zebra': see experiments/default.py"),
     key("train", 9, "--config.train=9: 'train' is a group of keys; set one of them"),
-    key("train.num_steps", "ten", "--config.train.num_steps=ten: expected a whole number"),
-    key("train.num_steps", 1.5, "--config.train.num_steps=1.5: expected a whole number"),
+    key("train.num_steps", "ten", "--config.train.num_steps=ten: expected an integer"),
+    key("train.num_steps", 1.5, "--config.train.num_steps=1.5: expected an integer"),
     key("optimizer.b1", "fast", "--config.optimizer.b1=fast: expected a number"),
     key("checkpoint.resume", "maybe", "--config.checkpoint.resume=maybe: expected true or false"),
     pytest.param(
         [BIGRAM, "--config.sead=1", "--config.train.num_steps=x", "--config.seed=-4"],
-        "no config key 'sead': did you mean 'seed'?; --config.train.num_steps=x: expected a whole "
-        "number; config.seed=-4: expected 0 to 4294967295",
+        "no config key 'sead': did you mean 'seed'?; --config.train.num_steps=x: expected an "
+        "integer; config.seed=-4: expected 0 to 4294967295",
         id="all flags at once",
     ),
     pytest.param(
@@ -109,7 +109,7 @@ FLAGS = [
             "--config.sample.top_p=2",
         ],
         "config.train.num_steps=0: expected 1 to 2147483647; "
-        "config.model.name='rnn' is none of bigram, self_attention, multi_head_attention, "
+        "config.model.name='rnn': expected one of bigram, self_attention, multi_head_attention, "
         "transformer_decoder, gpt2; config.optimizer.name='adam': expected one of adamw, muon, "
         "lion, adafactor, sgd; "
         "config.sample.top_p=2.0: expected above 0 and at most 1",
@@ -134,17 +134,17 @@ FLAGS = [
     key("train.loss_chunks", 0, "config.train.loss_chunks=0: expected 1 to"),
     key("train.loss_chunks", 3, "expected a divisor of config.model.context_length=", config=GPT2),
     key(
-        "train.loss_chunks", 2, "has neither blocks to recompute nor logits to make in parts: leav"
+        "train.loss_chunks", 2, "can neither recompute blocks nor compute its logits in chunks: set"
     ),
     key("train.remat", "all", "config.train.remat='all': expected 'none' or 'blocks'", config=GPT2),
-    key("train.remat", "blocks", "config.model.name='bigram' has neither blocks to recompute nor"),
-    key("model.attention_dropout_rate", 1, "expected -1 (that of config.model.dro", config=GPT2),
-    key("model.attention_dropout_rate", -0.5, "expected -1 (that of config.model.", config=GPT2),
+    key("train.remat", "blocks", "config.model.name='bigram' can neither recompute blocks nor"),
+    key("model.attention_dropout_rate", 1, "expected -1 (the value of config.mod", config=GPT2),
+    key("model.attention_dropout_rate", -0.5, "expected -1 (the value of config.mo", config=GPT2),
     key("model.attention_dropout_rate", 0.1, "bigram has none; leave it at -1.0"),
     key("train.precision", "int8", "config.train.precision='int8': expected 'float32' or 'bfloat"),
-    key("eval.every_steps", -1, "expected 0 (not between the ends) to"),
+    key("eval.every_steps", -1, "expected 0 (first and last step only) to"),
     key("eval.batch_size", 0, "config.eval.batch_size=0: expected 1 to"),
-    key("sample.every_steps", -1, "expected 0 (not between the ends) to"),
+    key("sample.every_steps", -1, "expected 0 (first and last step only) to"),
     key("sample.num_tokens", 0, "expected 1 to 1000000"),
     key("sample.temperature", -1, "config.sample.temperature=-1.0: expected 0 or more"),
     key("sample.temperature", "nan", "config.sample.temperature=nan: expected 0 or more"),
@@ -152,9 +152,9 @@ FLAGS = [
     key("sample.top_p", 0, "config.sample.top_p=0.0: expected above 0 and at most 1"),
     key("sample.prompt", "", "config.sample.prompt is empty"),
     key("sample.prompt", "é", "character 'é' at position 0"),
-    key("checkpoint.every_steps", -1, "expected 0 (not between the ends) to"),
-    key("checkpoint.every_minutes", -1, "expected 0 (not by the clock) or more"),
-    key("checkpoint.every_minutes", "inf", "expected 0 (not by the clock) or more"),
+    key("checkpoint.every_steps", -1, "expected 0 (at evaluations only) to"),
+    key("checkpoint.every_minutes", -1, "expected 0 (off) or more"),
+    key("checkpoint.every_minutes", "inf", "expected 0 (off) or more"),
     key("checkpoint.keep", 0, "config.checkpoint.keep=0: expected 1 to"),
     key("optimizer.learning_rate", -1, "config.optimizer.learning_rate=-1.0: expected 0 or more"),
     key("optimizer.learning_rate", "nan", "config.optimizer.learning_rate=nan: expected 0 or more"),
@@ -165,7 +165,7 @@ FLAGS = [
     key("optimizer.b2", -0.1, "config.optimizer.b2=-0.1: expected 0 or more, and less than 1"),
     key("optimizer.weight_decay", "nan", "config.optimizer.weight_decay=nan: expected 0 or more"),
     key("optimizer.grad_clip_norm", -1, "config.optimizer.grad_clip_norm=-1.0: expected 0 or more"),
-    key("model.name", "rnn", "config.model.name='rnn' is none of bigram, self_attention"),
+    key("model.name", "rnn", "config.model.name='rnn': expected one of bigram, self_attention"),
     key("model.num_heads", 4, "config.model.num_heads=4: bigram has none; leave it at 0"),
     key("model.num_heads", 3, "embed_dim=16 is not divisible by config.model.num_heads=3", GPT2),
     key("model.dropout_rate", 1, "config.model.dropout_rate=1.0: expected 0 or more, and", GPT2),
@@ -173,8 +173,8 @@ FLAGS = [
     key("model.num_layers", 0, "config.model.num_layers=0: gpt2 needs at least 1", GPT2),
     key("model.context_length", 0, "config.model.context_length=0: bigram needs at least 1"),
     key("model.context_length", 2**21, "expected 0 to 1048576"),
-    key("tracking.wandb_mode", "on", "config.tracking.wandb_mode is 'on': expected one of offline"),
-    key("data.name", "wikipedia", "unknown data set 'wikipedia'"),
+    key("tracking.wandb_mode", "on", "config.tracking.wandb_mode='on': expected one of offline"),
+    key("data.name", "wikipedia", "config.data.name='wikipedia': expected tiny_shakespeare"),
     key("data.name", "text", "--config.data.name=text needs --config.data.path"),
     key("data.name", "tfds:nothing", "no prepared TFDS data set in"),
     key(
@@ -188,10 +188,10 @@ FLAGS = [
     key("model.norm", "l2", "config.model.norm='l2': expected one of layer_norm, rms_norm", GPT2),
     key("model.activation", "tanh", "config.model.activation='tanh': expected one of gelu", GPT2),
     key("model.num_kv_heads", 3, "config.model.num_kv_heads=3: expected a divisor of", GPT2),
-    key("model.logit_soft_cap", -1, "config.model.logit_soft_cap=-1.0: expected 0 (none) or", GPT2),
-    key("model.init_from", "gpt2", "config.model.name is 'bigram', and GPT-2's is 'gpt2'"),
+    key("model.logit_soft_cap", -1, "config.model.logit_soft_cap=-1.0: expected 0 (off) or", GPT2),
+    key("model.init_from", "gpt2", "config.model.name is 'bigram': GPT-2's is 'gpt2'"),
     key("model.init_from", "/nowhere/at/all", "/nowhere/at/all is no folder: expected one", GPT2),
-    key("model.init_from", "sweeps", "sweeps holds no config.json: expected one of a GPT-2", GPT2),
+    key("model.init_from", "sweeps", "sweeps holds no config.json: expected that of", GPT2),
     key("optimizer.name", "adam", "config.optimizer.name='adam': expected one of adamw, muon"),
     key("optimizer.schedule", "flat", "config.optimizer.schedule='flat': expected one of cosine"),
     key("optimizer.decay_share", 0, "config.optimizer.decay_share=0.0: expected above 0, and at"),
@@ -213,7 +213,10 @@ TEXTS = {
     "UTF-16": ("abc".encode("utf-16"), "is not UTF-8 at byte 0 (0xff)"),
     "UTF-16 without a mark": ("abc".encode("utf-16-le"), "binary or UTF-16: byte 1 is 0x00"),
     "binary": (bytes(range(128)), "binary or UTF-16: byte 0 is 0x00"),
-    "shorter than a window": (b"too shor", "lower --config.model.context_length or give more text"),
+    "shorter than a window": (
+        b"too shor",
+        "tokens of the training split: lower it or give more text",
+    ),
 }
 
 
@@ -281,7 +284,7 @@ EXPERIMENTS = {
         "    config = default.get_config()\n"
         "    config.train.num_steps = None\n"
         "    return config\n",
-        "config.train.num_steps=None: expected a whole number",
+        "config.train.num_steps=None: expected an integer",
     ),
 }
 
@@ -380,7 +383,7 @@ def test_a_run_without_a_whole_checkpoint_is_not_overwritten(commands, tmp_path,
     assert_one_line(
         code, output, "checkpoint 20 is damaged (params.safetensors has 0 bytes instead"
     )
-    assert "checkpoint 10 is damaged" in output and "start anew in another folder" in output
+    assert "checkpoint 10 is damaged" in output and "start a new run in another folder" in output
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == (
         finished / "metrics.jsonl"
     ).read_bytes()
@@ -394,11 +397,11 @@ GENERATE = [
     (["--temperature=hot"], "--temperature=hot"),
     (["--top_p=0"], "--top_p=0.0: expected above 0 and at most 1"),
     (["--top_k=-1"], "--top_k=-1: expected 0 (no limit) or more"),
-    (["--num_tokens=0"], "--num_tokens=0: expected 1 or more"),
-    (["--num_samples=0"], "--num_samples=0: expected 1 or more"),
-    (["--checkpoint=7"], "checkpoint '7' is none of: best, latest, 10, 20"),
-    (["--checkpoint=../../etc"], "checkpoint '../../etc' is none of: best, latest, 10, 20"),
-    (["--checkpoint=²"], "checkpoint '²' is none of"),
+    (["--num_tokens=0"], "--num_tokens=0: 0 is not a positive integer"),
+    (["--num_samples=0"], "--num_samples=0: 0 is not a positive integer"),
+    (["--checkpoint=7"], "checkpoint '7': expected one of best, latest, 10, 20"),
+    (["--checkpoint=../../etc"], "checkpoint '../../etc': expected one of best, latest, 10, 20"),
+    (["--checkpoint=²"], "checkpoint '²': expected one of"),
 ]
 
 
@@ -436,10 +439,10 @@ def craft(content):
     def damage(folder):
         checkpoint = folder / "checkpoints/20"
         (checkpoint / "params.safetensors").write_bytes(content)
-        about = on_disk.read_about(checkpoint)
+        about = file_format.read_metadata(checkpoint)
         sha256 = hashlib.sha256(content).hexdigest()
         about["files"]["params"] = {"bytes": len(content), "sha256": sha256}
-        vouched = {"about": about, "sha256": on_disk.digest_of(about)}
+        vouched = {"about": about, "sha256": file_format.digest_of(about)}
         run_folder.write_json(checkpoint / "checkpoint.json", vouched)
 
     return damage
@@ -468,7 +471,7 @@ FOLDERS = {
     ),
     "config with a text for a number": (
         rewrite("config.json", **{"model.embed_dim": "16"}),
-        "config.model.embed_dim='16': expected a whole number",
+        "config.model.embed_dim='16': expected an integer",
     ),
     "config without end": (
         rewrite("config.json", **{"model.context_length": FAR}),
@@ -500,7 +503,7 @@ FOLDERS = {
         "tokenizer.json is not the tokenizer that",
     ),
     "another tokenizer": (rewrite("tokenizer.json", vocabulary="abc"), "is not the tokenizer"),
-    "no checkpoint": (remove_checkpoints, "holds no checkpoint: the run has not come to one yet"),
+    "no checkpoint": (remove_checkpoints, "holds no checkpoint: the run has not saved one yet"),
     "no tensors": (craft(b"not a safetensors file"), "params.safetensors can't be read"),
     "header longer than the file": (craft(struct.pack("<Q", FAR)), "can't be read"),
     "header that is no JSON": (craft(struct.pack("<Q", 8) + b"{{{{{{{{"), "can't be read"),

@@ -1,4 +1,4 @@
-"""Batches: the same whatever was drawn before; evaluation: every target once."""
+"""Tests of the batches: a pure function of seed and step; evaluation: every target once."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ TOKENS = np.arange(1000, dtype=np.uint16)
 
 
 def draw(tokens=TOKENS, **changes):
-    """All dispatches for these settings."""
+    """Returns all dispatches for these settings."""
     defaults = dict(
         seed=3, batch_size=6, context_length=5, steps_per_dispatch=4, start_step=0, num_steps=12
     )
@@ -25,7 +25,7 @@ def draw(tokens=TOKENS, **changes):
 
 
 def by_step(dispatches):
-    """{step: windows [B, T+1]}."""
+    """Returns {step: windows [B, T+1]}."""
     return {first + k: w for first, windows in dispatches for k, w in enumerate(windows)}
 
 
@@ -44,7 +44,7 @@ def test_shapes_types_and_windows():
     assert [first for first, _ in dispatches] == [0, 4, 8]
     for _, windows in dispatches:
         assert (windows.shape, windows.dtype) == ((4, 6, 6), np.int32)
-        # TOKENS counts up, so a window does if and only if it is one piece of it.
+        # TOKENS counts up, so a window counts up if and only if it is contiguous.
         assert (np.diff(windows) == 1).all()
 
 
@@ -83,7 +83,7 @@ def test_every_window_is_drawn_equally_often():
     tokens = np.arange(25, dtype=np.uint8)
     (_, windows), *_ = draw(tokens, batch_size=20, steps_per_dispatch=1000, num_steps=1000)
     counts = np.bincount(windows[..., 0].ravel(), minlength=20)
-    # 20 windows, the first and the last included; chi-square with 19 degrees of freedom.
+    # 20 windows, the first and the last included: chi-square with 19 degrees of freedom.
     assert len(counts) == 20
     assert ((counts - 1000) ** 2 / 1000).sum() < 43.8  # Exceeded with probability 0.001.
 
@@ -94,7 +94,7 @@ def test_one_window_is_enough():
 
 
 def test_too_short_to_train_on():
-    message = r"has 5 tokens.* takes 6 .*--config\.model\.context_length"
+    message = r"^--config\.model\.context_length=5: expected less than the 5 tokens of the training"
     with pytest.raises(UserError, match=message):
         batches.check_lengths(TOKENS[:5], TOKENS[:2], context_length=5)
 
@@ -113,24 +113,24 @@ def test_every_token_after_the_first_is_a_target_once(length, batch_size, contex
     inputs = np.concatenate([windows[..., :-1][mask] for windows, mask in chunks])
     np.testing.assert_array_equal(targets, tokens[1:])
     np.testing.assert_array_equal(inputs, tokens[:-1])
-    # A window attends from its start, so what is masked may only come after what is not.
+    # A window attends from its start, so masked positions may only follow the others.
     assert all((np.diff(mask.astype(int)) <= 0).all() for _, mask in chunks)
 
 
-def test_evaluation_wastes_less_than_a_batch_a_chunk():
+def test_evaluation_pads_less_than_a_batch_per_chunk():
     # 9 batches at most 8 at a time: 5 + 5, not 8 + 8.
     chunks = evaluate(TOKENS[: 9 * 6 + 1], batch_size=2, context_length=3, batches_per_chunk=8)
     assert [windows.shape[0] for windows, _ in chunks] == [5, 5]
 
 
 def test_too_short_to_evaluate_on():
-    with pytest.raises(UserError, match=r"has 1 tokens.*at least 2"):
+    with pytest.raises(UserError, match=r"has 1 tokens: expected at least 2"):
         batches.check_lengths(TOKENS[:6], TOKENS[:1], context_length=5)
     batches.check_lengths(TOKENS[:6], TOKENS[:2], context_length=5)
 
 
 def test_splits_larger_than_memory(tmp_path):
-    # A sparse file: 256 GiB of zeros, none of them on the disk, and a mark in the first bytes.
+    # A sparse file: 256 GiB of zeros that take no room on disk, and a mark in the first bytes.
     (tmp_path / "tokens").write_bytes(b"\1\2\3")
     tokens = np.memmap(tmp_path / "tokens", np.uint8, "r+", shape=2**38)
     (_, windows), *_ = draw(tokens)

@@ -1,4 +1,4 @@
-"""What a config may hold: any value is taken, or named with its key; there is no traceback."""
+"""Checks of a config: each value is accepted, or one message names it; there is no traceback."""
 
 import json
 import math
@@ -31,13 +31,13 @@ def config_with(key, value):
 
 @settings(deadline=None, max_examples=40)
 @given(st.data())
-def test_a_value_of_the_right_type_is_taken_if_and_only_if_it_is_in_range(data):
+def test_a_value_of_the_right_type_is_accepted_if_and_only_if_it_is_in_range(data):
     key = data.draw(st.sampled_from(sorted(DEFAULTS)))
     value = data.draw(VALUES[type(DEFAULTS[key])])
-    found = check.mistakes(config_with(key, value))
-    inside = key not in check.RANGES or check.RANGES[key].holds(value)
+    found = check.find_errors(config_with(key, value))
+    inside = key not in check.RANGES or check.RANGES[key].contains(value)
     if not inside:
-        # The one key that is wrong is named, with its value, and nothing else.
+        # One message, with the key and its value.
         (message,) = found
         assert message.startswith(f"config.{key}={value}: expected ")
     for message in found:
@@ -48,40 +48,40 @@ def test_a_value_of_the_right_type_is_taken_if_and_only_if_it_is_in_range(data):
 
 @pytest.mark.parametrize("key", sorted(check.RANGES))
 @pytest.mark.parametrize("value", [-1, 2**31, 2**70])
-def test_of_one_wrong_value_one_thing_is_said(key, value):
+def test_one_wrong_value_has_one_message(key, value):
     kind = type(DEFAULTS[key])
-    found = check.mistakes(config_with(key, kind(value)))
-    assert len(found) == (not check.RANGES[key].holds(kind(value)))
+    found = check.find_errors(config_with(key, kind(value)))
+    assert len(found) == (not check.RANGES[key].contains(kind(value)))
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.dictionaries(st.sampled_from(sorted(check.RANGES)), st.just(-2), min_size=1))
-def test_all_mistakes_are_reported_together(wrong):
+def test_all_errors_are_reported_together(wrong):
     config = gpt2.get_config("smoke")
     config.update_from_flattened_dict(
         {key: type(DEFAULTS[key])(value) for key, value in wrong.items()}
     )
-    found = check.mistakes(config)
+    found = check.find_errors(config)
     assert [message.split("=")[0] for message in found] == [
         f"config.{key}" for key in check.RANGES if key in wrong
     ]
 
 
 def test_every_number_has_a_range():
-    # Those of sampling are checked where generating has them, too; this one orders a table.
+    # inference/ checks the ranges for sampling; `stage` only sorts a table.
     elsewhere = {"sample.temperature", "sample.top_k", "sample.top_p", "tracking.stage"}
     numbers = {key for key, value in DEFAULTS.items() if type(value) in (int, float)}
     assert numbers - elsewhere == set(check.RANGES)
 
 
 @pytest.mark.parametrize("config", [default.get_config(), bigram.get_config(), gpt2.get_config()])
-def test_what_the_experiments_say_is_right(config):
-    assert check.mistakes(config) == []
+def test_the_experiments_have_no_errors(config):
+    assert check.find_errors(config) == []
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(sorted(DEFAULTS)), st.text(max_size=12))
-def test_any_text_for_any_flag_is_taken_or_named(key, text):
+def test_any_text_for_any_flag_is_accepted_or_named(key, text):
     argv = ["--config=experiments/gpt2.py:smoke", f"--config.{key}={text}"]
     explained = check.explain_flags(argv)
     kind = type(DEFAULTS[key])
@@ -124,9 +124,9 @@ JSON = st.recursive(
 
 @settings(deadline=None, max_examples=60)
 @given(JSON)
-def test_any_json_for_a_config_is_refused_in_words(content):
+def test_any_json_for_a_config_is_refused_with_a_message(content):
     if isinstance(content, dict) and not run_folder.flatten(content):
-        # Every key is newer than that run.
+        # A config without keys: all take their defaults.
         assert check.from_json(content, Path("run")).to_dict() == default.get_config().to_dict()
         return
     with pytest.raises(UserError, match=r"config\.json"):
@@ -135,7 +135,7 @@ def test_any_json_for_a_config_is_refused_in_words(content):
 
 @settings(deadline=None, max_examples=40)
 @given(st.sampled_from(sorted(DEFAULTS)), JSON)
-def test_any_json_for_a_key_is_taken_or_refused(key, value):
+def test_any_json_for_a_key_is_accepted_or_refused(key, value):
     content = json.loads(gpt2.get_config("smoke").to_json())
     *groups, last = key.split(".")
     inner = content
@@ -146,12 +146,12 @@ def test_any_json_for_a_key_is_taken_or_refused(key, value):
         config = check.from_json(content, Path("run"))
     except UserError:
         return
-    taken = run_folder.flatten(json.loads(config.to_json()))[key]
-    is_empty = isinstance(value, dict) and not run_folder.flatten(value)  # As if it were not there.
-    assert taken == (json.loads(json.dumps(DEFAULTS[key])) if is_empty else value)
+    accepted = run_folder.flatten(json.loads(config.to_json()))[key]
+    is_empty = isinstance(value, dict) and not run_folder.flatten(value)  # Same as a missing key.
+    assert accepted == (json.loads(json.dumps(DEFAULTS[key])) if is_empty else value)
 
 
-def test_a_config_comes_back_as_it_was():
+def test_a_config_survives_its_file():
     for preset in ("", "smoke", "baby"):
         config = gpt2.get_config(preset)
         config.tracking.tags = ("a", "b")

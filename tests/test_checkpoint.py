@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the one before instead of a damaged one, never in the way."""
+"""Checkpoints: atomic writes, detection of damage, fallback to the one before, retention."""
 
 import os
 import resource
@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run_folder
-from checkpoints import on_disk
+from checkpoints import file_format
 from checkpoints.manager import Checkpoints
 from runtime.errors import UserError
 from tests.command import ROOT, run
@@ -39,7 +39,7 @@ def workdir(tmp_path):
 
 
 def save(workdir, losses, keep=9, notes=None):
-    """A checkpoint a step, with these validation losses, holding its step as its value."""
+    """Saves a checkpoint for each step with its validation loss; its parameters are the step."""
     note = None if notes is None else notes.append
     with Checkpoints(workdir, keep, note) as checkpoints:
         for step, loss in losses.items():
@@ -64,7 +64,7 @@ def test_what_was_saved_comes_back(workdir):
 
 
 def test_a_saved_state_is_a_copy(workdir):
-    """The next update writes over the arrays of the state that is being saved."""
+    """The next update overwrites the arrays of the state that is being saved."""
     double = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf * 2, state), donate_argnums=0)
     with Checkpoints(workdir) as checkpoints:
         state = jax.tree.map(jnp.asarray, state_of(1.0, (400, 4)))
@@ -72,7 +72,7 @@ def test_a_saved_state_is_a_copy(workdir):
             checkpoints.save(step, state, PROGRESS, None)
             state = double(state)
             jax.block_until_ready(state)
-    params = on_disk.read(workdir / "checkpoints/19", "params", state.params)
+    params = file_format.read(workdir / "checkpoints/19", "params", state.params)
     np.testing.assert_array_equal(params["layer"]["kernel"], 2.0**18)
 
 
@@ -108,7 +108,7 @@ def test_any_flipped_bit_and_any_truncation_is_found(tmp_path_factory, name, dat
     run_folder.write_json(workdir / "tokenizer.json", {"name": "char", "vocabulary": "ab"})
     save(workdir, {10: 2.0, 20: 1.0})
     file = workdir / "checkpoints/20" / name
-    before = on_disk.read_about(workdir / "checkpoints/20")
+    before = file_format.read_metadata(workdir / "checkpoints/20")
     size = file.stat().st_size
     if data.draw(st.booleans()):
         flip(file, data.draw(st.integers(0, 8 * size - 1)))
@@ -117,14 +117,14 @@ def test_any_flipped_bit_and_any_truncation_is_found(tmp_path_factory, name, dat
     notes = []
     restored = restore(workdir, notes)
     if restored.step == 20:
-        # Nothing but the white space of the JSON file says the same in other bytes.
+        # Only white space in the JSON file can change without changing its content.
         assert name == "checkpoint.json"
-        assert on_disk.read_about(workdir / "checkpoints/20") == before
+        assert file_format.read_metadata(workdir / "checkpoints/20") == before
         return
     assert restored.step == 10
     np.testing.assert_array_equal(restored.state.params["layer"]["kernel"], 10.0)
     (note,) = notes
-    assert "checkpoint 20 is damaged" in note and "going on from step 10" in note
+    assert "checkpoint 20 is damaged" in note and "resuming from step 10" in note
     # Set aside, so that step 20 can be saved again.
     assert (workdir / "checkpoints/20.damaged").is_dir()
     save(workdir, {20: 1.0})
@@ -143,7 +143,7 @@ def test_a_missing_file_is_damage(workdir, missing):
 
 
 @pytest.mark.slow
-def test_generating_takes_the_one_before_and_says_so(tmp_path):
+def test_generate_falls_back_to_the_checkpoint_before_with_a_warning(tmp_path):
     flags = ["--config=experiments/bigram.py:smoke", f"--workdir={tmp_path / 'run'}"]
     assert run("main.py", *flags, WANDB_MODE="disabled").returncode == 0
     whole = run("generate.py", f"--workdir={tmp_path / 'run'}", "--checkpoint=10")
@@ -154,11 +154,11 @@ def test_generating_takes_the_one_before_and_says_so(tmp_path):
         assert result.stdout == whole.stdout
         warning, step = result.stderr.splitlines()
         assert "checkpoint 20 is damaged (params.safetensors has sha256" in warning
-        assert "taking that of step 10" in warning and step.endswith("step 10")
+        assert "using that of step 10" in warning and step.endswith("step 10")
 
 
-def test_a_checkpoint_that_is_removed_while_it_is_read_gives_way_to_the_next(workdir):
-    """As happens to a reader of a run that goes on; it never sees half of one."""
+def test_a_reader_takes_the_next_checkpoint_when_a_run_deletes_the_one_being_read(workdir):
+    """A reader of a live run never sees half a checkpoint."""
     save(workdir, {1: None})
     shapes = jax.tree.map(jnp.asarray, state_of(0.0).params)
     seen, stop = [], threading.Event()
@@ -219,7 +219,7 @@ def test_what_is_not_finite_is_not_saved(workdir):
     assert "step 2 was not saved (it holds numbers that are not finite)" in notes[0]
 
 
-def test_what_a_kill_left_of_a_save_is_cleared_away(workdir):
+def test_the_next_save_removes_what_a_kill_left_of_one(workdir):
     save(workdir, {1: None})
     for name in (".2.new", ".1.old"):
         (workdir / "checkpoints" / name).mkdir()
@@ -238,11 +238,11 @@ def test_a_checkpoint_of_another_shape_is_refused_with_the_difference(workdir):
 
 
 @pytest.mark.parametrize("progress", [None, [], {"seconds": "x"}, {"logged": {"seconds": None}}])
-def test_progress_that_is_none_is_damage(workdir, progress):
+def test_progress_that_is_not_numbers_is_damage(workdir, progress):
     save(workdir, {1: None, 2: None})
     folder = workdir / "checkpoints/2"
-    about = {**on_disk.read_about(folder), "progress": progress}
-    vouched = {"about": about, "sha256": on_disk.digest_of(about)}
+    about = {**file_format.read_metadata(folder), "progress": progress}
+    vouched = {"about": about, "sha256": file_format.digest_of(about)}
     run_folder.write_json(folder / "checkpoint.json", vouched)
     notes = []
     assert restore(workdir, notes).step == 1
@@ -257,13 +257,13 @@ def test_a_checkpoint_under_another_name_is_damage(workdir):
     assert "checkpoint 99 is damaged (it is that of step 1, under another name)" in notes[0]
 
 
-def test_it_reads_nothing_by_a_name_that_stands_in_it(workdir):
-    """A path in a checkpoint is a name like any other, and files are the two that are known."""
+def test_no_name_in_a_checkpoint_decides_which_file_opens(workdir):
+    """Only the two known files open, whatever paths the metadata lists."""
     save(workdir, {1: None})
     folder = workdir / "checkpoints/1"
-    about = on_disk.read_about(folder)
+    about = file_format.read_metadata(folder)
     about["files"]["../../../../etc/passwd"] = about["files"]["params"]
-    vouched = {"about": about, "sha256": on_disk.digest_of(about)}
+    vouched = {"about": about, "sha256": file_format.digest_of(about)}
     run_folder.write_json(folder / "checkpoint.json", vouched)
     opened = []
     watch = {"on": True}
@@ -278,8 +278,8 @@ def test_it_reads_nothing_by_a_name_that_stands_in_it(workdir):
     assert not any("passwd" in path for path in opened)
 
 
-def test_saving_needs_no_more_than_a_copy(workdir):
-    """Nothing of a checkpoint stays in memory when it is on the disk."""
+def test_saving_keeps_no_copy_in_memory(workdir):
+    """Peak memory stays that of the first saves."""
     state = state_of(1.0, (1000, 1000))
     with Checkpoints(workdir) as checkpoints:
         for step in range(1, 4):
@@ -293,7 +293,7 @@ def test_saving_needs_no_more_than_a_copy(workdir):
 
 
 def test_a_checkpoint_can_be_read_by_any_other_program(workdir):
-    """Names, shapes and numbers stand in the file, in the format of the library."""
+    """The safetensors library alone reads names, shapes and numbers."""
     from safetensors.numpy import load_file
 
     save(workdir, {7: None})

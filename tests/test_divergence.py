@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 import run_folder
 import train
-from checkpoints import on_disk
+from checkpoints import file_format
 from runtime.devices import data_mesh
 from runtime.errors import Diverged, UserError
 from tests.stages import NO_DROPOUT, TINY, init
@@ -159,9 +159,9 @@ def test_a_limit_below_what_was_skipped_already_is_refused(tmp_path):
     config = smoke("bigram", **{"checkpoint.every_steps": 5})
     train.train_and_evaluate(config, tmp_path / "run")
     folder = tmp_path / "run/checkpoints/20"
-    about = on_disk.read_about(folder)
+    about = file_format.read_metadata(folder)
     about["progress"]["skipped"] = 2
-    vouched = {"about": about, "sha256": on_disk.digest_of(about)}
+    vouched = {"about": about, "sha256": file_format.digest_of(about)}
     run_folder.write_json(folder / "checkpoint.json", vouched)
     config.checkpoint.resume = True
     config.train.num_steps = 30

@@ -1,4 +1,4 @@
-"""Exact evaluation: against a slow reference, for contexts that do not divide the split."""
+"""Tests of evaluation: against a slow reference, for contexts that do not divide the split."""
 
 import json
 import math
@@ -17,7 +17,7 @@ TOKEN_BYTES = np.arange(1, V + 1, dtype=np.int32)
 
 
 def reference(model, params, context_length):
-    """Every token after the first, one at a time, from the start of the window it lies in."""
+    """Returns the nats of every token after the first, each given its window up to there."""
     nats = 0.0
     for n in range(1, len(TOKENS)):
         start = (n - 1) // context_length * context_length

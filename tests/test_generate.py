@@ -1,4 +1,4 @@
-"""Generation: a fake model with known answers, cached against uncached, how tokens are drawn."""
+"""Tests of generation: a fake model with known answers, cached against uncached, sampling."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from inference.generation import CHUNK, MANY, generate
+from inference.generation import CHUNK, MANY_SAMPLES, generate
 from inference.sampling import Sampling, limit_logits, sample_token
 from runtime import programs
 from tests.stages import CHANGED, TINY, T, V, init
@@ -15,7 +15,7 @@ GREEDY = Sampling(temperature=0)
 
 
 class CountUp(nn.Module):
-    """Knows that 6 follows 5."""
+    """Model that always predicts the next number."""
 
     vocab_size: int
 
@@ -40,7 +40,7 @@ def write(model, params, prompt, num_tokens, sampling=GREEDY, seed=0, num_sample
 
 @pytest.mark.parametrize("prompt", [[3], [1, 2, 3], [*range(10), 3]])
 @pytest.mark.parametrize("num_tokens", [1, CHUNK, 2 * CHUNK + 3])
-def test_a_known_model_is_followed(prompt, num_tokens):
+def test_a_model_with_known_answers(prompt, num_tokens):
     expected = (4 + np.arange(num_tokens)) % V
     np.testing.assert_array_equal(write(CountUp(V), {}, prompt, num_tokens), [expected])
 
@@ -49,7 +49,7 @@ def test_a_known_model_is_followed(prompt, num_tokens):
 @pytest.mark.parametrize("prompt", [[3], [1, 2, 3], [1, 2, 3, 4, 5], [9, 8, 7, 6, 5, 4, 3, 2]])
 @pytest.mark.parametrize("name", [*TINY, "rotary", "alibi", "grouped_queries"])
 def test_cached_equals_a_full_pass_at_every_token(name, prompt):
-    """Up to the context length, at it and past it, where the window moves on."""
+    """Before the context length, at it, and past it, where the window slides."""
     model, params = (TINY | CHANGED)[name], init(name, scale=3.0)
     sampling = Sampling(temperature=1.0)
     text = list(prompt)
@@ -63,7 +63,7 @@ def test_cached_equals_a_full_pass_at_every_token(name, prompt):
 
 @pytest.mark.parametrize("name", [*TINY, *CHANGED])
 def test_cached_logits_equal_those_of_a_full_pass(name):
-    """The logits themselves, token by token through the cache."""
+    """Compares the logits of single tokens through the cache."""
     model, params = (TINY | CHANGED)[name], init(name, scale=3.0)
     tokens_BT = np.random.default_rng(0).integers(0, V, (2, T))
     whole = model.apply({"params": params}, tokens_BT)
@@ -77,10 +77,10 @@ def test_cached_logits_equal_those_of_a_full_pass(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_samples", [MANY - 1, MANY])
+@pytest.mark.parametrize("num_samples", [MANY_SAMPLES - 1, MANY_SAMPLES])
 @pytest.mark.parametrize("prompt", [[3], list(range(V)) * 6])
-def test_many_texts_are_those_that_are_written_alone(num_samples, prompt):
-    """The cache of many grows on the way, three times here; past the context there is none."""
+def test_many_samples_equal_a_single_one(num_samples, prompt):
+    """The cache of many samples grows, here three times; past the context length there is none."""
     model = TINY["gpt2"].clone(context_length=150)
     params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     params = jax.tree.map(lambda leaf: 3 * leaf, params)
@@ -117,15 +117,23 @@ def test_a_sample_does_not_depend_on_how_many_there_are():
     np.testing.assert_array_equal(write(model, params, [1], 12, Sampling()), three[:1])
 
 
-def test_few_programs_serve_every_prompt_and_length():
+def test_few_programs_serve_every_prompt_and_length(monkeypatch):
+    used, compiled = set(), programs.compiled
+
+    def recorded(*args, **keywords):
+        program = compiled(*args, **keywords)
+        used.add(program)
+        return program
+
+    monkeypatch.setattr(programs, "compiled", recorded)
     model, params = TINY["gpt2"], init("gpt2")
     write(model, params, [1], 30)
     write(model, params, [1, 2], 3)
-    before = set(programs.LOADED)
+    before = set(used)
     assert before
     for prompt, num_tokens in [([1, 2, 3], 30), ([1], 1), ([5, 4, 3, 2], 9), (range(9), 11)]:
         write(model, params, list(prompt), num_tokens)
-    assert set(programs.LOADED) == before
+    assert used == before
 
 
 @pytest.mark.parametrize(
@@ -167,7 +175,7 @@ LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.3]))
         (Sampling(top_p=0.65), [1, 3]),
         (Sampling(top_p=0.0001), [1]),
         (Sampling(top_k=3, top_p=0.75), [1, 3]),  # 0.4, 0.3 and 0.2 of 0.9: 0.78 suffice.
-        (Sampling(temperature=0.1, top_p=0.9), [1]),  # Sharpened before it is cut.
+        (Sampling(temperature=0.1, top_p=0.9), [1]),  # The temperature comes first.
     ],
 )
 def test_limits_keep_the_likeliest(sampling, kept):

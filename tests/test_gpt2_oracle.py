@@ -1,6 +1,6 @@
-"""GPT-2 against `transformers` where PyTorch is not installed: a fixture with its answers.
+"""GPT-2 against a fixture of logits from `transformers`, for PyTorch is not installed here.
 
-`make interop` checks that the fixture still is what `transformers` answers.
+`make interop` checks the fixture against `transformers`.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""The GPU check's runner: whatever a part does, it is recorded, and the others still run."""
+"""GPU check: each part's outcome is recorded, and a failure does not stop the others."""
 
 import json
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bounded, checklist, gpu_check, gpu_compiled, results
+import run_folder
+from benchmarks import checklist, commands, gpu_check, gpu_compiled
 from benchmarks.gpu_parts import finding
-from runtime.errors import Failed
+from runtime.errors import Failed, UserError
 from tests.command import assert_refused, run
 
-ROOT = Path(__file__).parent.parent
-# Each begins as a part does: with the file for its figures.
+# A part's process begins with the file for its figures.
 BEGIN = """
 import subprocess, sys, time
 from pathlib import Path
@@ -38,11 +38,12 @@ BODIES = {
 
 
 def part(name, *, seconds=60, must_pass=True, body=None):
-    words = [sys.executable, "-c", BEGIN + (BODIES[name] if body is None else body)]
-    return checklist.Part(name, f"{name}?", seconds, words, {"SIGN": "seen"}, must_pass)
+    """Returns a part that runs one of BODIES, or `body`."""
+    command = [sys.executable, "-c", BEGIN + (BODIES[name] if body is None else body)]
+    return checklist.Part(name, f"{name}?", seconds, command, {"SIGN": "seen"}, must_pass)
 
 
-def test_whatever_a_part_does_is_recorded_and_the_others_run():
+def test_every_outcome_of_a_part_is_recorded_and_the_others_run():
     rows = {
         row["name"]: row for row in checklist.run([part(name) for name in list(BODIES)[:-1]], 99)
     }
@@ -57,7 +58,7 @@ def test_whatever_a_part_does_is_recorded_and_the_others_run():
         "killed": False,
     }
     assert rows["good"]["figures"] == {"first": 1, "summary": "as it should be"}
-    assert rows["crashing"]["figures"] == {"first": 1}  # What it had come to.
+    assert rows["crashing"]["figures"] == {"first": 1}  # Written before the crash.
     assert rows["crashing"]["error"] == "ended with code 1: ValueError: too"
     assert rows["crashing"]["output"][-2:] == ["ValueError: too", "long"]
     assert rows["silent"]["error"] == "ended with code 7: nothing was printed"
@@ -80,13 +81,13 @@ def test_a_part_is_stopped_at_its_limit(must_pass, passed):
 
 
 def test_the_limit_ends_the_whole_process_group(tmp_path):
-    """Also what a part has started, and what it leaves when it ends by itself."""
+    """Also kills a part's child, and one that it leaves behind when it ends by itself."""
     for name, end in [("limit", "time.sleep(99)"), ("leave", "")]:
         pid = tmp_path / name
         body = f"child = subprocess.Popen(['sleep', '99']); Path({str(pid)!r}).write_text("
         body += f"str(child.pid)); {end}"
-        ended = bounded.run(
-            [*part("hanging", body=body).words, str(tmp_path / "figures.json")],
+        ended = commands.run(
+            [*part("hanging", body=body).command, str(tmp_path / "figures.json")],
             seconds=4,
             log=tmp_path / "log",
             environment={},
@@ -96,7 +97,7 @@ def test_the_limit_ends_the_whole_process_group(tmp_path):
 
 
 def test_a_part_ends_with_the_process_that_waits_for_it(tmp_path):
-    """As where the check itself is told to stop."""
+    """Also kills the part when the check itself is interrupted."""
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -104,12 +105,12 @@ def test_a_part_ends_with_the_process_that_waits_for_it(tmp_path):
     body = (
         f"import os; Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(99)"
     )
-    words = [*part("hanging", body=body).words, str(tmp_path / "figures.json")]
+    command = [*part("hanging", body=body).command, str(tmp_path / "figures.json")]
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(3)
     try:
         with pytest.raises(KeyboardInterrupt):
-            bounded.run(words, seconds=60, log=tmp_path / "log", environment={})
+            commands.run(command, seconds=60, log=tmp_path / "log", environment={})
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
@@ -117,7 +118,7 @@ def test_a_part_ends_with_the_process_that_waits_for_it(tmp_path):
 
 
 def has_ended(pid):
-    """Returns True if a process is gone, or only waits for its parent to take note."""
+    """Returns True if a process ends within two seconds, or is a zombie."""
     for _ in range(100):
         try:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
@@ -128,7 +129,7 @@ def has_ended(pid):
     return False
 
 
-def test_parts_get_what_is_added_to_the_environment():
+def test_parts_get_the_environment_and_the_variables_added_to_it():
     body = "import os; finding.put(sign=os.environ['SIGN'], path=os.environ['PATH'])"
     (row,) = checklist.run([part("good", body=body)], 60)
     assert row["figures"] == {"first": 1, "sign": "seen", "path": os.environ["PATH"]}
@@ -137,27 +138,27 @@ def test_parts_get_what_is_added_to_the_environment():
 @pytest.mark.parametrize(
     ("left", "own", "later", "expected"),
     [
-        (400, 10, 340, 60),  # What no other part needs.
+        (400, 10, 340, 60),  # Time that no later part needs.
         (350, 10, 340, 10),
-        (100, 50, 340, 50),  # Late: the later ones may have to wait, but this one has its own.
-        (20, 50, 0, 20),  # The total time ends everything.
+        (100, 50, 340, 50),  # Late: the part still gets its own seconds.
+        (20, 50, 0, 20),  # Never more than the total time.
     ],
 )
-def test_a_part_gets_its_own_seconds_and_those_that_are_left_over(left, own, later, expected):
-    assert checklist.allowance(left, own, later) == expected
+def test_a_part_gets_its_own_seconds_and_spare_ones(left, own, later, expected):
+    assert checklist.time_limit(left, own, later) == expected
 
 
-def test_a_part_for_which_no_time_is_left_is_listed():
+def test_a_part_without_time_left_is_listed_as_skipped():
     parts = [part("hanging", seconds=4), part("good"), part("recorded", must_pass=False)]
     rows = list(checklist.run(parts, 5))
     assert [row["passed"] for row in rows] == [False, False, None]
     assert [row.get("error") for row in rows[1:]] == ["skipped: the total time ran out"] * 2
 
 
-def test_the_file_is_whole_after_every_part(tmp_path, capsys):
+def test_the_file_is_complete_after_every_part(tmp_path, capsys):
     output = tmp_path / "check.json"
     compiled = {"name": "compiled", "measured": False}
-    results.write(output, {"rows": [compiled, {"name": "old", "measured": True}]})
+    run_folder.write_json(output, {"rows": [compiled, {"name": "old", "measured": True}]})
     parts = [part("good"), part("crashing"), part("recorded")]
     seen = []
 
@@ -180,7 +181,7 @@ def test_the_file_is_whole_after_every_part(tmp_path, capsys):
     assert "FAIL  crashing" in printed
 
 
-def test_figures_that_are_no_numbers_are_null(tmp_path):
+def test_a_figure_that_is_not_finite_is_null(tmp_path):
     kept = finding.Finding(tmp_path / "figures.json")
     kept.put(ratio=float("nan"))
     assert finding.read(tmp_path / "figures.json") == (None, {"ratio": None})
@@ -198,7 +199,7 @@ def test_one_part_alone_and_the_exit_codes(tmp_path):
     assert found["machine"]["versions"]["jax"] and found["machine"]["cores"]
     (row,) = found["rows"]
     assert row["passed"] is None and row["figures"]["platform"] == "cpu"
-    # On a CPU the real sizes would take minutes: there is no GPU, and its time is short.
+    # Without a GPU the part fails, before its real sizes would take minutes on a CPU.
     measured = run(*words, "--seconds=12", JAX_PLATFORMS="cpu")
     assert measured.returncode == 1
     assert "error: did not pass: peak" in measured.stderr
@@ -206,8 +207,8 @@ def test_one_part_alone_and_the_exit_codes(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_losses_kept_are_of_the_experiments_as_they_are():
-    """In the sizes of the ladder; the rehearsal compares the others."""
+def test_the_expected_losses_match_the_current_experiments():
+    """Retrains all experiments on this CPU."""
     body = "from benchmarks.gpu_parts import stages; from runtime import process;"
     body += "process.configure_jax();"
     body += "import json; kept = json.loads(stages.EXPECTED.read_text())['losses'];"
@@ -219,7 +220,7 @@ def test_the_losses_kept_are_of_the_experiments_as_they_are():
 
 
 def test_compiled_rows_are_not_measured(tmp_path, monkeypatch):
-    """A compiler that describes one program and fails at the second."""
+    """The fake compiler prints one row and fails at the second."""
     facts = {"experiment": "gpt2.py:small", "measured": False, "products": {"bf16": 2}}
     facts |= {"attention_forward": 12, "attention_backward": 11, "peak_bytes": 7.5e9}
     python = tmp_path / "python"
@@ -254,5 +255,5 @@ def test_a_wrong_flag_is_one_line(flags, message):
 
 def test_compiling_needs_its_environment(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_compiled, "PYTHON", tmp_path / "none")
-    with pytest.raises(gpu_compiled.errors.UserError, match="run make gpu-compile first"):
+    with pytest.raises(UserError, match="run make gpu-compile first"):
         gpu_compiled.check()

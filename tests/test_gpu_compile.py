@@ -1,7 +1,7 @@
 """Training compiled for an H100: its kernels, its products and its memory.
 
-The environment that compiles is made by `make gpu-compile`, and by the first of these tests where
-CI is set. Elsewhere they are left out with a warning if it is not there.
+The tests need the environment of `make gpu-compile`. With CI set the first test makes it; otherwise
+they are left out with a warning if it is missing.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import run_folder
 from benchmarks import deviceless
 from tests.command import AS_USERS_DO, ROOT, assert_refused, run
 
@@ -22,25 +23,25 @@ SMALL = "gpt2.py:small train.batch_size=12 model.dropout_rate=0.0"
 
 
 def is_wanted():
-    """Returns True if there is the environment, or if there has to be."""
+    """Returns True if the environment exists, or if CI requires it."""
     if STAMP.exists() or os.environ.get("CI"):
         return True
     warnings.warn(
-        "nothing is compiled for a GPU: `make gpu-compile` sets up what can", stacklevel=2
+        "tests of compiling for a GPU are left out: run `make gpu-compile` first", stacklevel=2
     )
     return False
 
 
 @pytest.fixture(scope="module")
 def environment():
-    """The environment that compiles for a GPU, up to date."""
+    """Makes the environment that compiles for a GPU, or updates it."""
     made = subprocess.run(["make", str(STAMP.relative_to(ROOT))], cwd=ROOT, capture_output=True)
     assert made.returncode == 0, made.stderr.decode()
 
 
 @pytest.fixture(scope="module")
 def rows(environment):
-    """The rows of `make gpu-compile`, by experiment."""
+    """Returns the rows of `make gpu-compile`, by experiment."""
     result = subprocess.run(
         [PYTHON, "-m", "benchmarks.gpu_compile", "--json"],
         cwd=ROOT,
@@ -55,7 +56,7 @@ def rows(environment):
 
 @pytest.mark.slow
 class TestCompiled:
-    """For one H100, by XLA's compiler for it."""
+    """Programs that XLA compiles for one H100."""
 
     __test__ = is_wanted()
 
@@ -70,7 +71,7 @@ class TestCompiled:
         for name, row in rows.items():
             products = set(row["products"])
             if name.startswith("bigram"):
-                assert products == set()  # A table has none.
+                assert products == set()  # A table lookup has no product.
             elif name.startswith("self_attention"):
                 assert (row["precision"], products) == ("float32", {"f32"})
             else:
@@ -94,7 +95,7 @@ class TestCompiled:
     def test_recomputed_blocks_run_their_attention_twice_forward(self, rows):
         plain, remat = rows[SMALL], rows[f"{SMALL} train.loss_chunks=8 train.remat=blocks"]
         assert (remat["attention_forward"], remat["attention_backward"]) == (24, 12)
-        assert remat["flops"] == plain["flops"]  # The model's own, whatever is recomputed.
+        assert remat["flops"] == plain["flops"]  # FLOPs of the model, without recomputation.
 
     @pytest.mark.parametrize(
         ("changes", "most_gigabytes"),
@@ -107,7 +108,7 @@ class TestCompiled:
     def test_gpt2_small_needs_so_much_memory_at_most(self, changes, most_gigabytes, rows):
         assert rows[SMALL + changes]["peak_bytes"] <= most_gigabytes * 1e9
 
-    def test_an_experiment_of_ones_own_is_compiled_with_its_flags(self, environment):
+    def test_a_named_experiment_is_compiled_with_its_flags(self, environment):
         target = ["EXPERIMENT=self_attention.py:smoke", "FLAGS=--config.train.batch_size=6"]
         made = subprocess.run(
             ["make", "gpu-compile", *target],
@@ -121,7 +122,7 @@ class TestCompiled:
         assert "compiled, not measured" in made.stdout
 
     def test_the_newer_libraries_train_to_the_same_losses(self, environment, tmp_path):
-        """Those for Python from 3.12 on, beside those for 3.11, if that is what the tests run."""
+        """Compares the libraries of the newer Python with those of the tests' Python."""
         losses = []
         for name, python in (("these", sys.executable), ("newer", PYTHON)):
             flags = ["--config=experiments/gpt2.py:smoke", f"--workdir={tmp_path / name}"]
@@ -133,10 +134,10 @@ class TestCompiled:
 
 
 def val_losses(workdir: Path) -> list[float]:
-    """Every validation loss of a run."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [line["val/loss"] for line in map(json.loads, lines) if "val/loss" in line]
+    """Returns every validation loss of a run."""
+    lines = run_folder.read_lines(workdir / run_folder.METRICS)
+    return [line["val/loss"] for line in lines if "val/loss" in line]
 
 
-def test_where_nothing_compiles_for_a_gpu_it_says_so():
-    assert_refused(run("-m", "benchmarks.gpu_compile"), "make gpu-compile sets up what can")
+def test_without_the_compiler_the_command_says_how_to_get_it():
+    assert_refused(run("-m", "benchmarks.gpu_compile"), "run make gpu-compile, which sets up")

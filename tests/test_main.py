@@ -1,4 +1,4 @@
-"""The commands as a user runs them: main.py, generate.py and evaluate.py, and what they refuse."""
+"""Tests of the commands main.py, generate.py and evaluate.py, as a user runs them."""
 
 import json
 import re
@@ -16,7 +16,7 @@ QUIET = "--config.tracking.wandb_mode=disabled"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run of the gpt2 stage."""
+    """Finished run of the gpt2 stage, and the result of its command."""
     workdir = tmp_path_factory.mktemp("main") / "run"
     result = run("main.py", "--config=experiments/gpt2.py:smoke", f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
@@ -31,14 +31,14 @@ def test_a_run_prints_plain_lines_where_there_is_no_terminal(finished):
 
 
 def test_a_wrong_flag_is_one_line_and_exit_code_2(tmp_path):
-    """The others are in test_bad_input.py; this one is a process of its own from the start."""
+    """Runs a new process; test_bad_input.py has the other mistakes."""
     result = run("main.py", BIGRAM, "--config.train.num_step=9", f"--workdir={tmp_path / 'run'}")
     assert_refused(result, "no config key 'train.num_step': did you mean 'train.num_steps'?")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("flags", [["--help"], ["--config.modle.name=x", BIGRAM]])
-def test_what_flags_alone_decide_is_said_before_jax_is_imported(flags):
+def test_flags_are_checked_before_jax_is_imported(flags):
     command = [sys.executable, "-X", "importtime", "main.py", *flags]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode in (1, 2)
@@ -82,7 +82,7 @@ def test_samples_follow_each_other_and_repeat_with_their_seed(finished):
     assert run("generate.py", *flags, "--seed=1").stdout != one.stdout
 
 
-def test_a_reader_that_has_enough_ends_it_quietly(finished):
+def test_a_closed_pipe_ends_it_quietly(finished):
     command = [sys.executable, "generate.py", f"--workdir={finished[0]}", "--num_tokens=4000"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.read(10)

@@ -1,4 +1,4 @@
-"""The loss and its gradient against optax's."""
+"""Tests of the cross-entropy and its gradient, against optax."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ B, T, V = 2, 5, 11
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 1e4])
 def test_nats_and_their_gradient_equal_the_library(scale):
-    """Equal logits, usual ones, and such that exp would overflow."""
+    """Equal logits, ordinary ones, and some for which exp overflows."""
     rngs = jax.random.split(jax.random.key(0), 3)
     logits_BTV = scale * jax.random.normal(rngs[0], (B, T, V))
     targets_BT = jax.random.randint(rngs[1], (B, T), 0, V)
@@ -40,7 +40,7 @@ def test_the_gradient_is_one_pass_without_a_scatter():
     assert "scatter" not in gradient.lower(logits_BTV).as_text()
 
 
-def test_inside_plain_definitions_it_is_the_library_s():
+def test_the_reference_implementation_is_the_library():
     logits_BTV, targets_BT = jnp.zeros((B, T, V)), jnp.zeros((B, T), jnp.int32)
     with reference.forced():
         gradient = jax.jit(jax.grad(lambda logits: next_token_nats(logits, targets_BT).sum()))

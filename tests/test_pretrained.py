@@ -1,6 +1,6 @@
-"""Weights in Hugging Face's format: out and in again is the identity; what does not fit is said.
+"""Weights in Hugging Face's format: export and import round-trip; errors name what does not fit.
 
-tests/interop/test_pretrained.py has transformers itself on the other side.
+tests/interop/test_pretrained.py tests against transformers itself.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(finished):
-    """What the command makes of it."""
+    """The folder that export.py writes from it."""
     output = finished.parent / "exported"
     words = [f"--workdir={finished}", f"--output={output}"]
     result = run("export.py", *words, **OFFLINE)
@@ -96,7 +96,7 @@ def test_a_shorter_context_takes_the_first_positions(exported, tmp_path):
     config = gpt2.get_config("smoke")
     config.model.context_length = 7
     config.model.init_from = str(exported)
-    model = models.build(pretrained.adopt(config, tmp_path).model, 65)
+    model = models.build(pretrained.with_pretrained_shape(config, tmp_path).model, 65)
     params = pretrained.load_params(exported, model)
     whole = load_file(exported / "model.safetensors")["transformer.wpe.weight"]
     np.testing.assert_array_equal(params["embed"]["position"]["embedding"], whole[:7])
@@ -119,8 +119,8 @@ def test_generate_and_evaluate_take_a_folder_of_weights(finished, exported):
 
 
 @pytest.mark.slow
-def test_fine_tuning_begins_with_the_weights_and_goes_on_from_there(exported, finished, tmp_path):
-    """The shape is the folder's, whatever the experiment says, and so is the first loss."""
+def test_fine_tuning_begins_with_the_weights_and_resumes_without_them(exported, finished, tmp_path):
+    """The sizes and the first loss are the folder's, whatever the experiment sets."""
     flags = ["--config=experiments/gpt2.py:finetune", f"--config.model.init_from={exported}"]
     flags += ["--config.model.context_length=16", "--config.train.num_steps=6"]
     flags += ["--config.optimizer.warmup_steps=1", "--config.train.log_every_steps=1"]
@@ -132,7 +132,7 @@ def test_fine_tuning_begins_with_the_weights_and_goes_on_from_there(exported, fi
     assert lines[-1]["val/loss"] != lines[0]["val/loss"]
     config = json.loads((tmp_path / "run/config.json").read_text())["model"]
     assert (config["embed_dim"], config["num_layers"]) == (16, 2)
-    # The folder is needed no more: the run has all of it.
+    # The run needs the folder no more.
     more = run("generate.py", f"--workdir={tmp_path / 'run'}", "--num_tokens=3", **OFFLINE)
     assert more.returncode == 0, more.stderr
     exported.rename(exported.with_name("moved"))
@@ -150,9 +150,10 @@ def refused(folder, **changes):
     config.model.init_from = str(folder)
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError) as error:
-        adopted = pretrained.adopt(config, folder / "no run")
+        shaped = pretrained.with_pretrained_shape(config, folder / "no run")
         tokenizer = tokenizers.load(folder.parent / "tokenizer.json")
-        pretrained.load(adopted, models.build(adopted.model, tokenizer.vocab_size), tokenizer)
+        model = models.build(shaped.model, tokenizer.vocab_size)
+        pretrained.load(shaped.model.init_from, model, tokenizer)
     return str(error.value)
 
 
@@ -184,10 +185,10 @@ def test_missing_surplus_and_misshapen_tensors_are_listed(beside):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama', and expected is 'gpt2'"),
+        ({"model_type": "llama"}, "model_type is 'llama': expected 'gpt2'"),
         (
             {"scale_attn_by_inverse_layer_idx": True},
-            "scale_attn_by_inverse_layer_idx is True, and only False is supported",
+            "scale_attn_by_inverse_layer_idx is True: only False is supported",
         ),
         (
             {"activation_function": "mish"},
@@ -217,15 +218,15 @@ GPT2S_OWN = [
 
 @pytest.mark.parametrize(("key", "value"), GPT2S_OWN)
 def test_what_the_weights_were_not_trained_with_is_refused(beside, key, value):
-    """A change to the model would be another function of the same numbers."""
-    assert f"config.{key} is {value!r}, and GPT-2's is" in refused(beside, **{key: value})
+    """Another architecture computes another function of the same weights."""
+    assert f"config.{key} is {value!r}: GPT-2's is" in refused(beside, **{key: value})
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("model.activation", "swiglu"), ("model.tied_embeddings", False)]
 )
 def test_a_choice_that_is_not_the_weights_own_is_refused(beside, key, value):
-    """It would be overwritten, without a word, by theirs."""
+    """The weights' own choice would silently replace it."""
     assert f"config.{key}={value}: the weights of config.model.init_from have" in refused(
         beside, **{key: value}
     )
@@ -263,7 +264,7 @@ def test_no_weights_and_broken_weights(beside):
     (beside / "model.safetensors").unlink()
     assert "holds no *.safetensors" in refused(beside)
     (beside / "config.json").unlink()
-    assert "holds no config.json: expected one of a GPT-2" in refused(beside)
+    assert "holds no config.json: expected that of transformers' GPT-2" in refused(beside)
 
 
 def test_what_is_no_folder():
@@ -280,7 +281,7 @@ def test_what_is_no_folder():
 def test_a_name_of_the_hub_without_a_network(tmp_path):
     flags = [SMOKE, "--config.model.init_from=openai-community/gpt2"]
     result = run("main.py", *flags, f"--workdir={tmp_path / 'run'}", **OFFLINE)
-    assert_refused(result, "openai-community/gpt2 is no folder here and could not be had from the")
+    assert_refused(result, "openai-community/gpt2 is no folder here and could not be downloaded")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -295,7 +296,7 @@ def test_export_takes_two_flags(words, message):
     assert_refused(run("export.py", *words), message)
 
 
-def test_export_names_what_gpt2_has_not(finished, exported, tmp_path):
+def test_export_refuses_settings_that_gpt2_lacks(finished, exported, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "run")
     words = [f"--workdir={workdir}"]
     taken = run("export.py", *words, f"--output={exported}")
@@ -306,10 +307,10 @@ def test_export_names_what_gpt2_has_not(finished, exported, tmp_path):
     model.update(name="gpt2", positions="rotary", activation="swiglu", use_bias=False)
     with pytest.raises(UserError) as error:
         hugging_face.settings_to(model.to_dict(), 65, end_of_text=None)
-    assert "config.model.positions is 'rotary', and GPT-2's is 'learned'" in str(error.value)
+    assert "config.model.positions is 'rotary': GPT-2's is 'learned'" in str(error.value)
     assert "config.model.use_bias is False" in str(error.value)
     model.update(positions="learned", use_bias=True)
-    with pytest.raises(UserError, match=r"activation is 'swiglu', which GPT-2 has not"):
+    with pytest.raises(UserError, match=r"activation is 'swiglu': expected one of gelu"):
         hugging_face.settings_to(model.to_dict(), 65, end_of_text=None)
 
 
@@ -317,7 +318,7 @@ def test_export_names_what_gpt2_has_not(finished, exported, tmp_path):
 def test_tokenizers_there_and_back(tmp_path, name):
     tokenizer = tokenizers.build(name, lambda: [TEXT], list)
     tokenizer_files.write(tokenizer, tmp_path)
-    library = tokenizer_files.to_library(tokenizer)
+    library = tokenizer_files.to_hugging_face(tokenizer)
     assert library.get_vocab_size() == tokenizer.vocab_size
     np.testing.assert_array_equal(library.encode(TEXT).ids, tokenizer.encode(TEXT))
     assert library.decode(tokenizer.encode(TEXT).tolist()) == TEXT
@@ -330,7 +331,7 @@ def test_tokenizers_there_and_back(tmp_path, name):
     ("file", "content", "message"),
     [
         ("tokenizer.json", "{}", "tokenizer.json can't be read"),
-        ("vocab.json", '{"a": 0}', "has a tokenizer of a kind that is not known here"),
+        ("vocab.json", '{"a": 0}', "has a tokenizer that is not supported"),
         ("other.json", "{}", "holds no tokenizer: expected tokenizer.json, or GPT-2's vocab.json"),
     ],
 )

@@ -21,7 +21,12 @@ def forget(monkeypatch, tmp_path):
     """Makes this process like a new one, with a cache of its own that stays."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(programs, "LOADED", {})
-    return programs.LOADED.clear
+    # JAX's own cache takes what compiles slowly, on a busy machine anything.
+    least = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[least]
+    jax.config.update(least, 1e9)
+    yield programs.LOADED.clear
+    jax.config.update(least, before)
 
 
 def files():

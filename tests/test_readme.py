@@ -65,7 +65,7 @@ def shell(command: str, folder: Path, **environment: str) -> subprocess.Complete
 
 @pytest.fixture(scope="module")
 def ladder(checkout):
-    """What `make ladder` printed, with the sizes of `:smoke`."""
+    """The output of `make ladder`, with the sizes of `:smoke`."""
     result = shell(SHORTER["make ladder"], checkout, **AS_USERS_DO)
     assert result.returncode == 0, result.stderr
     return result

@@ -1,4 +1,4 @@
-"""report.py as a user runs it: the table, the page in a browser, and what can go wrong."""
+"""report.py as a user runs it: the table, the page in a browser, and errors."""
 
 import fcntl
 import html
@@ -61,7 +61,7 @@ def write_run(
     prompt: str = "\n",
     text: str = "",
 ) -> Path:
-    """A run folder as training leaves it, of a rung of the ladder, with `config` on top."""
+    """Writes a run folder as training leaves it, of a stage of the ladder, changed by `config`."""
     name, last_loss, num_steps, tokens, flops, milliseconds, num_params = LADDER[stage - 1]
     settings = default.get_config()
     settings.tracking.stage = stage
@@ -105,25 +105,27 @@ def write_run(
 
 
 def write_ladder(folder: Path) -> Path:
+    """Writes a run of each stage."""
     for stage, (name, *_) in enumerate(LADDER, start=1):
         write_run(folder / name, stage)
     return folder
 
 
 def report(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    """Runs report.py in a folder."""
     command = [sys.executable, str(ROOT / "report.py"), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
 def rows_of(table: str) -> dict[str, list[str]]:
-    """The rows of a printed table by their first cell; the rest is split at two spaces."""
+    """Returns the rows of a printed table by their first cell; two spaces separate cells."""
     rows = [re.split(r"\s{2,}", line.strip()) for line in table.splitlines()]
     return {row[0]: row[1:] for row in rows if row[1:]}
 
 
 @pytest.fixture(scope="module")
 def ladder(tmp_path_factory) -> Path:
-    """A folder with a ladder in `ladder`, its page in report.html and the output in report.txt."""
+    """Returns a folder that holds the runs in `ladder`, report.html, and its output, report.txt."""
     folder = tmp_path_factory.mktemp("report")
     write_ladder(folder / "ladder")
     for name in ("bigram", "gpt2"):
@@ -167,8 +169,8 @@ def test_the_printed_commands_find_the_offline_runs(ladder):
     table = (ladder / "report.txt").read_text()
     assert "report: report.html\n" in table
     names = {f"offline-run-20260101_000000-{name}" for name in ("bigram", "gpt2")}
-    leet = re.search("look at them in the terminal: (.*)", table)[1]
-    # W&B's program is named so that this shell finds it, in an activated environment or not.
+    leet = re.search("show them in the terminal: (.*)", table)[1]
+    # This shell finds the program, in an activated environment or not.
     program = re.search(r"(\S*wandb) leet", leet)[1]
     assert shutil.which(program, path=os.environ["PATH"]) or (ladder / program).is_file()
     listed = shell(leet.replace(f"{program} leet", "ls"), ladder)
@@ -183,6 +185,7 @@ def test_the_printed_commands_find_the_offline_runs(ladder):
 
 
 def shell(command: str, cwd: Path) -> str:
+    """Returns the output of a shell command."""
     return subprocess.run(
         ["bash", "-c", command], cwd=cwd, capture_output=True, text=True, check=True
     ).stdout
@@ -200,7 +203,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_no_cut_number(ladder):
             while chunk := os.read(read_end, 4096):
                 printed += chunk
         except OSError:
-            pass  # How a terminal ends on Linux.
+            pass  # The end of a terminal's output on Linux.
     os.close(read_end)
     assert process.returncode == 0
     table = re.sub(r"\x1b\[[0-9;]*m", "", printed.decode())
@@ -254,6 +257,7 @@ BROKEN = {
 
 
 def write_broken_runs(folder: Path) -> None:
+    """Writes a run for each of `BROKEN`."""
     for name, (file, content, _) in BROKEN.items():
         (write_run(folder / name, 1) / file).write_text(content)
 
@@ -280,7 +284,7 @@ def test_mistakes_are_one_line_each(ladder, tmp_path):
         ((), "no run to compare: name a folder, python report.py FOLDER ..."),
         (("nowhere",), "nowhere does not exist: expected a run folder"),
         ((ladder / "report.html",), "report.html is a file: expected a run folder"),
-        (("empty",), "empty holds no run: no config.json in it"),
+        (("empty",), "empty holds no run: expected config.json in it"),
         (("broken",), "no run can be compared: broken/a/config.json can't be read"),
         ((ladder / "ladder", "--outptu=x.html"), "outptu"),
     ):
@@ -290,7 +294,9 @@ def test_mistakes_are_one_line_each(ladder, tmp_path):
     assert_refused(refused, "--output=empty can't be written: Is a directory")
     (tmp_path / "taken").write_text("mine")
     refused = report(ladder / "ladder/bigram", "--figures=taken", cwd=tmp_path)
-    assert_refused(refused, "--figures=taken: taken can't be written: File exists; name a folder")
+    assert_refused(
+        refused, "--figures=taken: taken can't be written: File exists; name a writable folder"
+    )
     assert (tmp_path / "taken").read_text() == "mine"
 
 
@@ -316,7 +322,7 @@ def test_charts_are_written_as_files(ladder, tmp_path):
     assert "Seconds of training" in curves and "Validation loss, nats per token" in curves
 
 
-def test_seeds_share_a_color_and_are_judged_by_their_mean(tmp_path):
+def test_seeds_share_a_color_and_are_compared_by_their_mean(tmp_path):
     for seed in range(3):
         write_run(tmp_path / f"bigram-{seed}", 1, config={"seed": seed})
     write_run(tmp_path / "gpt2", 5)
@@ -326,9 +332,11 @@ def test_seeds_share_a_color_and_are_judged_by_their_mean(tmp_path):
     assert list(groups) == ["bigram-0 (3 seeds)", "gpt2", "other-text"]
     mean = fmean(run.last("val/loss") for run in groups["bigram-0 (3 seeds)"])
     gain = groups["gpt2"][0].last("val/loss") - mean
-    assert rows.bought(groups["gpt2"][0], found) == f"{gain:+.2f} nats ({100 * gain / mean:+.0f}%)"
-    # Another text: nothing to compare with but guessing.
-    assert rows.bought(groups["other-text"][0], found).startswith("-2.5")
+    assert (
+        rows.gain_text(groups["gpt2"][0], found) == f"{gain:+.2f} nats ({100 * gain / mean:+.0f}%)"
+    )
+    # Another text: the uniform distribution is the only baseline.
+    assert rows.gain_text(groups["other-text"][0], found).startswith("-2.5")
     differ, same = rows.differences(found)
     assert differ["seed"] == ["0", "1", "2", "0", "0"]
     assert same["sample.prompt"] == '"\\n"'
@@ -346,7 +354,7 @@ def test_curves_are_logarithmic_where_runs_end_orders_of_magnitude_apart(ladder)
     # A run that diverges must not squeeze all others into a line.
     points = charts.points(found)
     points.append({**points[-1], "val": 1e6})
-    assert charts.loss_range(points, "val", LN_65)[1] < 5
+    assert charts.loss_range(points, "val", 65)[1] < 5
 
 
 HOSTILE = {
@@ -359,10 +367,10 @@ HOSTILE_TEXT = "</script><script>alert('text')</script><!-- ☃ \u2028 \x00 \x1b
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory) -> Path:
-    """report.html and report.txt of a run that does its worst to them."""
+    """Returns a folder with report.html and report.txt of a run with hostile texts and name."""
     folder = tmp_path_factory.mktemp("hostile")
     write_run(folder / HOSTILE_NAME, 1, config=HOSTILE, prompt=HOSTILE_TEXT, text=HOSTILE_TEXT)
-    # JSON can say half of a surrogate pair, UTF-8 can't.
+    # JSON can hold half of a surrogate pair, UTF-8 can't.
     samples = folder / HOSTILE_NAME / run_folder.SAMPLES
     samples.write_text(samples.read_text().replace("☃", "\\ud800"))
     write_run(folder / "good", 2)
@@ -404,7 +412,7 @@ def test_without_a_browser_the_page_is_tested_in_ci_alone(monkeypatch):
 
 
 class TestPage:
-    """The page in a browser with no network; `browser.open_file` sees that it reports no error."""
+    """The page in a browser with no network; `browser.open_file` fails on errors it reports."""
 
     __test__ = browser.is_wanted()
 
@@ -483,7 +491,7 @@ class TestPage:
     def test_hostile_text_does_nothing(self, chromium, hostile):
         with browser.open_file(chromium, hostile / "report.html") as page:
             page.locator("#bits svg").wait_for()
-            name = runs.plain(HOSTILE_NAME)
+            name = runs.sanitize(HOSTILE_NAME)
             assert page.get_by_role("heading", name=name, exact=True).count() == 1
             page.get_by_role("slider").press("Home")
             text = page.locator(".samples pre").first.inner_text()
@@ -497,7 +505,7 @@ COUNT_LINES = "document.querySelectorAll('#curves .mark-line path[aria-roledescr
 
 
 def assert_axis(axes, label: str) -> None:
-    """One of a chart's axes comes to be described so."""
+    """Waits until one of a chart's axes has this description."""
     axes.page.wait_for_function(
         "label => [...document.querySelectorAll('#curves [aria-roledescription=axis]')]"
         ".some(axis => axis.getAttribute('aria-label').includes(label))",

@@ -1,4 +1,4 @@
-"""The run folder: whole files or none, whole lines or none, each step once."""
+"""The run folder: atomic files, whole lines, each step once."""
 
 import json
 import os
@@ -28,13 +28,13 @@ def test_json_that_can_not_be_written_leaves_the_old_file(tmp_path):
     assert run_folder.read_json(path) == {"a": 1}
 
 
-def test_what_json_has_no_word_for_becomes_null(tmp_path):
+def test_nan_and_infinity_become_null(tmp_path):
     run_folder.append_line(tmp_path / "x.jsonl", {"a": float("nan"), "b": [float("-inf"), 1.0]})
     assert (tmp_path / "x.jsonl").read_text() == '{"a": null, "b": [null, 1.0]}\n'
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "\udcff"])
-def test_json_that_can_not_be_read_is_the_users_to_mend(tmp_path, content):
+def test_unreadable_json_is_a_one_line_user_error(tmp_path, content):
     path = tmp_path / "x.json"
     if content is not None:
         path.write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -43,7 +43,7 @@ def test_json_that_can_not_be_read_is_the_users_to_mend(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def test_lines_come_back_without_the_one_that_a_dying_process_left_unfinished(tmp_path):
+def test_an_unfinished_last_line_is_dropped(tmp_path):
     path = tmp_path / "x.jsonl"
     for step in range(3):
         run_folder.append_line(path, {"step": step, "text": "a\nb\u2028c"})
@@ -78,8 +78,8 @@ def test_lines_past_a_step_are_set_aside_and_kept(tmp_path):
 
 
 @pytest.mark.parametrize("hole", [b"\0" * 50 + b"\n", b"\xff\xfe\n", b'{"step": 3\n'])
-def test_what_a_power_cut_spoils_is_past_the_checkpoint(tmp_path, hole):
-    """A file system may bring back a hole of zeros, and whole lines after it."""
+def test_lines_from_a_corrupted_one_on_are_dropped(tmp_path, hole):
+    """After a power cut a file may hold zeros, and whole lines after them."""
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + hole + b'{"step": 4}\n')
     run_folder.set_aside_after(path, 2)

@@ -1,4 +1,4 @@
-"""The scaling law: found again where it is known, and said with what it predicts."""
+"""The scaling law: recovered where it is known, and its predictions in words and charts."""
 
 from pathlib import Path
 
@@ -11,20 +11,20 @@ from reporting.runs import Run
 from run_folder import flatten
 from tests.test_sweep_report import rows_of
 
-# E, A, a, B, b, near what small models of characters have.
+# E, A, a, B, b, near those of small character-level models.
 KNOWN = np.array([1.1, 12.0, 0.35, 600.0, 0.5])
 TOKENS = (250_000, 500_000, 1_250_000, 2_000_000)
 
 
 def ladder(rungs, noise=0.0, values=KNOWN):
-    """Runs of rungs of the ladder whose losses follow the known law."""
+    """Returns runs of ladder sizes whose losses follow the known law."""
     rng = np.random.default_rng(0)
     runs = []
     for rung in rungs:
         config = gpt2.get_config(f"ladder-{rung}")
         size = sizes.count_parameters(config.model, 65).rest
         for tokens in TOKENS:
-            seen = tokens - 32 * rung  # Batches leave some over.
+            seen = tokens - 32 * rung  # The last batch does not fit.
             loss = float(scaling.predict(values, np.array(size), np.array(seen)))
             loss *= 1 + noise * rng.normal()
             preset = f"experiments/gpt2.py:ladder-{rung}-{tokens / 1e6:g}M"
@@ -54,15 +54,16 @@ def ladder(rungs, noise=0.0, values=KNOWN):
 
 
 def changed(runs, **values):
+    """Returns the runs with other settings."""
     return [Run(**{**vars(run), "config": {**run.config, **values}}) for run in runs]
 
 
-def test_a_law_is_found_again():
+def test_a_known_law_is_recovered():
     seen = scaling.points(ladder(range(1, 6)))
     law = scaling.fit(seen)
     np.testing.assert_allclose(law.loss(seen.parameters, seen.tokens), seen.loss, rtol=2e-4)
-    np.testing.assert_allclose(law.values[[0, 2, 4]], KNOWN[[0, 2, 4]], rtol=0.05)
-    # Beyond what it saw, too.
+    np.testing.assert_allclose(law.coefficients[[0, 2, 4]], KNOWN[[0, 2, 4]], rtol=0.05)
+    # Extrapolated, too.
     np.testing.assert_allclose(
         law.loss(1e7, 1e7), scaling.predict(KNOWN, np.array(1e7), np.array(1e7)), rtol=5e-3
     )
@@ -95,9 +96,9 @@ def test_the_best_size_is_the_lowest_point_of_the_law():
                 assert law.best_size(flops) == pytest.approx(best, rel=1e-3)
 
 
-def test_a_token_costs_what_the_runs_say():
+def test_the_cost_of_a_token_is_that_of_the_runs():
     seen = scaling.points(ladder(range(1, 5)))
-    law = scaling.fit(seen, num_draws=0)
+    law = scaling.fit(seen, num_bootstrap=0)
     np.testing.assert_allclose(law.flops_per_token(seen.parameters), seen.flops / seen.tokens)
     assert law.flops_per_token(1e9) == pytest.approx(6.5e9)
 
@@ -109,7 +110,7 @@ def test_the_largest_size_is_predicted_from_the_others():
     np.testing.assert_allclose(
         law.loss(largest.parameters, largest.tokens), largest.loss, rtol=0.02
     )
-    # It never saw them: other losses there leave it as it is.
+    # The fit does not use them: other losses there change nothing.
     worse = scaling.Points(
         seen.runs,
         seen.parameters,
@@ -117,45 +118,45 @@ def test_the_largest_size_is_predicted_from_the_others():
         seen.flops,
         np.where(seen.parameters == max(seen.parameters), 9.0, seen.loss),
     )
-    np.testing.assert_array_equal(scaling.held_out(worse)[0].values, law.values)
+    np.testing.assert_array_equal(scaling.held_out(worse)[0].coefficients, law.coefficients)
 
 
-def test_what_is_said():
+def test_statements():
     runs = ladder(range(1, 5))
     sweep = sweeps.Sweep("scaling", "val/loss", "minimize", runs, {})
     law, best, *_, tested, predicted = sweeps.statements(sweep)
     assert law.startswith("L(N, D) = E + A/N^a + B/D^b fits 16 runs within 0.")
     assert "E = 1.1 (" in law
-    assert "FLOPs are best spent on" in best
-    assert "From the smaller ones alone, 793,344 parameters: 250,000 tokens:" in tested
+    assert best.startswith("The best size for ")
+    assert "A fit to the smaller sizes alone, at 793,344 parameters: 250,000 tokens:" in tested
     truth = scaling.predict(KNOWN, np.array(1_546_720), np.array(2e6))
     assert sizes.rung_parameters(5, gpt2.get_config().model).rest == 1_546_720
-    assert predicted.startswith("Predicted for ladder-5, 1,546,720 parameters: 250,000 tokens:")
+    assert predicted.startswith("Prediction for ladder-5, 1,546,720 parameters: 250,000 tokens:")
     assert f"2,000,000 tokens: {truth:.3f} (" in predicted
     assert tested.count("tokens:") == predicted.count("tokens:") == len(TOKENS)
 
 
-def test_a_best_size_that_is_far_from_all_is_said_to_be():
+def test_a_best_size_outside_of_the_trained_range_is_marked():
     for rungs, values, is_far in (
         (range(1, 5), KNOWN * [1, 5, 1, 1, 1], False),
         (range(1, 5), KNOWN, True),  # Far more tokens than any run had.
     ):
         seen = scaling.points(ladder(rungs, values=values))
-        _, best, *_ = scaling.statements(seen, scaling.fit(seen, num_draws=5))
-        assert best.endswith("; far from all that was trained).") == is_far, best
+        _, best, *_ = scaling.statements(seen, scaling.fit(seen, num_bootstrap=5))
+        assert best.endswith("; far outside of the trained range).") == is_far, best
     values = np.array([1e4, 1e6])
-    near = {value: scaling._is_near(value, values) for value in (4e3, 6e3, 1e5, 1.9e6, 2.1e6)}
+    near = {value: scaling.is_in_range(value, values) for value in (4e3, 6e3, 1e5, 1.9e6, 2.1e6)}
     assert list(near.values()) == [False, True, True, True, False]
 
 
 @pytest.mark.slow
-def test_what_is_drawn_and_that_the_page_holds_it():
+def test_the_page_holds_the_charts():
     runs = ladder(range(1, 6), noise=0.002)
     seen = scaling.points(runs)
     made = scaling_charts.charts(seen, scaling.fit(seen))
     assert len(made) == 4
     for chart in made.values():
-        lines, dots = rows_of(chart.to_dict())
+        lines, dots = rows_of(chart)
         assert all(np.isfinite(row["loss"]) and row["x"] > 0 for row in lines)
         assert dots
     html = page.render(

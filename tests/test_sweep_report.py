@@ -1,4 +1,4 @@
-"""What report.py says of a sweep: the best run, what can be said beyond noise, the pictures."""
+"""report.py on a sweep: the best run, statistically significant differences, the charts."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from tests.test_report import write_run
 
 
 def write_sweep(folder: Path, points: list[dict], metric: dict | None = None) -> Path:
-    """A sweep's folder: each point has flags, its `value`, the `stage`, and perhaps an outcome."""
+    """Writes a sweep's folder. A point has flags, `value`, and maybe `stage`, outcome, status."""
     folder.mkdir(parents=True)
     if metric:
         (folder / "sweep.yaml").write_text(json.dumps({"metric": metric}))
@@ -44,11 +44,13 @@ def write_sweep(folder: Path, points: list[dict], metric: dict | None = None) ->
 
 
 def found(folder: Path) -> sweeps.Sweep:
+    """Returns the one sweep in a folder."""
     (sweep,) = sweeps.find(runs.read_runs([folder])[0])
     return sweep
 
 
 def two_stages(seeds=3, gap=0.5):
+    """Returns points of two models whose values differ by `gap`."""
     rng = np.random.default_rng(0)
     return [
         {
@@ -96,7 +98,7 @@ def test_runs_that_did_not_finish_are_counted_and_left_out(tmp_path):
         "1 of 5 runs finished; stopped early and left out: 002; failed and left out: 003; "
         "diverged and left out: 004; without the metric and left out: 005"
     )
-    # An agent of a server leaves no journal: the summaries say it.
+    # A server's agent leaves no journal: the outcomes are in the summaries.
     (tmp_path / "s/runs.jsonl").unlink()
     assert set(found(tmp_path / "s").left_out) >= {"interrupted", "failed", "diverged"}
 
@@ -115,7 +117,7 @@ def test_a_difference_is_welchs():
     interval = test.confidence_interval(0.95)
     assert (made.low, made.high) == pytest.approx((interval.low, interval.high))
     assert made.mean == pytest.approx(fmean(groups["a"]) - fmean(groups["b"]))
-    assert made.beyond_noise == (test.pvalue < 0.05)
+    assert made.significant == (test.pvalue < 0.05)
 
 
 def test_holm_corrects_by_hand():
@@ -126,7 +128,7 @@ def test_holm_corrects_by_hand():
 
 def test_runs_without_any_spread_are_still_told_apart():
     one, same = statistics.differences({"a": [1.0, 1.0], "b": [2.0, 2.0], "c": [1.0, 1.0]})[:2]
-    assert one.beyond_noise and not same.beyond_noise
+    assert one.significant and not same.significant
 
 
 def test_with_a_baseline_it_is_dunnetts():
@@ -138,7 +140,7 @@ def test_with_a_baseline_it_is_dunnetts():
         "B": [12.80, 9.68, 12.16, 9.20, 10.55],
     }
     a, b = statistics.differences(groups, baseline="control")
-    assert (a.beyond_noise, b.beyond_noise) == (False, True)
+    assert (a.significant, b.significant) == (False, True)
     squares = sum(sum((x - fmean(some)) ** 2 for x in some) for some in groups.values())
     for made, count in ((a, 4), (b, 5)):
         half = 2.5 * (squares / 12 * (1 / 6 + 1 / count)) ** 0.5
@@ -151,16 +153,16 @@ def test_a_clear_effect_among_many_changes_is_seen_with_two_seeds():
     groups = {f"{i}": rng.normal(0, 0.01, 2).tolist() for i in range(20)}
     groups["better"] = (rng.normal(0, 0.01, 2) - 0.15).tolist()
     found = statistics.differences(groups, baseline="0")
-    assert [made.one for made in found if made.beyond_noise] == ["better"]
+    assert [made.one for made in found if made.significant] == ["better"]
 
 
 @pytest.mark.slow
-def test_equal_stages_are_rarely_called_different():
-    """The chance of even one wrong claim is 5 %, among ten pairs and among five with a baseline."""
+def test_equal_stages_rarely_differ_significantly():
+    """The family-wise error rate is 5 %, among ten pairs and among five with a baseline."""
     rng = np.random.default_rng(1)
     wrong = sum(
         any(
-            made.beyond_noise
+            made.significant
             for made in statistics.differences({k: rng.normal(size=4).tolist() for k in "abcde"})
         )
         for _ in range(300)
@@ -168,7 +170,7 @@ def test_equal_stages_are_rarely_called_different():
     assert scipy.stats.binomtest(wrong, 300, 0.05, "greater").pvalue > 0.01
     wrong = sum(
         any(
-            made.beyond_noise
+            made.significant
             for made in statistics.differences(
                 {k: rng.normal(size=3).tolist() for k in "abcdef"}, baseline="a"
             )
@@ -178,22 +180,26 @@ def test_equal_stages_are_rarely_called_different():
     assert scipy.stats.binomtest(wrong, 300, 0.05, "greater").pvalue > 0.01
 
 
-@pytest.mark.parametrize(("gap", "verdict"), [(0.5, "beyond noise"), (0.0, "within noise")])
+@pytest.mark.parametrize(
+    ("gap", "verdict"),
+    [(0.5, ": statistically significant"), (0.0, ": not statistically significant")],
+)
 def test_stages_are_compared_in_words(tmp_path, gap, verdict):
     sweep = found(write_sweep(tmp_path / "s", two_stages(gap=gap)))
     (sentence,) = sweeps.statements(sweep)
     assert sentence.startswith("transformer_decoder is ")
-    assert verdict in sentence
+    assert f"{verdict} (Welch's t-test, 3 seeds)." in sentence
 
 
 def rows_of(chart):
-    """What each layer of a chart draws."""
+    """Returns the data of each layer of a chart."""
     layers = chart.get("layer", [chart])
     data = [layer.get("data") or chart["data"] for layer in layers]
     return [one["values"] if "values" in one else chart["datasets"][one["name"]] for one in data]
 
 
 def presets(names, seeds=3):
+    """Returns points of presets of one experiment, each better than 2 by its gain."""
     rng = np.random.default_rng(0)
     return [
         {
@@ -213,14 +219,20 @@ def test_presets_of_one_model_are_compared_with_the_experiment_without_one(tmp_p
     names = [sentence.split()[0] for sentence in said]
     assert names == ["gpt2:rotary", "gpt2:alibi", "gpt2:sgd"]
     assert all(" gpt2 (95 %" in sentence for sentence in said)
-    assert "beyond noise" in said[0] and "within noise" in said[1] and "beyond noise" in said[2]
+    verdicts = [sentence.partition("): ")[2] for sentence in said]
+    assert verdicts == [
+        "statistically significant (Dunnett's test, 3 seeds).",
+        "not statistically significant (Dunnett's test, 3 seeds).",
+        "statistically significant (Dunnett's test, 3 seeds).",
+    ]
     headings = list(sweep_charts.charts(sweep))
     assert headings[0] == "Experiments compared: mean over seeds, 95 % confidence interval"
 
 
 def test_without_a_baseline_all_presets_are_compared(tmp_path):
     points = presets({":rotary": 0.1, ":alibi": 0.0, ":sgd": -0.5})
-    assert len(sweeps.statements(found(write_sweep(tmp_path / "s", points)))) == 3
+    said = sweeps.statements(found(write_sweep(tmp_path / "s", points)))
+    assert len(said) == 3 and all("(Welch's t-test, Holm-corrected, 3 seeds)" in x for x in said)
 
 
 @pytest.mark.parametrize("third", [False, True])
@@ -266,7 +278,7 @@ def test_vocabularies_are_compared_in_bits_per_byte_and_in_speed(tmp_path):
         more = {"learned": learned} if name.startswith("bpe") else {}
         run_folder.write_json(path, {"name": name, **more})
     made = sweep_charts.charts(found(folder))
-    for what in ("Bits per byte of validation text", "Bytes of text trained on a second"):
+    for what in ("Bits per byte of validation text", "Bytes of training text per second"):
         rows = rows_of(made[f"{what}, against the size of the vocabulary"])[0]
         assert {row["tokenizer"]: row["x"] for row in rows} == names
     # A token of write_run is a byte: as many bytes a second as tokens.
@@ -276,26 +288,26 @@ def test_vocabularies_are_compared_in_bits_per_byte_and_in_speed(tmp_path):
     assert rows[0]["speed"] == pytest.approx(expected)
 
 
-def test_one_seed_says_nothing(tmp_path):
+def test_one_seed_allows_no_test(tmp_path):
     sweep = found(write_sweep(tmp_path / "s", two_stages(seeds=1)))
     (sentence,) = sweeps.statements(sweep)
     assert "Give config.seed more values" in sentence
 
 
-def test_of_several_settings_each_stages_best_is_compared(tmp_path):
+def test_each_stage_is_compared_at_its_best_setting(tmp_path):
     points = [
         {**point, "config.optimizer.learning_rate": rate, "value": point["value"] + worse}
         for point in two_stages()
         for rate, worse in ((0.1, 1.0), (0.01, 0.0))
     ]
     sweep = found(write_sweep(tmp_path / "s", points))
-    groups, choice = sweep.stages()
-    assert choice and all(len(values) == 3 for values in groups.values())
+    groups = sweep.best_settings()
+    assert len(sweep.settings()) == 4 and all(len(values) == 3 for values in groups.values())
     assert fmean(groups["gpt2"]) == pytest.approx(1.5, abs=0.05)
     assert "best mean" in sweeps.statements(sweep)[0]
 
 
-def test_importance_finds_what_matters_and_ignores_the_seed(tmp_path):
+def test_importance_finds_the_parameter_that_matters_and_ignores_the_seed(tmp_path):
     rng = np.random.default_rng(0)
     points = [
         {
@@ -316,18 +328,18 @@ def test_importance_finds_what_matters_and_ignores_the_seed(tmp_path):
     assert sweep.importance() == shares
 
 
-def test_too_few_runs_are_no_ground_for_importance(tmp_path):
+def test_too_few_runs_give_no_importance(tmp_path):
     assert found(write_sweep(tmp_path / "s", two_stages())).importance() == {}
 
 
 def test_positions_keep_the_order_and_the_ends():
-    places, ticks = sweep_charts.positions([0.001, 0.1, 0.01])
+    places, ticks = sweep_charts.axis_positions([0.001, 0.1, 0.01])
     assert places == pytest.approx([0, 1, 0.5])  # Logarithmic: it spans decades.
     assert {word: at for at, word in ticks} == pytest.approx({"0.001": 0, "0.01": 0.5, "0.1": 1})
-    places, ticks = sweep_charts.positions(["b", "a", "b"])
+    places, ticks = sweep_charts.axis_positions(["b", "a", "b"])
     assert places[0] == places[2] > places[1]
     assert {word for _, word in ticks} == {"a", "b"}
-    assert sweep_charts.positions([3, 3])[0] == [0.5, 0.5]
+    assert sweep_charts.axis_positions([3, 3])[0] == [0.5, 0.5]
 
 
 def test_hostile_names_stay_text(tmp_path):
@@ -357,19 +369,19 @@ def test_figures_of_hostile_values(tmp_path):
     paths = figures.write(tmp_path / "figures", made, [sweep_charts.charts(sweep)])
     texts = [" ".join(ElementTree.parse(path).getroot().itertext()) for path in paths]
     assert any("bell \N{REPLACEMENT CHARACTER} & <b>" in text for text in texts)
-    spec = sweep_charts.bars({"config.x": 0.5}).to_dict()
+    spec = sweep_charts.importance_bars({"config.x": 0.5})
     *_, path = figures.write(tmp_path / "long", [], [{"x" * 300: spec}])
     assert path.is_file() and len(path.name) < 100
 
 
 def test_names_are_whole_in_figures(tmp_path):
     name = "001-gpt2_vocabulary-bpe_1024,seed=0"
-    spec = sweep_charts.bars({name: 0.5}).to_dict()
+    spec = sweep_charts.importance_bars({name: 0.5})
     *_, path = figures.write(tmp_path, [], [{"bars": spec}])
     assert name in ElementTree.parse(path).getroot().itertext()
 
 
-def test_curves_that_nothing_would_name_are_not_drawn(tmp_path):
+def test_more_curves_than_labels_are_not_drawn(tmp_path):
     for count in (8, 9):
         folder = tmp_path / f"{count}"
         for i in range(count):
@@ -383,7 +395,7 @@ def test_many_runs_show_the_samples_of_the_best(tmp_path):
     points = [{"config.seed": seed, "value": 2.0} for seed in range(30)]
     made, _ = runs.read_runs([write_sweep(tmp_path / "s", points)])
     shown = page.with_samples(made)
-    assert len(shown) == page.MOST_SAMPLES
+    assert len(shown) == page.MAX_SAMPLES
     worst = max(one.last("val/bits_per_byte") for one in shown)
     assert all(one in shown or one.last("val/bits_per_byte") >= worst for one in made)
 
@@ -403,12 +415,12 @@ def test_the_terminal_and_the_page_of_a_real_sweep(tmp_path):
     if browser.is_wanted():
         with browser.launch() as chromium, browser.open_file(chromium, output) as opened:
             section = opened.locator("section.sweep")
-            assert "One seed says nothing about luck" in section.inner_text()
+            assert "One seed allows no test" in section.inner_text()
             assert section.locator("svg").count() >= 3
 
 
 def test_figures_of_a_sweep_have_names_of_their_own(tmp_path):
-    spec = sweep_charts.bars({"config.seed": 0.5}).to_dict()
+    spec = sweep_charts.importance_bars({"config.seed": 0.5})
     headings = ["Loss against x: runs", "Loss against x, a line each", "¿…?", "../../escape"]
     folder = tmp_path / "figures"
     paths = figures.write(folder, [], [dict.fromkeys(headings, spec)])

@@ -1,4 +1,4 @@
-"""sweeps/run.py as a user runs it: real files, real processes, real kills."""
+"""Tests of sweeps/run.py as a user runs it: real files, real processes, real kills."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ def write(path, content):
 
 
 def sweep(tmp_path, content, *flags, **environment):
-    """A sweep of `content` in tmp_path/sweep."""
+    """Runs a sweep of `content` in tmp_path/sweep."""
     file = write(tmp_path / "file.yaml", content)
     return run("sweeps/run.py", file, f"--workdir={tmp_path / 'sweep'}", *flags, **environment)
 
@@ -108,7 +108,7 @@ def test_run_cap_and_count_bound_a_grid(tmp_path):
     assert len(outcomes(tmp_path / "sweep")) == 2
 
 
-def test_failures_are_tried_again_and_reported_at_the_end(tmp_path):
+def test_failures_are_retried_and_reported_at_the_end(tmp_path):
     parameters = {"level": {"value": 1}, "fail": {"values": [0, 1, 9]}}
     result = sweep(tmp_path, {**OBJECTIVE, "parameters": parameters}, "--retries=2")
     folder = tmp_path / "sweep"
@@ -128,7 +128,7 @@ def test_failures_are_tried_again_and_reported_at_the_end(tmp_path):
 @pytest.mark.parametrize(
     ("code", "outcome", "starts", "exit_code"), [(2, "failed", 1, 1), (3, "diverged", 1, 0)]
 )
-def test_what_would_fail_again_is_not_tried_again(tmp_path, code, outcome, starts, exit_code):
+def test_runs_that_would_fail_again_are_not_retried(tmp_path, code, outcome, starts, exit_code):
     parameters = {"fail": {"value": 9}, "code": {"value": code}}
     result = sweep(tmp_path, {**OBJECTIVE, "parameters": parameters})
     assert result.returncode == exit_code
@@ -152,7 +152,7 @@ def test_a_run_without_the_metric_failed(tmp_path):
 
 
 def test_any_program_can_be_swept(tmp_path):
-    """Not only Python's, and not only one that is told of its parameters by flags."""
+    """Other than Python, and without flags for its parameters."""
     script = (
         'mkdir -p "${2#*=}" && echo "{\\"step\\": 1, \\"val/loss\\": $1, \\"a\\": \\"$A\\"}"'
         ' > "${2#*=}/metrics.jsonl"'
@@ -195,7 +195,7 @@ def test_a_worker_has_its_share_of_the_cores(tmp_path):
 def test_a_worker_has_its_share_of_the_gpus(
     workers, gpus, own_fraction, seen, tmp_path, monkeypatch
 ):
-    """With no GPU here: JAX is told so by the same variables."""
+    """Without a GPU: the run reads the environment variables that JAX reads."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     if own_fraction:
         monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", own_fraction)
@@ -219,7 +219,7 @@ def test_gpus_are_shared_evenly_and_never_more_than_filled(count, num_gpus):
 
 @pytest.mark.slow
 def test_hyperband_stops_real_processes(tmp_path):
-    """One worker: each run is judged by the whole of those before it, so the end is known."""
+    """One worker: each run is judged against all complete earlier ones, so outcomes are known."""
     levels = [2.0, 3.0, 1.0, 1.5, 0.5, 4.0]
     content = {
         **OBJECTIVE,
@@ -237,7 +237,7 @@ def test_hyperband_stops_real_processes(tmp_path):
         history = []
         for step in range(1, 7):
             history.append(level + 1 / step)
-            if hyperband.to_stop({**histories, "now": history}, ["now"]):
+            if hyperband.runs_to_stop({**histories, "now": history}, ["now"]):
                 break
         expected.append("stopped" if len(history) < 6 else "finished")
         histories[level] = history
@@ -249,7 +249,7 @@ def test_hyperband_stops_real_processes(tmp_path):
 
 
 def test_a_bayesian_sweep_repeats_exactly_with_any_timing(tmp_path):
-    """Workers that end in another order change nothing."""
+    """The order in which runs end changes nothing."""
     made = []
     for name, pause in (("one", {"value": 0}), ("two", {"values": [0.0, 0.3]})):
         content = {
@@ -282,12 +282,12 @@ def test_every_sweep_is_sound(path):
     assert "?\n" in text.split("\nprogram:")[0]
     # Nats of different tokens can't be compared.
     assert made.metric.name == ("val/bits_per_byte" if path.stem == "vocabulary" else "val/loss")
-    # Flat names of flags, so that W&B's agent can pass them on.
+    # Flat names, which W&B's agent passes on as flags.
     for parameter in made.parameters:
         assert parameter.name == "config" or parameter.name.startswith("config.")
     for word in ("${args}", command.RESUME, command.ONLINE):
         assert word in made.command
-    # As many as a person would wait for.
+    # A user waits for no more.
     assert (made.run_cap or search.num_points(made)) <= 64
 
 
@@ -298,8 +298,8 @@ def test_every_point_of_every_sweep_is_a_config(path):
         if made.method == "grid":
             swept = search.grid_point(made, number)
         else:
-            swept = {one.name: one.value_at(number / 11) for one in made.parameters}
-        # Where it does not vary, the command names it.
+            swept = {one.name: one.inverse_cdf(number / 11) for one in made.parameters}
+        # The command names an experiment that does not vary.
         named = [word for word in made.command if word.startswith("--config=")] or [""]
         experiment = swept.pop("config", named[0].removeprefix("--config="))
         experiment, _, preset = experiment.partition(":")
@@ -337,7 +337,7 @@ def test_every_sweep_runs(path, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweeps_runs_are_one_sweep_of_w_and_bs_and_can_be_rerun_by_hand(tmp_path):
+def test_wandb_files_runs_under_the_sweep_and_a_printed_command_repeats_one(tmp_path):
     content = {
         "program": "main.py",
         "method": "grid",
@@ -378,9 +378,9 @@ BAD_FILES = {
     "no program": ({"program": None}, "program is missing"),
     "program": ({"program": "nowhere.py"}, "'nowhere.py' is not a file"),
     "unknown key": ({"paramters": {}}, "did you mean 'parameters'?"),
-    "far key": ({"zzz": 1}, "it has program, method"),
-    "launch": ({"job": "x"}, "'job' can't be honoured without a server"),
-    "scheduler": ({"scheduler": {"engine": "ax"}}, "'scheduler' can't be honoured"),
+    "far key": ({"zzz": 1}, "expected one of program, method"),
+    "launch": ({"job": "x"}, "'job' needs a W&B server"),
+    "scheduler": ({"scheduler": {"engine": "ax"}}, "'scheduler' needs a W&B server"),
     "no parameters": ({"parameters": {}}, "parameters is empty"),
     "not a mapping": ({"parameters": {"level": 3}}, "'level' is 3: expected a mapping"),
     "nested": ({"parameters": {"m": {"parameters": {"k": {"value": 1}}}}}, "flat, m.k"),
@@ -388,16 +388,16 @@ BAD_FILES = {
     "nothing given": ({"parameters": {"x": {}}}, "distribution '': expected one of"),
     "surplus": ({"parameters": {"x": {"values": [1], "q": 1}}}, "has 'q', which distribution"),
     "lacking": ({"parameters": {"x": {"distribution": "uniform"}}}, "lacks 'min'"),
-    "bounds": ({"parameters": {"x": {"min": 2, "max": 1}}}, "min must be less"),
+    "bounds": ({"parameters": {"x": {"min": 2, "max": 1}}}, "expected min below max"),
     "text": ({"parameters": {"x": {"min": "1e-3", "max": 1}}}, "write 1.0e-3"),
     "log of 0": (
         {"parameters": {"x": {"distribution": "log_uniform_values", "min": 0, "max": 1}}},
-        "needs more than 0",
+        "needs a positive number",
     ),
     "sigma": ({"parameters": {"x": {"distribution": "normal", "sigma": -1}}}, "sigma -1"),
     "whole": (
         {"parameters": {"x": {"distribution": "int_uniform", "min": 0.5, "max": 2}}},
-        "whole numbers",
+        "int_uniform needs integers",
     ),
     "values": ({"parameters": {"x": {"values": 3}}}, "expected a list of at least one"),
     "shares": (
@@ -410,14 +410,14 @@ BAD_FILES = {
     ),
     "endless grid": (
         {"parameters": {"x": {"min": 0.0, "max": 1.0}}},
-        "no end of values for a grid",
+        "infinitely many values",
     ),
     "endless search": ({"method": "random"}, "give --count, or run_cap"),
     "bayes": ({"method": "bayes", "metric": None}, "bayes needs a metric"),
     "metric": ({"metric": "loss"}, "expected name, such as val/loss"),
     "goal": ({"metric": {"name": "a", "goal": "min"}}, "expected minimize or maximize"),
     "target": ({"metric": {"name": "a", "target": "low"}}, "target 'low': expected a number"),
-    "impute": ({"metric": {"name": "a", "impute": "best"}}, "which only a server does"),
+    "impute": ({"metric": {"name": "a", "impute": "best"}}, "without a server, expected worst"),
     "early": ({"early_terminate": {"type": "median"}}, "expected type: hyperband"),
     "bands": ({"early_terminate": {"type": "hyperband"}}, "needs min_iter, or max_iter and s"),
     "no bands": (
@@ -440,14 +440,14 @@ BAD_FILES = {
     ),
     "run_cap": ({"run_cap": 0}, "run_cap is 0"),
     "command": ({"command": "python x.py"}, "expected a list of words"),
-    "placeholder": ({"command": ["${python}", "${args}"]}, "${python}, which is none of"),
+    "placeholder": ({"command": ["${python}", "${args}"]}, "${python}: expected one of"),
     "variable": ({"command": ["x", "${envvar:NOT_SET_HERE}"]}, "NOT_SET_HERE is not set"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_file_that_cannot_be_honoured_is_refused(name, tmp_path):
-    """In one line, before anything is written; the first of them as a process of its own."""
+def test_an_invalid_sweep_file_is_refused(name, tmp_path):
+    """In one line, before anything is written; three of them in a process of its own."""
     change, message = BAD_FILES[name]
     content = {key: value for key, value in {**OBJECTIVE, **change}.items() if value is not None}
     path = write(tmp_path / "file.yaml", content)
@@ -467,7 +467,7 @@ def test_a_file_that_cannot_be_honoured_is_refused(name, tmp_path):
     ("text", "message"),
     [(b"a: [", "can't be read as a sweep file"), (b"\xff", "can't be read"), (b"- a", "mapping")],
 )
-def test_a_file_that_is_no_sweep_is_refused(text, message, tmp_path):
+def test_a_file_without_a_sweep_is_refused(text, message, tmp_path):
     path = tmp_path / "file.yaml"
     path.write_bytes(text)
     with pytest.raises(UserError, match=message):
@@ -478,7 +478,7 @@ def test_wrong_flags_and_folders_are_refused(tmp_path):
     file = write(tmp_path / "file.yaml", OBJECTIVE)
     assert_refused(run("sweeps/run.py"), "expected one sweep file, not 0")
     assert_refused(run("sweeps/run.py", tmp_path / "none.yaml"), "No such file")
-    assert_refused(run("sweeps/run.py", file, "--workers=0"), "--workers=0: expected 1 or more")
+    assert_refused(run("sweeps/run.py", file, "--workers=0"), "--workers=0: 0 is not a positive")
     assert_refused(run("sweeps/run.py", file, "--retry=3"), "retry")
     assert_refused(run("sweeps/run.py", file, f"--workdir={file}"), "can't be written")
     full = tmp_path / "full"
@@ -491,11 +491,11 @@ def test_another_sweep_in_the_folder_is_refused(tmp_path):
     assert sweep(tmp_path, OBJECTIVE).returncode == 0
     other = {**OBJECTIVE, "parameters": {"level": {"values": [7]}}}
     assert_refused(sweep(tmp_path, other), "holds another sweep")
-    assert_refused(sweep(tmp_path, OBJECTIVE, "--seed=3"), "with --seed=0: go on with that")
+    assert_refused(sweep(tmp_path, OBJECTIVE, "--seed=3"), "with --seed=0: resume with that")
 
 
-def test_what_the_agent_makes_of_a_command():
-    """Against the client's own code; for what it leaves in place we refuse."""
+def test_a_command_is_filled_in_as_the_agent_does():
+    """Compares with the client's own code; placeholders that it leaves in place are errors here."""
     from wandb.sdk.launch.sweeps import utils
 
     parameters = {"config.a": 1, "config.b": True, "config.c": False, "config.d": None, "e": "x y"}
@@ -523,7 +523,7 @@ def test_a_terminal_shows_a_live_table(tmp_path):
     )
     os.close(inside)
     screen = b""
-    # The terminal's end is an error here, once nobody writes to it any more.
+    # Reading fails when the last writer has closed the terminal.
     with contextlib.suppress(OSError):
         while received := os.read(terminal, 65536):
             screen += received
@@ -537,7 +537,7 @@ def test_a_terminal_shows_a_live_table(tmp_path):
 
 
 class Running:
-    """A sweep as a process that can be killed."""
+    """Sweep in a process that can be killed."""
 
     def __init__(self, file, folder, *flags):
         self.folder = folder
@@ -550,7 +550,7 @@ class Running:
         )
 
     def descendants(self):
-        """Everything that the sweep has started, W&B's processes too; (pid, start time)."""
+        """Returns (pid, start time) of all descendants of the sweep, W&B's processes too."""
         parents, starts = {}, {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
@@ -566,7 +566,7 @@ class Running:
         return {(pid, starts[pid]) for pid in found}
 
     def named(self, kind):
-        """The sweep itself, the server that forks its runs, or those."""
+        """Returns the pids of the sweep, of the fork server, or of the runs."""
         servers = children(self.process.pid)
         return {
             "sweep": [self.process.pid],
@@ -594,13 +594,13 @@ def is_alive(process):
 def wait_until(condition, seconds):
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not come to pass"
+        assert time.monotonic() < until, f"not true after {seconds} s"
         time.sleep(0.05)
 
 
 @pytest.mark.slow
 def test_kill_at_twenty_random_moments(tmp_path):
-    """The sweep, its fork server or a run, with SIGKILL: nothing finished is lost or repeated."""
+    """SIGKILL of the sweep, its fork server or a run loses and repeats no finished run."""
     draw = random.Random(7)
     victims = ["sweep"] * 8 + ["run"] * 8 + ["server"] * 4
     draw.shuffle(victims)
@@ -627,7 +627,7 @@ def test_kill_at_twenty_random_moments(tmp_path):
         os.kill(draw.choice(pids), signal.SIGKILL)
         if victim == "sweep":
             running.process.communicate()
-            # W&B's process of each run notices the end of its input, and may take its time.
+            # W&B's process of each run exits some time after its input ends.
             wait_until(lambda: not any(map(is_alive, everything)), 20)  # noqa: B023
             running = Running(file, folder, "--workers=2", "--retries=30")
     output, _ = running.process.communicate(timeout=200)
@@ -645,7 +645,7 @@ def test_kill_at_twenty_random_moments(tmp_path):
 
 
 def check_finished(folder, records):
-    """What was finished before is there still, unchanged."""
+    """Checks that runs that finished before are unchanged."""
     if not (folder / "runs.jsonl").exists():
         return
     for name in outcomes(folder):
@@ -655,7 +655,7 @@ def check_finished(folder, records):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_sweep_that_is_stopped_stops_its_runs_and_goes_on(tmp_path, number, code):
+def test_a_stopped_sweep_stops_its_runs_and_resumes(tmp_path, number, code):
     content = {
         "program": "main.py",
         "method": "grid",
@@ -670,21 +670,21 @@ def test_a_sweep_that_is_stopped_stops_its_runs_and_goes_on(tmp_path, number, co
     }
     file, folder = write(tmp_path / "file.yaml", content), tmp_path / "sweep"
     running = Running(file, folder, "--workers=2")
-    # Both have a checkpoint, and neither is near its end, however unevenly the machine serves them.
+    # Both have a checkpoint, and neither is near its end, however unevenly they progress.
     saved = "checkpoints/[0-9]*"
     wait_until(lambda: len({path.parent for path in folder.glob(f"*/{saved}")}) == 2, 120)
     everything = running.descendants()
     running.process.send_signal(number)
     output, _ = running.process.communicate(timeout=60)
     assert running.process.returncode == code, output
-    assert "the same command will go on" in output
+    assert "run the same command again to resume" in output
     wait_until(lambda: not any(map(is_alive, everything)), 20)
     assert outcomes(folder) == {}
     for run_name in {line["run"] for line in events(folder, "proposed")}:
         assert run_folder.read_json(folder / run_name / "summary.json")["status"] == "interrupted"
     again = run("sweeps/run.py", file, f"--workdir={folder}", "--workers=2")
     assert again.returncode == 0, again.stdout
-    assert again.stdout.count("go on with") == 2
+    assert again.stdout.count("resume ") == 2
     assert list(outcomes(folder).values()) == ["finished"] * 2
     for run_name in outcomes(folder):
         steps = [
@@ -704,8 +704,8 @@ def test_a_second_runner_on_the_same_folder_is_refused(tmp_path):
     running.process.communicate()
 
 
-def test_a_journal_cut_short_is_gone_on_with(tmp_path):
-    """Whatever is left of the last line: the events before it decide."""
+def test_a_truncated_journal_is_resumed(tmp_path):
+    """The events before the unfinished last line decide."""
     sweep(tmp_path, OBJECTIVE)
     path = tmp_path / "sweep/runs.jsonl"
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What a sweep tries, and what it gives up early: against W&B's own engine where that can say."""
+"""Tests of search, distributions and early termination, against W&B's own engine where it can."""
 
 import json
 import math
@@ -27,9 +27,9 @@ def sweep_of(**content):
     ids=str,
 )
 def test_a_distribution_has_the_engines_values(given, values):
-    parameter = distributions.read("x", given)
+    parameter = distributions.parse("x", given)
     for share, value in zip(sweep_cases.SHARES, values, strict=True):
-        ours = parameter.value_at(share)
+        ours = parameter.inverse_cdf(share)
         assert type(ours) is type(value)
         assert ours == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value)
 
@@ -59,7 +59,7 @@ def test_hyperband_stops_the_runs_that_the_engine_stops(number):
         for run in case["runs"]
     }
     running = [run["name"] for run in case["runs"] if run["state"] == "running"]
-    stopped = sweep.early_terminate.to_stop(histories, running)
+    stopped = sweep.early_terminate.runs_to_stop(histories, running)
     assert sorted(stopped) == ANSWERS["stopped"][number]
 
 
@@ -115,17 +115,17 @@ BAYES = {
 
 
 def cost_of(values):
-    """The lowest is at x = 1 with the word b."""
+    """Returns a cost that is lowest at x = 1 with the word b."""
     return (values["x"] - 1) ** 2 + {"a": 2.0, "b": 0.0, "c": 1.0}[values["word"]]
 
 
 def searched(sweep, seed, count):
-    """The values that a search tries, told what each came to."""
-    tried, made = [], []
+    """Returns the values that a search proposes when it is given the cost of each."""
+    trials, made = [], []
     for number in range(1, count + 1):
-        point = search.propose(sweep, seed, number, tried)
+        point = search.propose(sweep, seed, number, trials)
         made.append(search.values_at(sweep, point))
-        tried.append(search.Tried(point, cost_of(made[-1])))
+        trials.append(search.Trial(point, cost_of(made[-1])))
     return made
 
 
@@ -135,8 +135,8 @@ def test_a_bayesian_search_with_a_seed_repeats_exactly():
     assert searched(sweep, 3, 25) != searched(sweep, 4, 25)
 
 
-def test_a_bayesian_search_finds_what_is_good():
-    """Over four seeds, its last ten of thirty points cost less than half of those at random."""
+def test_a_bayesian_search_finds_low_costs():
+    """Over four seeds, the last ten of thirty points cost less than half of random ones."""
     by_method = {
         method: np.mean(
             [
@@ -150,17 +150,17 @@ def test_a_bayesian_search_finds_what_is_good():
     assert by_method["bayes"] < 0.5 * by_method["random"], by_method
 
 
-def test_a_bayesian_search_avoids_what_others_are_trying():
+def test_a_bayesian_search_avoids_pending_points():
     sweep = sweep_of(**BAYES)
-    tried = [search.Tried({"x": x, "word": 1}, (x - 0.6) ** 2) for x in np.linspace(0, 1, 20)]
-    alone = search.propose(sweep, 0, 21, tried)
-    pending = [search.Tried({**alone, "x": alone["x"] + d}, None) for d in (-0.01, 0, 0.01)] * 5
-    beside = search.propose(sweep, 0, 21, [*tried, *pending])
+    trials = [search.Trial({"x": x, "word": 1}, (x - 0.6) ** 2) for x in np.linspace(0, 1, 20)]
+    alone = search.propose(sweep, 0, 21, trials)
+    pending = [search.Trial({**alone, "x": alone["x"] + d}, None) for d in (-0.01, 0, 0.01)] * 5
+    beside = search.propose(sweep, 0, 21, [*trials, *pending])
     assert beside != alone
 
 
 def test_points_survive_the_journal():
-    """Words' places stay whole numbers and shares stay fractions on their way through JSON."""
+    """JSON keeps indices as integers and numbers in [0, 1] as floats."""
     sweep = sweep_of(**BAYES)
     for number in range(1, 20):
         point = search.propose(sweep, 0, number, [])

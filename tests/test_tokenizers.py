@@ -1,4 +1,4 @@
-"""Tokenizers: nothing is lost on the way there and back, and what can't be encoded is named."""
+"""Tests of the tokenizers: round trips, saving and loading, and error messages."""
 
 import importlib.util
 import sys
@@ -26,7 +26,7 @@ def gpt2():
 
 @pytest.fixture(scope="module")
 def trained():
-    # Whole bytes, words of several tokens, and characters of one to four bytes.
+    # Tokens of one byte, tokens of several, and characters of one to four bytes.
     return build("bpe:300", "the thing that they then thought; né €uro 𝄞 " * 50)
 
 
@@ -36,7 +36,7 @@ def build(name, text=""):
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
-    """A stand-in for the wheel: the real files in a package whose code must not run."""
+    """Fake wheel: the real files in a package whose code must not run."""
     files = gpt2_encoding.find()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
@@ -88,16 +88,16 @@ def test_trained_round_trip(trained, text):
     assert trained.token_bytes[tokens].sum() == len(text.encode())
 
 
-def test_trained_learns_the_frequent_pairs_of_the_training_split_alone():
-    """Sennrich et al. (2016): by hand, "th" is there nine times, then "the" and "they" alike."""
+def test_bpe_merges_the_most_frequent_pairs_of_the_training_split():
+    """Computed by hand after Sennrich et al. (2016): "th" occurs nine times, then "the"."""
     texts = ["the,the,the,the the,the,the thin ", "the thx"]
     tokenizer = tokenizers.build("bpe:258", lambda: texts, lambda: ["zq " * 99])
     assert tokenizer.vocab_size == 258
     assert [tokenizer.decode([256]), tokenizer.decode([257])] == ["th", "the"]
     assert tokenizer.encode("the").tolist() == [257]
-    # What it never saw is read by its bytes.
+    # Unseen characters are encoded as bytes.
     assert tokenizer.token_bytes[tokenizer.encode("zq€")].tolist() == [1] * 5
-    # However the text is cut into pieces.
+    # The pieces of the text make no difference.
     whole = "".join(texts)
     again = tokenizers.build("bpe:258", lambda: [whole[:2], whole[2:19], whole[19:]], list)
     assert again.learned == tokenizer.learned
@@ -111,7 +111,8 @@ def test_a_short_text_has_fewer_tokens_than_asked_for():
 @given(st.lists(TEXTS))
 def test_pieces_are_encoded_as_one_text(trained, gpt2, texts):
     for tokenizer in (trained, gpt2, build("byte")):
-        pieces = np.concatenate([*tokenizer.encode_pieces(texts), np.zeros(0, np.int32)])
+        encoded = tokenizers.encode_pieces(tokenizer, texts)
+        pieces = np.concatenate([*encoded, np.zeros(0, np.int32)])
         assert tokenizer.decode(pieces) == "".join(texts)
         np.testing.assert_array_equal(pieces, tokenizer.encode("".join(texts)))
 
@@ -125,14 +126,14 @@ def test_gpt2_decodes_any_tokens(gpt2, tokens):
 def test_gpt2_is_the_published_encoding(gpt2):
     assert gpt2.encode("Hello world").tolist() == [15496, 995]
     assert gpt2.vocab_size == 50_257 == len(gpt2.token_bytes)
-    # Part of a character is a replacement character; a special token's name is plain text.
+    # Part of a character decodes to U+FFFD; a special token's name is encoded as plain text.
     assert gpt2.decode(gpt2.encode("𝄞")[:1]) == "\N{REPLACEMENT CHARACTER}"
     assert 50_256 not in gpt2.encode("<|endoftext|>")
     assert gpt2.decode([50_256]) == "<|endoftext|>"
 
 
 def test_lone_surrogates():
-    # What Python makes of a command line that is not UTF-8.
+    # As in sys.argv for a command line that is not UTF-8.
     text = b"a\xff".decode("utf-8", "surrogateescape")
     assert build("gpt2").encode(text).tolist() == [64, 30]  # "a", "?"
     assert build("byte").encode(text).tolist() == [97, 63]
@@ -142,7 +143,7 @@ def test_lone_surrogates():
 
 
 @pytest.mark.parametrize("stranger", ["\0", "b", "z", "é", "𝄞", "\U0010ffff"])
-def test_char_names_what_it_does_not_know(stranger):
+def test_char_names_an_unknown_character(stranger):
     tokenizer = build("char", "acd")
     with pytest.raises(UserError) as caught:
         tokenizer.encode("ad" + stranger + "a" + stranger)
@@ -153,7 +154,7 @@ def test_char_names_what_it_does_not_know(stranger):
 @pytest.mark.parametrize("name", ["bpe", "words", "bpe:", "bpe:x", "bpe:-1", "bpe:²", "../bpe:9"])
 def test_unknown_name(name):
     with pytest.raises(
-        UserError, match=r"config\.data\.tokenizer=.*: expected 'char', 'byte', 'gp"
+        UserError, match=r"--config\.data\.tokenizer=.*: expected 'char', 'byte', 'gp"
     ):
         build(name, "text")
 
@@ -165,7 +166,7 @@ def test_sizes_out_of_range(size):
 
 
 @pytest.mark.parametrize("name", ["char", "byte", "gpt2", "bpe:280"])
-def test_load_gives_back_what_was_saved(tmp_path, name):
+def test_load_returns_what_was_saved(tmp_path, name):
     text = 'naïve €uro \\ " \n\t \u2028 𝄞'
     saved = build(name, text)
     saved.save(tmp_path / "tokenizer.json")
@@ -175,7 +176,7 @@ def test_load_gives_back_what_was_saved(tmp_path, name):
     assert loaded.decode(saved.encode(text)) == text
 
 
-def test_load_names_what_is_wrong_with_an_encoding(tmp_path):
+def test_load_refuses_a_broken_encoding(tmp_path):
     (tmp_path / "tokenizer.json").write_text('{"name": "bpe:300", "learned": {"model": 3}}')
     with pytest.raises(UserError, match=r"tokenizer\.json holds no byte-pair encoding: "):
         tokenizers.load(tmp_path / "tokenizer.json")
@@ -211,8 +212,8 @@ def test_gpt2_refuses_other_files(wheel: Path):
         build("gpt2").encode("Hello")
 
 
-def test_a_run_goes_on_with_the_tokens_it_began_with(trained, tmp_path):
-    """A library that learned others from the same text must not be taken for the one before."""
+def test_resuming_needs_the_same_tokens(trained, tmp_path):
+    """Another version of the library may learn other tokens from the same text."""
     corpus = Corpus(np.zeros(2, np.uint8), np.zeros(2, np.uint8), trained, "digest")
     run_folder.write_json(tmp_path / run_folder.ENVIRONMENT, {"text_sha256": "digest"})
     run_start.check_text(corpus, tmp_path)

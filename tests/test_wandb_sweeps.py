@@ -1,4 +1,4 @@
-"""Sweeps with W&B's real client: `wandb sweep`, `wandb agent` and `wandb sync` as processes."""
+"""Tests of sweeps with W&B's real client: `wandb sweep`, `wandb agent` and `wandb sync`."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def wandb(server, folder, *words, timeout=200, **more):
 
 
 def create(server, folder, content):
-    """`wandb sweep`, in a folder from which the experiments can be seen."""
+    """Creates a sweep by `wandb sweep`, in a folder with links to the experiments."""
     for name in ("experiments", "sweeps"):
         link = folder / name
         if not link.exists():
@@ -78,14 +78,14 @@ def folder_of(folder, run_id):
 
 
 def record_of(folder):
-    """The lines of a run's record, in the order in which they were logged."""
+    """Returns the lines of a run's record, in the order in which they were logged."""
     lines = [*run_folder.read_lines(folder / "metrics.jsonl")]
     lines += [{"step": x["step"]} for x in run_folder.read_lines(folder / "samples.jsonl")]
     return sorted(lines, key=lambda line: line["step"])
 
 
 def history_of(received):
-    """The rows that arrived, W&B's own columns apart."""
+    """Returns the rows that arrived, without W&B's own columns."""
     return [
         {
             key: value
@@ -104,7 +104,7 @@ def check_history(received, folder):
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
-    """A sweep of two stages and two seeds, worked on by two agents."""
+    """Yields the server and the folder of a sweep of two stages and two seeds by two agents."""
     folder = tmp_path_factory.mktemp("grid")
     with SweepServer() as server:
         experiments = [f"experiments/{name}.py:smoke" for name in ("bigram", "gpt2")]
@@ -129,16 +129,18 @@ def grid(tmp_path_factory):
 @pytest.mark.slow
 def test_agents_share_the_grid(grid):
     server, _ = grid
-    points = [tuple(point.values()) for point in server.handed.values()]
+    points = [tuple(point.values()) for point in server.assigned.values()]
     assert len(points) == len(set(points)) == 4
-    assert sorted(run for runs in server.by_agent.values() for run in runs) == sorted(server.handed)
+    assert sorted(run for runs in server.by_agent.values() for run in runs) == sorted(
+        server.assigned
+    )
     assert all(server.by_agent[agent] for agent in ("agent1", "agent2"))
 
 
 @pytest.mark.slow
 def test_every_row_arrives_exactly_once(grid):
     server, folder = grid
-    for run_id in server.handed:
+    for run_id in server.assigned:
         received = server.received[run_id]
         assert len(received.rows) == 8  # Five lines of metrics, three samples.
         check_history(received, folder_of(folder, run_id))
@@ -146,13 +148,13 @@ def test_every_row_arrives_exactly_once(grid):
 
 
 @pytest.mark.slow
-def test_swept_values_win_and_stand_once(grid):
+def test_swept_values_take_precedence_and_are_sent_once(grid):
     server, folder = grid
-    for run_id, point in server.handed.items():
+    for run_id, point in server.assigned.items():
         config = server.received[run_id].config
         for name, value in point.items():
             assert config[name] == value
-        # Flat names alone: nothing is there a second time as a branch of a tree.
+        # Flat names alone: no value is there a second time in a nested config.
         assert not any(isinstance(value, dict) for value in config.values())
         bare = [key.removeprefix("config.") for key in config]
         assert len(bare) == len(set(bare))
@@ -165,7 +167,7 @@ def test_swept_values_win_and_stand_once(grid):
 @pytest.mark.slow
 def test_runs_are_filed_by_stage_and_named_by_what_differs(grid):
     server, _ = grid
-    for run_id, point in server.handed.items():
+    for run_id, point in server.assigned.items():
         received = server.received[run_id]
         stage = re.search(r"/(\w+)\.py", point["config"])[1]
         assert received.first("groupName") == stage
@@ -177,7 +179,7 @@ def test_runs_are_filed_by_stage_and_named_by_what_differs(grid):
 @pytest.mark.slow
 def test_the_samples_are_uploaded(grid):
     server, folder = grid
-    for run_id in server.handed:
+    for run_id in server.assigned:
         tables = [
             json.loads(content)
             for path, content in server.uploads.items()
@@ -190,13 +192,13 @@ def test_the_samples_are_uploaded(grid):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_wandb_takes_the_sweeps_as_they_are(path, tmp_path):
+def test_wandb_accepts_the_sweep_files_unchanged(path, tmp_path):
     content = yaml.safe_load(path.read_text())
     with SweepServer() as server:
         told = wandb(server, ROOT, "sweep", path, WANDB_DIR=str(tmp_path))
         assert "wandb agent" in told
         kept = yaml.safe_load(server.sweep_text)
-        # The client spells out which distribution goes without saying.
+        # The client adds the implied distribution.
         for parameter in kept["parameters"].values():
             if "values" in parameter:
                 parameter.pop("distribution", None)
@@ -204,7 +206,7 @@ def test_wandb_takes_the_sweeps_as_they_are(path, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_agent_and_run_are_gone_on_with(tmp_path):
+def test_a_killed_agent_and_run_are_resumed(tmp_path):
     flags = ["--config.train.num_steps=6000", "--config.eval.every_steps=1000"]
     flags += ["--config.sample.every_steps=0", "--config.train.log_every_steps=500"]
     with SweepServer() as server:
@@ -223,7 +225,7 @@ def test_a_killed_agent_and_run_are_gone_on_with(tmp_path):
         )
         run = folder_of(tmp_path, "run001")
         wait_until(lambda: list((run / "checkpoints").glob("[1-4]000")), 120)
-        # The agent, and the training that it started: the machine is taken away.
+        # Preemption kills the agent and the training that it started.
         training = trainings(run)
         agent.kill()
         agent.wait()
@@ -232,7 +234,7 @@ def test_a_killed_agent_and_run_are_gone_on_with(tmp_path):
         wait_until(lambda: server.received["run001"].complete, 30)
         assert server.received["run001"].exit_code == 1
         server.received["run001"].complete = False
-        assert server.hand_out_again() == ["run001"]
+        assert server.reassign() == ["run001"]
         wandb(server, tmp_path, "agent", sweep)
         received = server.received["run001"]
         assert (received.complete, received.exit_code) == (True, 0)
@@ -244,7 +246,7 @@ def test_a_killed_agent_and_run_are_gone_on_with(tmp_path):
 
 @pytest.mark.slow
 def test_hyperband_stops_runs_through_the_agent(tmp_path):
-    """The server decides by W&B's rule on the metric as it arrived."""
+    """The server applies W&B's rule to the values that arrived."""
     flags = ["--config.eval.every_steps=500", "--config.sample.every_steps=0"]
     flags += ["--config.train.log_every_steps=500", "--config.train.num_steps=200000"]
     hyperband = Hyperband(min_iter=3)
@@ -252,7 +254,7 @@ def test_hyperband_stops_runs_through_the_agent(tmp_path):
 
         def stop_when(run_id, received):
             losses = [row["val/loss"] for row in received.rows.values() if "val/loss" in row]
-            return bool(hyperband.to_stop({"better": [1.0] * 1000, run_id: losses}, [run_id]))
+            return bool(hyperband.runs_to_stop({"better": [1.0] * 1000, run_id: losses}, [run_id]))
 
         server.stop_when = stop_when
         sweep = create(
@@ -261,8 +263,8 @@ def test_hyperband_stops_runs_through_the_agent(tmp_path):
             content_of(*flags, config=["experiments/bigram.py:smoke"], config__seed=[1, 2]),
         )
         wandb(server, tmp_path, "agent", sweep)
-        assert list(server.handed) == ["run001", "run002"]
-        for run_id in server.handed:
+        assert list(server.assigned) == ["run001", "run002"]
+        for run_id in server.assigned:
             assert server.received[run_id].complete
             summary = run_folder.read_json(folder_of(tmp_path, run_id) / "summary.json")
             assert summary["status"] == "interrupted"
@@ -271,8 +273,8 @@ def test_hyperband_stops_runs_through_the_agent(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["fail_for", "hang_for"])
-def test_a_server_in_trouble_gets_everything_afterwards(tmp_path, trouble):
-    """It answers 500, or nothing, for some seconds in the middle of the run."""
+def test_a_server_that_fails_gets_everything_afterwards(tmp_path, trouble):
+    """It answers with status 500, or not at all, for four seconds during the run."""
     flags = ["--config.train.num_steps=60000", "--config.eval.every_steps=10000"]
     flags += ["--config.sample.every_steps=0", "--config.train.log_every_steps=1000"]
     with SweepServer() as server:
@@ -295,7 +297,7 @@ def test_a_server_in_trouble_gets_everything_afterwards(tmp_path, trouble):
         assert agent.returncode == 0, output
         received, run = server.received["run001"], folder_of(tmp_path, "run001")
         if not received.complete:
-            # It was not done in the time that a run gives it, and says how to mend that.
+            # The upload exceeded its time limit, and the message says how to finish it.
             (command,) = re.findall(r"wandb (sync \S+)", output)
             wandb(server, tmp_path, *command.split())
         rows = history_of(received)
@@ -330,7 +332,7 @@ def test_a_sweep_without_a_server_is_uploaded_as_one(tmp_path):
 
 
 def trainings(run):
-    """The processes of main.py that an agent has started for a run."""
+    """Returns the ids of the processes of main.py that an agent has started for a run."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -348,5 +350,5 @@ def trainings(run):
 def wait_until(condition, seconds):
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not come to pass"
+        assert time.monotonic() < until, f"not true after {seconds} s"
         time.sleep(0.1)

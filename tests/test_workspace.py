@@ -1,4 +1,4 @@
-"""The W&B workspace of the stages: what it draws is what runs log, and a server gets it whole."""
+"""The W&B workspace of the stages: it draws metrics that runs log, and is saved on a server."""
 
 import json
 import os
@@ -29,9 +29,42 @@ def online(server):
     return {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
 
 
-def spec_of(built):
-    """What a server is sent."""
-    return json.loads(built._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
+# Loads a workspace as W&B's library does, and saves it again.
+RELOAD = """
+import sys
+import wandb_workspaces.workspaces as ws
+again = ws.Workspace.from_url(sys.argv[1])
+print([group.name for group in again.runset_settings.groupby])
+again.save()
+"""
+
+
+def view(spec):
+    """Returns a saved workspace as the server keeps it."""
+    return {"node": {"id": "old", "displayName": "n", "spec": spec}}
+
+
+def sent_to(server):
+    """Returns the variables of the request that saves a workspace."""
+    (sent,) = [variables for name, variables in server.operations if name == "UpsertView2"]
+    return sent
+
+
+@pytest.fixture(scope="module")
+def saved():
+    """The output of the command, the name it looked up, and the workspace it sent to a server."""
+    with Server() as server:
+        result = command("--project=mine", "--name=n", **online(server))
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    (asked,) = [variables for name, variables in server.operations if name == "View"]
+    return result.stdout, asked["viewName"], sent_to(server)
+
+
+@pytest.fixture(scope="module")
+def spec(saved):
+    """The workspace that the server was sent."""
+    return json.loads(saved[2]["spec"])
 
 
 def panels(spec):
@@ -40,14 +73,14 @@ def panels(spec):
 
 
 def table_of(config):
-    """The key of the summary that a panel with a table picks."""
+    """Returns the summary key of a table panel."""
     source = config["panel2Config"]["exp"]["fromOp"]
     assert source["inputs"]["obj"]["fromOp"]["name"] == "run-summary"
     return source["inputs"]["key"]["val"]
 
 
 def named(spec):
-    """The keys that a spec names: in the history of runs, and in their summaries."""
+    """Returns the keys that a spec names: those of runs' histories, those of their summaries."""
     history, summary = set(), set()
     for panel in panels(spec):
         config = panel["config"]
@@ -61,7 +94,7 @@ def named(spec):
             case "Weave":
                 summary.add(table_of(config))
             case other:
-                raise AssertionError(f"which keys does a {other} name?")
+                raise AssertionError(f"unknown panel: {other}")
     runs = spec["section"]["runSets"][0]
     summary |= set(runs["runFeed"]["columnOrder"]) - {"run:displayName"}
     for key in runs["sort"]["keys"]:
@@ -72,7 +105,7 @@ def named(spec):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run's folder, and what W&B holds of it: records by type, and the summary."""
+    """A run's folder, its W&B records, and its W&B summary."""
     folder = tmp_path_factory.mktemp("run") / "run"
     flags = ("--config=experiments/bigram.py:smoke", f"--workdir={folder}")
     result = run("main.py", *flags, WANDB_MODE="offline")
@@ -84,28 +117,27 @@ def trained(tmp_path_factory):
     return folder, [json.loads(line) for line in lines], summary["summary"]
 
 
-def test_every_key_of_the_workspace_is_logged(trained):
-    """As the record has it and as W&B has it; a metric that is renamed fails here."""
+def test_every_key_of_the_workspace_is_logged(trained, spec):
+    """In the record and in W&B; a renamed metric fails here."""
     folder, records, summarised = trained
-    history, summary = named(spec_of(workspace.build("e", "p", "n")))
+    history, summary = named(spec)
     assert len(history) == 9 and len(summary) == 7
     recorded = {key for line in run_folder.read_lines(folder / "metrics.jsonl") for key in line}
     assert history <= recorded
     rows = [record["history"]["item"] for record in records if record["type"] == "history"]
     assert history <= {key for row in rows for key in row}
-    # Of a table W&B tells the parts: samples._type and so on.
+    # W&B's summary has the parts of a table: samples._type and so on.
     assert summary <= {key.partition(".")[0] for key in summarised} | set(summarised)
     assert summary - {"samples"} <= run_folder.read_json(folder / "summary.json").keys()
-    # What a line is drawn against stands in the same row, or the line would have no points.
-    for panel in panels(spec_of(workspace.build("e", "p", "n"))):
+    # A line needs its x-axis metric in the same row.
+    for panel in panels(spec):
         if x := panel["config"].get("xAxis", "").removeprefix("summary:"):
             (y,) = panel["config"].get("metrics", ["val/loss"])
             assert x == "num_params" or all(x in row for row in rows if y in row)
 
 
-def test_runs_are_grouped_by_what_a_run_sends_as_its_group(trained):
+def test_runs_are_grouped_by_the_group_that_a_run_sends(trained, spec):
     folder, records, _ = trained
-    spec = spec_of(workspace.build("e", "p", "n"))
     assert spec["section"]["runSets"][0]["grouping"] == [{"section": "run", "name": "group"}]
     grouped = [panel["config"] for panel in panels(spec) if "metrics" in panel["config"]]
     assert all(config["groupBy"] == "group" and config["aggregate"] for config in grouped)
@@ -114,8 +146,7 @@ def test_runs_are_grouped_by_what_a_run_sends_as_its_group(trained):
     assert started["run_group"] == config["model"]["name"] == "bigram"
 
 
-def test_the_loss_is_drawn_against_each_cost_of_training():
-    spec = spec_of(workspace.build("e", "p", "n"))
+def test_the_loss_is_drawn_against_each_cost_of_training(spec):
     losses = [p["config"] for p in panels(spec) if p["config"].get("metrics") == ["val/loss"]]
     # W&B's own row number is called _step; ours is a metric like any other.
     assert [c["xAxis"] for c in losses] == ["tokens_seen", "seconds", "train_flops", "step"]
@@ -123,14 +154,14 @@ def test_the_loss_is_drawn_against_each_cost_of_training():
     assert spec["section"]["settings"]["smoothingActive"] is False
 
 
-def test_wandb_reads_the_spec_as_it_was_meant():
-    """Its own way back from what a server keeps gives the same spec again."""
-    import wandb_workspaces.workspaces as ws
-
-    built = workspace.build("e", "p", "n")
-    again = ws.Workspace._from_model(built._to_model())
-    assert named(spec_of(again)) == named(spec_of(built))
-    assert [g.name for g in again.runset_settings.groupby] == ["Group"]
+def test_wandb_reads_the_spec_as_intended(saved, spec):
+    """W&B's library loads the workspace, and saves the same one."""
+    with Server() as server:
+        server.views = [view(saved[2]["spec"])]
+        result = run("-c", RELOAD, f"{server.url}/entity/mine?nw={saved[1]}", **online(server))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == "['Group']"
+    assert named(json.loads(sent_to(server)["spec"])) == named(spec)
 
 
 def test_another_name_is_another_workspace():
@@ -166,36 +197,30 @@ def test_without_flags_the_project_is_the_one_that_runs_go_to():
     assert "in <your entity>/transformers-from-scratch\n" in result.stdout
 
 
-def test_the_workspace_is_saved_and_replaced():
-    sent, said = [], []
-    spec = workspace.build("entity", "mine", "n")._to_model().spec
-    as_sent = spec.model_dump_json(by_alias=True, exclude_none=True)
-    for views in ([], [{"node": {"id": "old", "displayName": "n", "spec": as_sent}}]):
-        with Server() as server:
-            server.views = views
-            result = command("--project=mine", "--name=n", **online(server))
-        assert result.returncode == 0, result.stderr
-        assert result.stderr == ""
-        said.append(result.stdout)
-        asked = [variables for name, variables in server.operations if name == "View"]
-        sent += [variables for name, variables in server.operations if name == "UpsertView2"]
-        # What is looked for is what is saved.
-        assert [variables["viewName"] for variables in asked] == [sent[-1]["name"]]
+def test_the_workspace_is_saved_and_replaced(saved):
+    output, asked, first = saved
+    with Server() as server:
+        server.views = [view(first["spec"])]
+        result = command("--project=mine", "--name=n", **online(server))
+    assert result.returncode == 0, result.stderr
+    second = sent_to(server)
     name = workspace.view_name("n")
+    # W&B's library looks up the name that it saves.
+    assert asked == first["name"] == second["name"] == name
     address = re.escape(f"/entity/mine?nw={name[3:-2]}\n")
-    assert all(re.match(rf"workspace: http://\S+{address}", text) for text in said)
-    assert "It is new" in said[0]
-    assert "took the place of the earlier one called 'n'" in said[1]
-    first, second = sent
+    for text in (output, result.stdout):
+        assert re.match(rf"workspace: http://\S+{address}", text)
+    assert "It is new" in output
+    assert "It replaced the earlier workspace 'n'" in result.stdout
     assert first["type"] == second["type"] == "project-view"
     assert (first["entityName"], first["projectName"]) == ("entity", "mine")
-    assert (first["name"], first["displayName"]) == (name, "n")
+    assert first["displayName"] == "n"
     assert ("id" in first, second["id"]) == (False, "old")
-    assert without_ids(first["spec"]) == without_ids(second["spec"]) == without_ids(as_sent)
+    assert without_ids(first["spec"]) == without_ids(second["spec"])
 
 
 def without_ids(spec):
-    """A spec without the random ids that W&B's library gives panels."""
+    """Returns a spec without the random ids that W&B's library gives panels."""
 
     def cleaned(part):
         if isinstance(part, dict):
@@ -205,29 +230,28 @@ def without_ids(spec):
     return cleaned(json.loads(spec))
 
 
-def test_an_entity_is_taken_by_its_word():
+def test_the_entity_flag():
     with Server() as server:
         result = command("--entity=team", "--project=mine", **online(server))
     assert result.returncode == 0, result.stderr
-    (saved,) = [variables for name, variables in server.operations if name == "UpsertView2"]
-    assert saved["entityName"] == "team"
+    assert sent_to(server)["entityName"] == "team"
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("", "mine", "a 😀"), "--name=a 😀 can't be the name of a workspace: W&B takes no emoji"),
+        (("", "mine", "a 😀"), "--name=a 😀: expected a name that W&B accepts, without emoji and"),
         (("", "mine", ""), "--name= is empty"),
-        (("", "me/mine", "n"), "--project=me/mine is not the name of a project"),
-        (("", "", "n"), "--project= is not the name of a project"),
+        (("", "me/mine", "n"), "--project=me/mine: expected a project's name without a slash"),
+        (("", "", "n"), "--project=: expected a project's name"),
     ],
 )
-def test_what_wandb_has_no_place_for_is_refused(flags, words):
+def test_names_that_wandb_does_not_accept_are_refused(flags, words):
     with pytest.raises(errors.UserError, match=re.escape(words)):
         workspace.build(*flags)
 
 
-def test_mistakes_are_one_line():
+def test_errors_are_one_line():
     assert_refused(command("--projekt=x"), "projekt")
     no_key = command(WANDB_API_KEY="", WANDB_BASE_URL=NOWHERE, HOME="/nonexistent")
     assert_refused(no_key, "No API key configured")
@@ -249,22 +273,23 @@ def test_a_missing_key_is_not_asked_for_on_a_terminal():
         timeout=60,
     )
     assert process.returncode == 2
-    assert os.read(terminal, 65536).startswith(b"error: W&B did not take the workspace (Usage")
+    assert os.read(terminal, 65536).startswith(b"error: W&B did not accept the workspace (Usage")
 
 
 class SilentAtTheEnd(Server):
-    """Answers every question, and says nothing to the workspace itself."""
+    """Server that answers every query but the one that saves the workspace."""
 
     def answer(self, path, body):
+        """Returns the content of a response."""
         if "UpsertView2" in body.get("query", ""):
             self.closing.wait()
         return super().answer(path, body)
 
 
 @pytest.mark.slow
-def test_a_server_that_does_not_answer_is_said_soon():
+def test_a_server_that_does_not_answer_is_reported_soon():
     soon = {"WANDB_HTTP_TIMEOUT": "2", "WANDB_API_KEY": KEY}
-    words = "W&B did not take the workspace (no answer from the server within 2 s)"
+    words = "W&B did not accept the workspace (no answer from the server within 2 s)"
     started = time.monotonic()
     assert_refused(command(WANDB_BASE_URL=NOWHERE, **soon), words)
     with SilentAtTheEnd() as server:

@@ -1,11 +1,12 @@
-"""A run without a model, as a process of its own that tests may kill or starve.
+"""A run without a model, in a separate process that tests may kill or starve.
 
 `python tests/tracking_run.py WORKDIR NUM_STEPS [PAUSE]` logs NUM_STEPS steps, PAUSE seconds apart,
-and says `started` as soon as W&B has. `FILE_BYTES=n` in its environment bounds every file's size.
+and prints `started` once W&B has started. The environment variable `FILE_BYTES` limits file sizes.
 """
 
 import os
 import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,10 @@ from tracking import open_tracker
 
 
 def main() -> None:
+    """Logs the steps."""
+    # A script that runs the tests in the background (`pytest &`) ignores SIGINT, and its child
+    # processes inherit that; training installs a handler of its own.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     workdir, num_steps = Path(sys.argv[1]), int(sys.argv[2])
     pause = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
     config = get_config()
@@ -26,13 +31,13 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["FILE_BYTES"]),) * 2)
     workdir.mkdir(exist_ok=True)
     tracker = open_tracker(config, workdir, num_params=10)
-    told = False
+    printed = False
     for step in range(num_steps):
         tracker.log(step, {"train/loss": 4.0 - step / num_steps, "tokens_seen": 32 * step})
         if step % 10 == 0:
             tracker.log_sample(step, "KING:", f" sample {step}")
-        if not told and (workdir / run_folder.WANDB).exists():
-            told = True
+        if not printed and (workdir / run_folder.WANDB).exists():
+            printed = True
             print("started", flush=True)
         time.sleep(pause)
     tracker.finish({"train/loss": 3.0, "status": "done"})

@@ -1,7 +1,7 @@
-"""A W&B server on the loopback, as small as the real client lets one be.
+"""A minimal W&B server on the loopback interface, for the real client.
 
-It records what arrives. With `falls_silent` it stops answering once a run has started; `stopped`
-is what it says about the stop button of the run's page.
+It records the requests. With `falls_silent` it stops answering once a run has started; `stopped` is
+the state of the stop button on the run's page.
 """
 
 import json
@@ -13,20 +13,20 @@ PROJECT = {"id": "1", "name": "project", "entity": {"name": "entity"}}
 
 
 class Server:
-    """Serves on a free port of 127.0.0.1 for as long as a `with` block lasts."""
+    """Server on a free port of 127.0.0.1, for the duration of a `with` block."""
 
     def __init__(self, falls_silent: bool = False, stopped: bool = False) -> None:
         self.operations: list[tuple[str, dict]] = []
-        self.history: dict[int, dict] = {}  # By the offset that the client gives a row.
-        self.uploads: dict[str, bytes] = {}  # Files, by the path that they were sent to.
-        self.views: list[dict] = []  # Saved workspaces, as the client is told of them.
+        self.history: dict[int, dict] = {}  # By the client's offset of a row.
+        self.uploads: dict[str, bytes] = {}  # Files, by upload path.
+        self.views: list[dict] = []  # Saved workspaces, in the client's format.
         self.has_project = True
         self.falls_silent = falls_silent
         self.stopped = stopped
         self._silent = False
         self.closing = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        # A client that is gone, or killed by a test, is no news.
+        # A client that a test has killed is not an error.
         self._server.handle_error = lambda *_: None
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -40,10 +40,11 @@ class Server:
         self._server.server_close()
 
     def respond(self, path: str, body: dict) -> tuple[int, dict]:
-        """The status and the content of the answer to a POST."""
+        """Returns the status and the content of the response to a POST."""
         return 200, self.answer(path, body)
 
     def answer(self, path: str, body: dict) -> dict:
+        """Returns the content of the response, and records the request."""
         uploads = path.endswith("/file_stream")
         self._silent |= self.falls_silent and uploads
         if self._silent:
@@ -53,14 +54,14 @@ class Server:
             for number, line in enumerate(rows["content"], start=rows["offset"]):
                 self.history.setdefault(number, json.loads(line, parse_constant=str))
             return {"exitcode": None, "limits": {}, "stopped": self.stopped}
-        # The name is not always told apart from the query.
+        # Some requests have the operation's name in the query alone.
         named = re.search(r"(?:query|mutation)\s+(\w+)", body.get("query", ""))
         operation = body.get("operationName") or (named[1] if named else "")
         variables = body.get("variables") or {}
         self.operations.append((operation, variables))
-        return {"data": self._data(operation, variables)}
+        return {"data": self.query_result(operation, variables)}
 
-    def _data(self, operation: str, variables: dict) -> dict:
+    def query_result(self, operation: str, variables: dict) -> dict:
         bucket = {"id": "2", "name": variables.get("name"), "config": "{}", "project": PROJECT}
         viewer = {"id": "3", "entity": "entity", "username": "user", "flags": "{}", "teams": None}
         artifact = {"id": "4", "state": "COMMITTED", "artifactSequence": {"id": "5"}}
@@ -73,10 +74,10 @@ class Server:
             "UpsertView2": {"upsertView": {"view": {"id": "6", "name": variables.get("name")}}},
             "RunStoppedStatus": {"project": {"run": {"stopped": self.stopped}}},
             "GetDefaultEntity": {"viewer": viewer},
-        }.get(operation, {"project": None})  # What is not there: a table's artifact, for one.
+        }.get(operation, {"project": None})  # Nothing else exists: no table's artifact, say.
 
     def _upload_urls(self, variables: dict) -> dict:
-        """Where the client is to put a run's files."""
+        """Returns the URLs to which the client uploads a run's files."""
         run = variables.get("run")
         files = [
             {"name": name, "uploadUrl": f"{self.url}/upload/{run}/{name}"}
@@ -94,11 +95,11 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers["Content-Length"]))
-            # Its own telemetry the client sends in another format, or empty.
+            # The client's own telemetry has another format, or is empty.
             body = json.loads(raw) if raw.startswith(b"{") else {}
             status, content = server.respond(self.path, body)
             if server.closing.is_set():
-                return  # The client has given up long ago.
+                return  # The client has timed out by now.
             self._reply(status, json.dumps(content).encode())
 
         def do_PUT(self) -> None:

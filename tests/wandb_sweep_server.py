@@ -1,7 +1,7 @@
-"""A W&B server with sweeps, for real `wandb sweep`, `wandb agent` and `wandb sync` processes.
+"""Fake W&B server with sweeps, for real `wandb sweep`, `wandb agent` and `wandb sync` processes.
 
-It hands the points of a grid to the agents that ask, keeps what each run sends under the run's id,
-and can be told to fail, to hang, or to stop runs by W&B's hyperband.
+It gives the points of a grid to agents, stores by id what each run sends, and can fail, hang, or
+stop runs on request.
 """
 
 import json
@@ -18,7 +18,7 @@ from tests.wandb_server import PROJECT, Server
 
 @dataclass
 class Received:
-    """What a run sent: its settings in order, and each row of history by its offset."""
+    """Data that a run sent: its settings in order, and each row of history by its offset."""
 
     buckets: list[dict] = field(default_factory=list)
     rows: dict[int, dict] = field(default_factory=dict)
@@ -28,26 +28,26 @@ class Received:
 
     @property
     def config(self) -> dict:
-        """The values as the server keeps them: a later one of the same name replaces it."""
+        """Returns the config as the server stores it: the last value of each name."""
         kept: dict = {}
         for bucket in self.buckets:
             kept |= json.loads(bucket.get("config") or "{}")
         return {key: entry["value"] for key, entry in kept.items() if key != "_wandb"}
 
     def first(self, key: str):
-        """The first value that was sent for a setting."""
+        """Returns the first value that was sent for a setting."""
         return next((bucket[key] for bucket in self.buckets if bucket.get(key)), None)
 
 
 class SweepServer(Server):
-    """Serves one sweep at a time, whichever was created last."""
+    """Server of one sweep at a time, the last that was created."""
 
     def __init__(self) -> None:
         super().__init__()
         self.received: dict[str, Received] = defaultdict(Received)
         self.sweep_text = ""
-        self.points: list[dict] = []  # To be handed out.
-        self.handed: dict[str, dict] = {}  # By run.
+        self.points: list[dict] = []  # Not assigned yet.
+        self.assigned: dict[str, dict] = {}  # Points by run.
         self.by_agent: dict[str, list[str]] = defaultdict(list)
         self.stop_when = lambda run_id, received: False
         self.failing_until = 0.0
@@ -56,21 +56,22 @@ class SweepServer(Server):
         self.lock = threading.Lock()
 
     def fail_for(self, seconds: float) -> None:
-        """Answers 500 for a while."""
+        """Answers with status 500 for `seconds`."""
         self.failing_until = time.monotonic() + seconds
 
     def hang_for(self, seconds: float) -> None:
-        """Answers nothing for a while."""
+        """Gives no answer for `seconds`."""
         self.hanging_until = time.monotonic() + seconds
 
-    def hand_out_again(self) -> list[str]:
-        """Queues the runs that have not ended, under the same ids, as after preemption."""
-        again = [run_id for run_id in self.handed if not self.received[run_id].complete]
+    def reassign(self) -> list[str]:
+        """Queues unfinished runs under the same ids, as after preemption, and returns those."""
+        again = [run_id for run_id in self.assigned if not self.received[run_id].complete]
         for run_id in again:
-            self.points.insert(0, {"run_id": run_id, **self.handed[run_id]})
+            self.points.insert(0, {"run_id": run_id, **self.assigned[run_id]})
         return again
 
     def respond(self, path: str, body: dict) -> tuple[int, dict]:
+        """Returns the status and the body of the answer, after any failure that was asked for."""
         while time.monotonic() < self.hanging_until and not self.closing.is_set():
             time.sleep(0.1)
         if time.monotonic() < self.failing_until:
@@ -80,6 +81,7 @@ class SweepServer(Server):
             return 200, self.answer(path, body)
 
     def answer(self, path: str, body: dict) -> dict:
+        """Stores a run's history; any other request goes to the base class."""
         if not path.endswith("/file_stream"):
             return super().answer(path, body)
         run = self.received[path.split("/")[-2]]
@@ -92,7 +94,7 @@ class SweepServer(Server):
         run.exit_code = body.get("exitcode", run.exit_code)
         return {"exitcode": None, "limits": {}}
 
-    def _data(self, operation: str, variables: dict) -> dict:
+    def query_result(self, operation: str, variables: dict) -> dict:
         special = {
             "UpsertSweep": self._create_sweep,
             "SweepWithRuns": self._describe_sweep,
@@ -103,7 +105,7 @@ class SweepServer(Server):
             "RewindRun": self._rewind,
         }
         made = special.get(operation)
-        return made(variables) if made else super()._data(operation, variables)
+        return made(variables) if made else super().query_result(operation, variables)
 
     def _create_sweep(self, variables: dict) -> dict:
         self.sweep_text = variables["config"]
@@ -125,7 +127,7 @@ class SweepServer(Server):
         return {"createAgent": {"agent": {"id": agent}}}
 
     def _command(self, variables: dict) -> dict:
-        """What an agent is to do next: stop a run, begin one, or end."""
+        """Returns the agent's next commands: stop a run, start one, or exit."""
         agent, running = variables["id"], json.loads(variables["runState"])
         commands = []
         for run_id in running:
@@ -133,8 +135,8 @@ class SweepServer(Server):
                 commands.append({"type": "stop", "run_id": run_id})
         if not running and self.points:
             point = dict(self.points.pop(0))
-            run_id = point.pop("run_id", f"run{len(self.handed) + 1:03}")
-            self.handed[run_id] = point
+            run_id = point.pop("run_id", f"run{len(self.assigned) + 1:03}")
+            self.assigned[run_id] = point
             self.by_agent[agent].append(run_id)
             arguments = {name: {"value": value} for name, value in point.items()}
             program = yaml.safe_load(self.sweep_text)["program"]

@@ -1,39 +1,44 @@
-"""What a person sees of a run: a progress bar on a terminal, one plain line a log elsewhere."""
+"""Console output of a run: a progress bar on a terminal, one plain line per log elsewhere."""
 
 import os
 import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from runtime.terminal import inert
+from runtime.terminal import escape_controls
 
-# The metrics worth a person's glance: (name, label before the number, format, unit after it).
+# Metrics to show: (name, label before the number, format, unit after it).
 SHOWN = (
     ("train/loss", "train loss ", ".4f", ""),
     ("val/loss", "val loss ", ".4f", ""),
     ("train/tokens_per_second", "", ",.0f", " tokens/s"),
     ("train/mfu", "MFU ", ".1%", ""),
 )
-SUMMED_UP = (
+SHOWN_AT_END = (
     ("val/loss", "val loss ", ".4f", ""),
     ("best/val/loss", "best ", ".4f", ""),
-    ("val/bits_per_byte", "", ".4f", " bits a byte"),
+    ("val/bits_per_byte", "", ".4f", " bits per byte"),
     ("seconds", "", ",.1f", " s of training"),
 )
 SAMPLE_LINES = 6
 SAMPLE_WIDTH = 96
 
 
-def open_console(num_steps: int, start: int, stream: TextIO) -> "PlainLines | ProgressBar":
-    """What suits `stream`, for a run that goes from step `start` to `num_steps`."""
+def open_console(num_steps: int, start: int, stream: TextIO) -> "PlainLines":
+    """Returns a progress bar if `stream` is a terminal that can redraw a line, else plain lines.
+
+    The run goes from step `start` to `num_steps`.
+    """
     if stream.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         return ProgressBar(num_steps, start, stream)
     return PlainLines(num_steps, stream)
 
 
 def sample_lines(step: int, prompt: str, text: str) -> list[str]:
-    """A heading and the first lines of a sample, each of them harmless and not too wide."""
-    lines = [inert(line)[:SAMPLE_WIDTH] for line in (prompt + text).strip("\n").split("\n")]
+    """Returns a heading and the first lines of a sample, escaped and cut to `SAMPLE_WIDTH`."""
+    lines = [
+        escape_controls(line)[:SAMPLE_WIDTH] for line in (prompt + text).strip("\n").split("\n")
+    ]
     more = [f"  | ... {len(lines) - SAMPLE_LINES} more lines"] if len(lines) > SAMPLE_LINES else []
     return [f"sample at step {step}:", *(f"  | {line}" for line in lines[:SAMPLE_LINES]), *more]
 
@@ -46,12 +51,8 @@ def _numbers(shown: tuple, metrics: Mapping[str, Any]) -> str:
     )
 
 
-def _ending(summary: Mapping[str, Any]) -> str:
-    return f"{summary.get('status', 'ended')}: {_numbers(SUMMED_UP, summary)}".rstrip(": ")
-
-
 class PlainLines:
-    """One line a log, flushed at once: for files, pipes and terminals that can't move about."""
+    """One line per log, flushed at once: for files, pipes and terminals that can't redraw."""
 
     def __init__(self, num_steps: int, stream: TextIO) -> None:
         self._num_steps = num_steps
@@ -59,20 +60,24 @@ class PlainLines:
         self._first: tuple[int, float] | None = None
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows the metrics in `SHOWN` and the time left."""
         parts = [f"step {step}/{self._num_steps}", _numbers(SHOWN, metrics), self._left(step)]
         self._print("  ".join(part for part in parts if part))
 
     def log_sample(self, step: int, prompt: str, text: str) -> None:
+        """Shows the first lines of a sample."""
         self._print(*sample_lines(step, prompt, text))
 
     def note(self, message: str) -> None:
-        self._print(inert(message))
+        """Shows a message."""
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
-        self._print(_ending(summary))
+        """Shows the status and the metrics in `SHOWN_AT_END`."""
+        line = f"{summary.get('status', 'ended')}: {_numbers(SHOWN_AT_END, summary)}"
+        self._print(line.rstrip(": "))
 
     def _left(self, step: int) -> str:
-        """The time left at the pace since the first log, which came after compilation began."""
+        """Returns the time left at the pace since the first log; compilation began before it."""
         now = time.monotonic()
         self._first = self._first or (step, now)
         first_step, first_time = self._first
@@ -89,13 +94,14 @@ class PlainLines:
         self._stream.flush()
 
 
-class ProgressBar:
-    """A bar that stays at the bottom of a terminal; samples and notes scroll by above it."""
+class ProgressBar(PlainLines):
+    """A bar at the bottom of a terminal; samples and notes scroll above it."""
 
     def __init__(self, num_steps: int, start: int, stream: TextIO) -> None:
-        # Imported here because a run without a terminal never needs it.
+        # Imported here because a run without a terminal does not need it.
         from rich import console, progress
 
+        super().__init__(num_steps, stream)
         self._shown: dict[str, float] = {}
         self._progress = progress.Progress(
             progress.BarColumn(bar_width=None),
@@ -104,27 +110,22 @@ class ProgressBar:
             progress.TimeRemainingColumn(),
             console=console.Console(file=stream),
             expand=True,
-            # Redrawing is work beside the training: often enough for a clock, and no more.
+            # Enough for a clock: each redraw takes CPU time from the training.
             refresh_per_second=2,
         )
         self._task = self._progress.add_task("", total=num_steps, completed=start)
         self._progress.start()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        # A log with no val/loss, say, leaves the last one standing.
+        """Moves the bar to `step`; a metric that is not in `metrics` keeps its last value."""
         self._shown.update(metrics)
         description = _numbers(SHOWN, self._shown)
         self._progress.update(self._task, completed=step, description=description)
 
-    def log_sample(self, step: int, prompt: str, text: str) -> None:
-        self._print(*sample_lines(step, prompt, text))
-
-    def note(self, message: str) -> None:
-        self._print(inert(message))
-
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
+        """Stops the bar, then shows the summary."""
         self._progress.stop()
-        self._print(_ending(summary))
+        super().finish(summary, exit_code)
 
     def _print(self, *lines: str) -> None:
         for line in lines:

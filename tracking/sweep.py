@@ -1,8 +1,8 @@
-"""The sweep that a run belongs to, told by variables: by `wandb agent`, and by sweeps/run.py.
+"""The sweep that a run belongs to, from environment variables.
 
-WANDB_SWEEP_ID names it, WANDB_RUN_ID the run, and WANDB_SWEEP_PARAM_PATH a YAML file with what the
-run was given: {name: {value: ...}}. Training hears nothing of it; only what a run is called, where
-it is kept by default, and what a report compares runs by comes from here.
+`wandb agent` and sweeps/run.py set WANDB_SWEEP_ID, WANDB_RUN_ID and WANDB_SWEEP_PARAM_PATH: the
+sweep, the run, and a YAML file of the run's parameters, {name: {value: ...}}. Training does not
+depend on them; they decide a run's name, its default folder and what a report compares it by.
 """
 
 import os
@@ -14,8 +14,8 @@ from runtime.errors import UserError
 
 
 @dataclass(frozen=True)
-class Membership:
-    """A run's place in a sweep. `parameters` has flag names: {"config.seed": 1}."""
+class SweepRun:
+    """A run of a sweep. `parameters` has flag names as keys: {"config.seed": 1}."""
 
     sweep_id: str
     run_id: str
@@ -23,23 +23,23 @@ class Membership:
 
     @property
     def folder(self) -> Path:
-        """Where the run is kept if nobody says: the same when it is handed out again."""
+        """The default workdir: the same when the sweep hands out the same run again."""
         return Path("runs") / f"sweep-{self.sweep_id}" / self.run_id
 
     @property
     def name(self) -> str:
-        """What the run is called: by what it was given."""
-        return name_of(self.parameters) or self.run_id
+        """The run's display name, from its parameters."""
+        return run_name(self.parameters) or self.run_id
 
     def as_json(self) -> dict:
-        """The content of the run folder's sweep.json."""
+        """Returns the content of the run folder's sweep.json."""
         return {"sweep_id": self.sweep_id, "parameters": self.parameters}
 
 
-def current() -> Membership | None:
-    """The place of this process's run in a sweep; None if it is in none.
+def current() -> SweepRun | None:
+    """Returns the sweep run of this process; None if it belongs to no sweep.
 
-    Raises UserError if the file of parameters can't be read.
+    Raises UserError if the parameter file can't be read.
     """
     sweep_id = os.environ.get("WANDB_SWEEP_ID", "")
     path = os.environ.get("WANDB_SWEEP_PARAM_PATH", "")
@@ -49,29 +49,20 @@ def current() -> Membership | None:
 
     try:
         parameters = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        # The agent's file opens with the version of its format, as a bare number.
+        # The agent's file begins with the version of its format, a bare number.
         given = {key: entry["value"] for key, entry in parameters.items() if key != "wandb_version"}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"WANDB_SWEEP_PARAM_PATH={path} can't be read: {message}") from None
-    return Membership(sweep_id, os.environ.get("WANDB_RUN_ID", ""), given)
+    return SweepRun(sweep_id, os.environ.get("WANDB_RUN_ID", ""), given)
 
 
-def name_of(parameters: dict[str, Any]) -> str:
-    """A short name for a run by the flags it was given: `gpt2 learning_rate=0.003 seed=1`."""
-    experiment = str(parameters.get("config", ""))
-    words = [f"{short(key)}={text_of(parameters[key])}" for key in parameters if key != "config"]
-    if experiment:
-        path, _, preset = experiment.partition(":")
-        words.insert(0, Path(path).stem + (f":{preset}" if preset else ""))
+def run_name(parameters: dict[str, Any]) -> str:
+    """Returns a short name for a run with these flags: `gpt2 learning_rate=0.003 seed=1`."""
+    experiment, _, preset = str(parameters.get("config", "")).partition(":")
+    words = [Path(experiment).stem + (f":{preset}" if preset else "")] if experiment else []
+    for key, value in parameters.items():
+        if key != "config":
+            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+            words.append(f"{key.rpartition('.')[-1]}={text}")
     return " ".join(words)
-
-
-def short(key: str) -> str:
-    """A flag's name without its section: learning_rate for config.optimizer.learning_rate."""
-    return key.rpartition(".")[-1]
-
-
-def text_of(value: Any) -> str:
-    """A value as it stands in a name, numbers to four digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

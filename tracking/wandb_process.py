@@ -1,13 +1,13 @@
-"""The process that W&B runs in: reads events from standard input, one JSON object a line.
+"""The W&B process, started by wandb_run.py: reads events from standard input, one JSON per line.
 
-    {"open": {...}}      first: the arguments of wandb.init, `id`, and `kept`, the rows that stay
+    {"open": {...}}      first: the arguments of wandb.init, `id`, and `kept`, the rows to keep
     {"row": {...}}       a line of metrics.jsonl
     {"sample": {...}}    a line of samples.jsonl
     {"finish": {...}}    last: `summary` and `exit_code`
 
-It answers on standard output: {"id": ...} of the run it started, {"note": ...} for the person,
-{"lost": ...} when it gives up. wandb_run.py starts it. If the training process dies, its end of
-the pipe closes, and the run is finished as failed with every row that was sent.
+It answers on standard output: {"id": ...} of the run it started, {"note": ...} for the user,
+{"lost": ...} when it fails. If the training process dies, the pipe closes, and this process
+finishes the W&B run as failed, with every row that it was sent.
 """
 
 import contextlib
@@ -19,30 +19,29 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
-# How long W&B may take to start and, at the end, to upload what is left.
+# Limits for W&B's start and, at the end, for its upload.
 INIT_SECONDS = 10
 FINISH_SECONDS = 10
-# Each sample is logged with the ones before it. Bounded, because the files would otherwise grow
-# with the square of their number; samples.jsonl has all of them.
+# Each table holds the samples so far. Bounded, because the tables' total size grows with the square
+# of the number of samples; samples.jsonl has all of them.
 TABLE_ROWS = 100
-# Online, the client asks the server about every table before it logs it, and gives up after this.
-# Then tables are left out for a while, lest the rows that come after them queue up.
-ASK_SECONDS = 3
+# Online, the client queries the server before it logs a table, with this timeout. After a timeout
+# no tables are logged for a while, or the rows behind them would queue up.
+QUERY_SECONDS = 3
 PAUSE_SECONDS = 60
 STEPS = ("step", "tokens_seen", "train_flops", "seconds")
 TRAINING_PROCESS = os.getppid()
 
 
 def main() -> None:
-    # Training comes first: on a full machine this process takes what is left.
-    os.nice(10)
+    """Mirrors the events, then exits."""
+    os.nice(10)  # On a busy machine the training has priority.
     answers = os.fdopen(os.dup(1), "w")
-    # Whatever W&B prints is not to mix with the answers.
-    os.dup2(2, 1)
-    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(ASK_SECONDS))
+    os.dup2(2, 1)  # W&B's prints must not mix with the answers.
+    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(QUERY_SECONDS))
 
     def answer(**message: str) -> None:
-        # If nobody listens any more, what was sent so far is still to be kept.
+        # The training process may have died; the rows it sent must still be saved.
         with contextlib.suppress(BrokenPipeError):
             answers.write(json.dumps(message) + "\n")
             answers.flush()
@@ -51,17 +50,17 @@ def main() -> None:
         tempfile.tempdir = scratch
         try:
             mirror_events(map(json.loads, sys.stdin.buffer), answer)
-        # SystemExit too, which W&B raises when its service process ends badly.
+        # SystemExit too: W&B raises it when its service process fails.
         except BaseException as error:
             answer(lost=_one_line(error))
-    # Past W&B's exit hooks, which wait for its service without a limit.
+    # Skips W&B's exit hooks, which wait for its service without a timeout.
     os._exit(0)
 
 
 def mirror_events(events: Iterator[dict], answer: Callable[..., None]) -> None:
-    """Starts the W&B run that the first event describes, repeats the others in it, finishes it.
+    """Starts the W&B run of the first event, logs the others to it, and finishes it.
 
-    Raises whatever W&B raises if it can neither start the run nor log to it.
+    Raises W&B's own exceptions if it can't start the run or log to it.
     """
     opening = next(events)["open"]
     run = _start_or_fall_back(opening, answer)
@@ -77,13 +76,13 @@ def mirror_events(events: Iterator[dict], answer: Callable[..., None]) -> None:
                 run.summary.update(summary)
                 _finish(run, exit_code, answer)
                 return
-    # The default action of SIGALRM ends this process, whatever W&B waits for.
+    # The default action of SIGALRM ends this process even while W&B waits.
     signal.alarm(FINISH_SECONDS + 2)
     _finish(run, 1, answer)
 
 
 class Mirror:
-    """Writes the lines of the record to a W&B run that has the first `kept` of them already."""
+    """Writer of the record's lines to a W&B run that already has the first `kept` of them."""
 
     def __init__(self, run, kept: int) -> None:
         self._run = run
@@ -91,24 +90,26 @@ class Mirror:
         self._samples: list[list] = []
         self._best = float("inf")
         self._paused_until = 0.0
-        # Without these W&B draws everything against its own row number, which counts samples too.
-        # A panel's x-axis can then be switched to any of STEPS, because each row has them all.
+        # By default W&B's x-axis is its own row number, which counts samples too. With these a
+        # panel's x-axis can be any of STEPS, because each row has all of them.
         for name in STEPS:
             run.define_metric(name, hidden=True)
         run.define_metric("train/*", step_metric="step")
         run.define_metric("val/*", step_metric="step")
 
     def log(self, row: dict) -> None:
-        # The record has null for what is not a finite number.
+        """Logs a line of metrics, and the best validation loss so far to the summary."""
+        # The record has null for a number that is not finite.
         self._add({key: float("nan") if value is None else value for key, value in row.items()})
         loss = row.get("val/loss")
         if loss is not None and loss < self._best:
             self._best = loss
-            # Flat, as in summary.json. define_metric's summary="min" would make val/loss itself a
-            # group of columns until the run ends, and then a number.
+            # A flat key, as in summary.json. define_metric's summary="min" would make val/loss a
+            # group of columns until the run ends, and a number afterwards.
             self._run.summary["best/val/loss"] = loss
 
     def log_sample(self, sample: dict) -> None:
+        """Logs the table of samples so far; only a row without it while the server is slow."""
         import wandb
 
         self._samples.append([sample["step"], sample["prompt"], sample["text"]])
@@ -118,9 +119,9 @@ class Mirror:
                 self._add({"step": sample["step"], "samples": table})
                 return
             except Exception:
-                # The next table will hold this sample too, if the server is back by then.
+                # A later table holds this sample too.
                 self._paused_until = time.monotonic() + PAUSE_SECONDS
-        # One row for each line of the record, always: rows are counted when a run is resumed.
+        # Always one row per line of the record: a resumed run counts them.
         self._add({"step": sample["step"]})
 
     def _add(self, row: dict) -> None:
@@ -131,6 +132,7 @@ class Mirror:
 
 
 def _start_or_fall_back(opening: dict, answer: Callable[..., None]):
+    """Returns a started run: offline if W&B can't start online."""
     import wandb
 
     try:
@@ -141,8 +143,8 @@ def _start_or_fall_back(opening: dict, answer: Callable[..., None]):
         wandb.teardown()
         run = _start({**opening, "mode": "offline"})
         answer(
-            note=f"W&B could not start online, so this run is logged offline; upload it later "
-            f"with: wandb sync {run.settings.sync_dir} ({_one_line(error)})"
+            note=f"W&B did not start online: this run is logged offline; upload it later with "
+            f"`wandb sync {run.settings.sync_dir}` ({_one_line(error)})"
         )
         return run
 
@@ -156,33 +158,34 @@ def _start(opening: dict):
         finish_timeout_raises=True,
         silent=True,
         console="off",
-        # The run folder says what ran, from an allow-list; a remote's address may hold a password.
+        # The run folder records what ran, from an allow-list; a git remote's URL may contain a
+        # password.
         save_code=False,
         disable_code=True,
         disable_git=True,
         x_disable_meta=True,
         x_save_requirements=False,
-        # The use of GPU, memory and disk by the training process is kept: four samples a minute,
-        # whose cost can't be measured, and the first thing to look at when a GPU seems slow.
+        # GPU, memory and disk use of the training process, the first thing to read when a GPU is
+        # slow: four samples a minute, at no measurable cost.
         x_stats_pid=TRAINING_PROCESS,
-        # What a kill of this process may cost; the default is 15 s.
+        # Seconds of rows lost if this process is killed; the default is 15.
         x_transaction_log_flush_interval=1,
-        # For everything but the questions that WANDB_HTTP_TIMEOUT is set for: W&B's default.
+        # W&B's default, for all queries but those that WANDB_HTTP_TIMEOUT limits.
         x_graphql_timeout_seconds=30,
         stop_fn=_stop_training,
     )
     arguments = {key: value for key, value in opening.items() if key not in ("id", "kept")}
     if opening["kept"]:
-        # Drops the rows past the checkpoint and goes on with the next number, which `resume=` or
-        # the same id alone do not.
+        # Drops the rows past the checkpoint and continues with the next number; `resume=`, or the
+        # same id alone, does not.
         arguments["resume_from"] = f"{opening['id']}?_step={opening['kept'] - 1}"
-    elif "WANDB_SWEEP_ID" not in os.environ:  # There W&B takes the id from its own environment.
+    elif "WANDB_SWEEP_ID" not in os.environ:  # In a sweep W&B reads the id from the environment.
         arguments["id"] = opening["id"]
     return wandb.init(settings=settings, **arguments)
 
 
 def _stop_training() -> None:
-    """The stop button of the W&B page does what Ctrl-C does."""
+    """Sends SIGINT, as Ctrl-C does; W&B calls it when the stop button is pressed."""
     if os.getppid() == TRAINING_PROCESS:
         os.kill(TRAINING_PROCESS, signal.SIGINT)
 
@@ -194,8 +197,8 @@ def _finish(run, exit_code: int, answer: Callable[..., None]) -> None:
         run.finish(exit_code=exit_code)
     except TimeoutError:
         answer(
-            note=f"W&B did not take everything within {FINISH_SECONDS} s; upload the rest with: "
-            f"wandb sync {run.settings.sync_dir}"
+            note=f"W&B did not upload everything within {FINISH_SECONDS} s: upload the rest with "
+            f"`wandb sync {run.settings.sync_dir}`"
         )
     else:
         wandb.teardown()

@@ -1,13 +1,13 @@
-"""The W&B sink, as the training process sees it: events go down a pipe to wandb_process.py.
+"""The W&B sink of the training process: sends events through a pipe to wandb_process.py.
 
-W&B lives in a process of its own because that alone keeps every promise about it. Its import and
-start (about a second) overlap with compilation instead of holding Python's lock; it can neither
-prompt for a key nor wrap `sys.exit` here; and one that hangs can be killed, where a thread can't.
-The pipe never blocks: what does not fit in it waits in memory.
+W&B runs in a separate process, for three reasons. Its import and start (1 s) overlap with
+compilation instead of holding Python's global interpreter lock. It can neither prompt for a key nor
+wrap `sys.exit` here. A process that hangs can be killed, a thread can't. The pipe never blocks:
+events that do not fit into it wait in memory.
 
-W&B holds one row for each line of the record, in its order, so the row that a resumed run goes on
-after is known from the record alone. If there is no run to go on in (W&B was off or failed), the
-lines so far are sent again, into a new one.
+W&B has one row for each line of the record, in the same order, so the record alone determines the
+row after which a resumed run continues. If W&B has no run to continue (it was off, or failed), all
+lines are sent again, to a new run.
 """
 
 import json
@@ -27,27 +27,30 @@ from runtime.errors import UserError
 from tracking import sweep
 
 MODES = ("offline", "online", "disabled")
-# Other words that the environment variable may hold, and what they come to for a single process.
+# Other values of WANDB_MODE, and what each means for a single process.
 SYNONYMS = {"dryrun": "offline", "run": "online", "shared": "online"}
-# More than wandb_process.py gives W&B itself, so this ends only a process that hangs.
+# More than wandb_process.py allows W&B, so that only a process that hangs is killed.
 FINISH_SECONDS = 15
 
 
 def choose_mode(configured: str) -> str:
-    """Which of `MODES` holds: WANDB_MODE if it is set, else `configured`.
+    """Returns one of `MODES`: WANDB_MODE if it is set, else `configured`.
 
-    Raises UserError for any other word.
+    Raises UserError for any other value.
     """
     from_environment = os.environ.get("WANDB_MODE", "")
     mode = SYNONYMS.get(from_environment, from_environment or configured)
     if mode not in MODES:
         where = "WANDB_MODE" if from_environment else "config.tracking.wandb_mode"
-        raise UserError(f"{where} is {mode!r}: expected one of {', '.join(MODES)}")
+        raise UserError(f"{where}={mode!r}: expected one of {', '.join(MODES)}")
     return mode
 
 
 class WandbRun:
-    """Sends what is logged to a W&B run, and `note`s once if there is none, or no longer."""
+    """Sink that sends each line to a W&B run; calls `note` once if that run fails.
+
+    `earlier` are the lines of the record from before the run was resumed.
+    """
 
     def __init__(
         self,
@@ -63,22 +66,27 @@ class WandbRun:
         self._lost = False
         self._unsent = bytearray()
         self._unread = b""
-        run_id, kept = self._which_run(earlier)
+        run_id, kept = self._choose_run(earlier)
         self._process = _start_process(workdir)
-        os.set_blocking(self._process.stdin.fileno(), False)
-        os.set_blocking(self._process.stdout.fileno(), False)
+        assert self._process.stdin and self._process.stdout  # Both are pipes.
+        self._input, self._output = self._process.stdin, self._process.stdout
+        os.set_blocking(self._input.fileno(), False)
+        os.set_blocking(self._output.fileno(), False)
         arguments = _init_arguments(config, workdir, num_params, mode)
         self._send({"open": {**arguments, "id": run_id, "kept": kept}})
         for line in earlier:
             self._send({"sample" if "text" in line else "row": line})
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Sends a line of metrics."""
         self._send({"row": {"step": step, **metrics}})
 
     def log_sample(self, step: int, prompt: str, text: str) -> None:
+        """Sends a sample."""
         self._send({"sample": {"step": step, "prompt": prompt, "text": text}})
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
+        """Sends the summary and waits for the process, `FINISH_SECONDS` at most."""
         self._send({"finish": {"summary": dict(summary), "exit_code": exit_code}})
         try:
             output, _ = self._process.communicate(bytes(self._unsent), timeout=FINISH_SECONDS)
@@ -90,9 +98,9 @@ class WandbRun:
             self._process.wait()
             self._lose(f"it did not finish within {FINISH_SECONDS} s")
 
-    def _which_run(self, earlier: list[dict]) -> tuple[str, int]:
-        """The id of the W&B run, and how many of its rows stay."""
-        # A sweep's agent chooses the id; so may anyone else who starts this process.
+    def _choose_run(self, earlier: list[dict]) -> tuple[str, int]:
+        """Returns the id of the W&B run, and how many of its rows to keep."""
+        # A sweep's agent chooses the id, and so may a user.
         chosen = os.environ.get("WANDB_RUN_ID", "")
         saved = ""
         if self._id_file.exists():
@@ -106,25 +114,21 @@ class WandbRun:
         if self._lost:
             return
         self._unsent += json.dumps(event, default=str).encode() + b"\n"
+        exited = False
         try:
             while self._unsent:
-                del self._unsent[: os.write(self._process.stdin.fileno(), self._unsent)]
+                del self._unsent[: os.write(self._input.fileno(), self._unsent)]
         except BlockingIOError:
-            pass  # The pipe is full: the rest goes with a later event, or in `finish`.
+            pass  # The pipe is full: a later event, or `finish`, sends the rest.
         except BrokenPipeError:
-            self._read(self._receive())
-            self._lose("its process is gone")
-            return
-        self._read(self._receive())
-
-    def _receive(self) -> bytes:
-        try:
-            return self._process.stdout.read() or b""
-        except BlockingIOError:
-            return b""
+            exited = True
+        # First, because the process may have reported the reason. None if there is nothing to read.
+        self._read(self._output.read() or b"")
+        if exited:
+            self._lose("its process has exited")
 
     def _read(self, output: bytes) -> None:
-        """Acts on what the process reports: the run it started, notes, and that it gave up."""
+        """Handles what the process reports: the run it started, notes, and failure."""
         *lines, self._unread = (self._unread + output).split(b"\n")
         for line in lines:
             match json.loads(line):
@@ -139,28 +143,28 @@ class WandbRun:
         if not self._lost:
             self._lost = True
             self._unsent.clear()
-            # The W&B run lacks rows from here on: a resumed run is to send them all again.
+            # The W&B run lacks rows from here on: a resumed run must send all of them again.
             self._id_file.unlink(missing_ok=True)
-            self._note(f"W&B is left out from here on, its run is not complete: {reason}")
+            self._note(f"W&B failed, its run is incomplete, the training continues: {reason}")
 
 
 def _start_process(workdir: Path) -> subprocess.Popen:
-    # W&B copies each table here until it is uploaded; by default into the home folder.
+    # W&B keeps a copy of each table here until it is uploaded; the default is the home folder.
     environment = {"WANDB_DATA_DIR": str(workdir.resolve() / "wandb" / "data"), **os.environ}
     return subprocess.Popen(
-        # -P: the folder of this package is not to shadow modules that W&B imports.
+        # -P: modules of this package must not shadow those that W&B imports.
         [sys.executable, "-P", str(Path(__file__).with_name("wandb_process.py"))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment,
-        # Ctrl-C on the terminal is for the training process, which then finishes this one.
+        # Ctrl-C must reach the training process alone, which then finishes this one.
         start_new_session=True,
     )
 
 
 def _init_arguments(config: ConfigDict, workdir: Path, num_params: int, mode: str) -> dict:
-    """The arguments of wandb.init that the config decides."""
+    """Returns the arguments of wandb.init that the config determines."""
     tracking, swept = config.tracking, sweep.current()
     return {
         "mode": mode,
@@ -170,9 +174,9 @@ def _init_arguments(config: ConfigDict, workdir: Path, num_params: int, mode: st
         "name": tracking.name or (swept.name if swept else workdir.resolve().name),
         "group": tracking.group or config.model.name,
         "job_type": tracking.job_type,
-        # On the command line several come as one: --config.tracking.tags=a,b.
+        # The command line gives several tags as one string: --config.tracking.tags=a,b.
         "tags": [tag for tags in tracking.tags for tag in tags.split(",")],
         "notes": tracking.notes or None,
-        # The names that flags and sweeps use, so that a sweep adds no second column for a key.
+        # Named as flags and sweeps name them, so that a sweep adds no second column for a key.
         "config": {**run_folder.flatten(config.to_dict(), "config."), "num_params": num_params},
     }

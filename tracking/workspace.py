@@ -1,14 +1,14 @@
-"""The comparison of the stages as a W&B workspace: `python -m tracking.workspace --project=...`.
+"""W&B workspace that compares the stages: `python -m tracking.workspace --project=...`.
 
-Every panel groups runs by their W&B group, which is the stage unless a config says otherwise. Run
-again, it replaces what it made before under the same name, and with it what was changed there by
-hand: save that under a name of its own. `--dry_run` prints what would be made, without a server.
+Every panel groups runs by their W&B group, which is the stage unless a config sets another. A
+second call replaces the workspace of the same name, manual changes included: save those under
+another name. `--dry_run` prints the panels and needs no server.
 
-A panel names a metric as a run logs it, slash and all. No panel names a config key with a dot in
-it: wandb_workspaces can't tell the flat key `config.model.name` from nested ones (only in grouping
-may `.value` be put in its place by hand), and W&B has had trouble with such keys (wandb issues 1847
-and 6222). Hence the group for grouping and the summary for the rest; parallel coordinates, which
-would need those keys, W&B draws by itself on the page of each sweep.
+A panel names a metric as a run logs it, slash included. No panel names a config key that contains a
+dot: wandb_workspaces can't distinguish the flat key `config.model.name` from nested ones (only
+grouping accepts a hand-written `.value`), and W&B has open issues with such keys (wandb issues 1847
+and 6222). Hence panels use the group and the summary. Parallel coordinates would need those keys;
+W&B draws them by itself on the page of each sweep.
 """
 
 import hashlib
@@ -21,72 +21,48 @@ from absl import flags
 from experiments import default
 from runtime import errors
 
-# What the loss is drawn against: metric, axis title. All four axes are logarithmic: stages differ
-# by orders of magnitude, and the untrained model, at 0, does not squeeze the losses that matter.
+# X-axes of the loss: metric, title. All are logarithmic: stages differ by orders of magnitude, and
+# the untrained model, at 0, does not squeeze the losses that matter.
 POSITIONS = (
     ("tokens_seen", "tokens seen"),
     ("seconds", "seconds of training"),
     ("train_flops", "FLOPs of training"),
     ("step", "updates"),
 )
-# What belongs to training alone: metric, title.
+# Metrics of training alone: metric, title.
 TRAINING = (
     ("train/loss", "training loss, one batch"),
     ("train/learning_rate", "learning rate"),
     ("train/grad_norm", "gradient norm, before clipping"),
     ("train/tokens_per_second", "tokens per second"),
 )
-# What a stage costs, for where the loss ends: name in the summary, axis title.
+# A stage's costs, for the final loss: key of the summary, title.
 COSTS = (("num_params", "parameters"), ("train_flops", "FLOPs of training"))
-# The list of runs shows these of their summary; the rest is a click away.
+# Columns of the list of runs, from their summary.
 COLUMNS = ("val/loss", "val/bits_per_byte", "num_params", "tokens_seen", "train_flops", "seconds")
 STAGE = "Group"
 SERVER_SECONDS = 15
 
 
 def build(entity: str, project: str, name: str) -> Any:
-    """The workspace, as wandb_workspaces has it. Asks nobody.
+    """Returns the wandb_workspaces Workspace, without contacting a server.
 
-    Raises UserError for a project or a name that W&B has no place for.
+    Raises UserError for a project or a name that W&B does not accept.
     """
-    import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
     if not project or "/" in project:
         raise errors.UserError(
-            f"--project={project} is not the name of a project; whose it is goes to --entity"
+            f"--project={project}: expected a project's name without a slash; its owner is --entity"
         )
     if not name:
-        raise errors.UserError("--name= is empty: a workspace has a name")
-    in_columns = ws.SectionLayoutSettings
-    sections = [
-        ws.Section("What each idea buys", [*_losses(), _bits()], is_open=True),
-        ws.Section(
-            "What they write",
-            # Text is wide.
-            [wr.WeavePanelSummaryTable(table_name="samples")],
-            is_open=True,
-            layout_settings=in_columns(columns=1, rows=1),
-        ),
-        ws.Section(
-            "Training",
-            [_lines(metric, title, "step", "updates") for metric, title in TRAINING],
-            is_open=True,
-            layout_settings=in_columns(columns=2, rows=2),
-        ),
-        ws.Section(
-            "Where the loss ends, against what it cost",
-            [_points(cost, title) for cost, title in COSTS],
-            is_open=True,
-            layout_settings=in_columns(columns=2, rows=1),
-        ),
-    ]
+        raise errors.UserError("--name= is empty: expected a name for the workspace")
     try:
         workspace = ws.Workspace(
             entity=entity,
             project=project,
             name=name,
-            sections=sections,
+            sections=_sections(),
             settings=ws.WorkspaceSettings(x_axis="step", smoothing_type="none"),
             runset_settings=ws.RunsetSettings(
                 groupby=[ws.Metric(STAGE)],
@@ -97,70 +73,74 @@ def build(entity: str, project: str, name: str) -> Any:
         )
     except ValueError:
         raise errors.UserError(
-            f"--name={name} can't be the name of a workspace: W&B takes no emoji there, and no "
-            "symbol such as + or ="
+            f"--name={name}: expected a name that W&B accepts, without emoji and symbols such as "
+            "+ or ="
         ) from None
     workspace._internal_name = view_name(name)
     return workspace
 
 
-def _lines(metric: str, title: str, x: str, x_title: str, log: bool = False) -> Any:
+def _sections() -> list:
     import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
 
-    return wr.LinePlot(
-        title=title,
-        x=x,
-        y=[metric],
-        title_x=x_title,
-        log_x=log,
-        groupby=STAGE,
-        groupby_aggfunc="mean",
-        groupby_rangefunc="minmax",
-        smoothing_type="none",
-    )
+    def lines(metric: str, title: str, x: str, x_title: str, log_x: bool) -> wr.LinePlot:
+        return wr.LinePlot(
+            title=title,
+            x=x,
+            y=[metric],
+            title_x=x_title,
+            log_x=log_x,
+            groupby=STAGE,
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+            smoothing_type="none",
+        )
 
+    def section(title: str, panels: list, columns: int = 3, rows: int = 2) -> ws.Section:
+        layout = ws.SectionLayoutSettings(columns=columns, rows=rows)
+        return ws.Section(title, panels, is_open=True, layout_settings=layout)
 
-def _losses() -> list:
-    return [
-        _lines("val/loss", f"validation loss against {title}", metric, title, log=True)
+    losses = [
+        lines("val/loss", f"validation loss against {title}", metric, title, log_x=True)
         for metric, title in POSITIONS
     ]
-
-
-def _bits() -> Any:
-    import wandb_workspaces.reports.v2 as wr
-
-    return wr.BarPlot(
+    bits = wr.BarPlot(
         title="bits per byte of validation text",
         metrics=["val/bits_per_byte"],
         groupby=STAGE,
         groupby_aggfunc="mean",
         groupby_rangefunc="stderr",
     )
-
-
-def _points(cost: str, title: str) -> Any:
-    import wandb_workspaces.reports.v2 as wr
-
-    return wr.ScatterPlot(
-        title=f"validation loss against {title}",
-        x=wr.SummaryMetric(cost),
-        y=wr.SummaryMetric("val/loss"),
-        log_x=True,
-    )
+    samples = wr.WeavePanelSummaryTable(table_name="samples")
+    training = [lines(metric, title, "step", "updates", log_x=False) for metric, title in TRAINING]
+    points = [
+        wr.ScatterPlot(
+            title=f"validation loss against {title}",
+            x=wr.SummaryMetric(cost),
+            y=wr.SummaryMetric("val/loss"),
+            log_x=True,
+        )
+        for cost, title in COSTS
+    ]
+    return [
+        section("Validation loss of each stage", [*losses, bits]),
+        section("Samples", [samples], columns=1, rows=1),  # One column, because text is wide.
+        section("Training", training, columns=2),
+        section("Final loss against its cost", points, columns=2, rows=1),
+    ]
 
 
 def view_name(name: str) -> str:
-    """What W&B keeps the workspace called `name` under, in the form of its own random names.
+    """Returns W&B's internal name for the workspace called `name`, in W&B's own format.
 
-    The same every time, so that a second call finds what the first one made; another for each
-    name, or one workspace would replace another.
+    A hash, so that a second call finds the same workspace, and another name another one.
     """
     return f"nw-{hashlib.sha256(name.encode()).hexdigest()[:11]}-v"
 
 
 def outline(workspace: Any) -> str:
-    """The sections and panels, a line each."""
+    """Returns the sections and panels as text, one per line."""
     shown = [f"workspace {workspace.name!r} in {workspace.entity}/{workspace.project}"]
     shown.append("runs grouped by stage (their W&B group), best val/loss first")
     for section in workspace.sections:
@@ -170,7 +150,7 @@ def outline(workspace: Any) -> str:
 
 
 def describe(panel: Any) -> str:
-    """A panel in words: what it draws, against what, grouped by what."""
+    """Returns one line about a panel: its kind, metric, x-axis and grouping."""
     kind = type(panel).__name__
     scale = ", logarithmic" if getattr(panel, "log_x", False) else ""
     if kind == "LinePlot":
@@ -183,13 +163,13 @@ def describe(panel: Any) -> str:
 
 
 def save(project: str, entity: str, name: str) -> tuple[str, bool]:
-    """Builds the workspace on the server. Its address, and whether it replaced an earlier one.
+    """Saves the workspace on the server; returns its URL, and True if it replaced an earlier one.
 
-    Raises UserError if the server can't be reached or will not have it.
+    Raises UserError if the server can't be reached or refuses the workspace.
     """
-    # W&B's own way to say that it is to ask for no key on the terminal: a missing one is an error.
+    # W&B then reports a missing key as an error and does not prompt for one.
     os.environ["WANDB_SILENT"] = "true"
-    # A question; otherwise the client asks it again for minutes. Read when wandb is imported.
+    # Per query; by default the client retries for minutes. Read when wandb is imported.
     os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(SERVER_SECONDS))
     workspace = build(entity, project, name)
     import wandb
@@ -197,48 +177,49 @@ def save(project: str, entity: str, name: str) -> tuple[str, bool]:
     try:
         workspace.entity = entity or wandb.Api().default_entity or ""
         if not workspace.entity:
-            raise errors.UserError("your account has no default entity: name one by --entity")
-        workspace._internal_id = _earlier(workspace)
+            raise errors.UserError("--entity= is empty and your account has no default: set it")
+        workspace._internal_id = _earlier_id(workspace)
         replaced = bool(workspace._internal_id)
         return workspace.save().url, replaced
     except errors.UserError:
         raise
     except Exception as error:
         raise errors.UserError(
-            f"W&B did not take the workspace ({_reason(error)}): check the network, WANDB_BASE_URL "
-            "and `wandb login`; --dry_run needs none of them"
+            f"W&B did not accept the workspace ({_reason(error)}): check the network, "
+            "WANDB_BASE_URL and `wandb login`; --dry_run needs none of them"
         ) from None
 
 
-def _earlier(workspace: Any) -> str:
-    """W&B's id for what was saved under this name before; empty if nothing was."""
+def _earlier_id(workspace: Any) -> str:
+    """Returns W&B's id of the saved workspace of this name; empty if there is none."""
     from wandb_workspaces.workspaces import internal
 
-    plain = internal._internal_name_to_url_query_str(workspace._internal_name)
+    query = internal._internal_name_to_url_query_str(workspace._internal_name)
     try:
-        return internal.get_view_dict(workspace.entity, workspace.project, plain)["id"]
+        return internal.get_view_dict(workspace.entity, workspace.project, query)["id"]
     except ValueError as missing:
-        # It says in the same way that this is the first one, and that there is no project.
+        # The same exception for a missing workspace and a missing project.
         if str(missing).startswith("Workspace"):
             return ""
         if not str(missing).startswith("Project"):
             raise
         raise errors.UserError(
-            f"there is no project {workspace.entity}/{workspace.project} that you can see: upload "
-            "a run first, or name another by --project and --entity"
+            f"--project={workspace.project}: W&B shows you no project {workspace.entity}/"
+            f"{workspace.project}; upload a run first, or set another --project or --entity"
         ) from None
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, on one line and in words that hold."""
+    """Returns an exception's message on one line."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    # The client's words for a server that is down or silent speak of a busy process of its own.
+    # For a server that does not answer, the client's own message blames its local process.
     if "did not respond in time" in text:
         return f"no answer from the server within {os.environ['WANDB_HTTP_TIMEOUT']} s"
     return text
 
 
 def main() -> None:
+    """Prints the outline with --dry_run, else saves the workspace and prints its URL."""
     flag = flags.FLAGS
     if flag.dry_run:
         entity = flag.entity or "<your entity>"
@@ -247,20 +228,20 @@ def main() -> None:
     url, replaced = save(flag.project, flag.entity, flag.name)
     print(f"workspace: {url}")
     print(
-        f"It took the place of the earlier one called {flag.name!r}."
+        f"It replaced the earlier workspace {flag.name!r}."
         if replaced
-        else "It is new; the same command replaces it, with --name=... it makes another.",
+        else "It is new: the same command replaces it, another --name=... creates another.",
         flush=True,
     )
 
 
 def define_flags() -> None:
-    """The flags of the command."""
+    """Defines the command's flags."""
     tracking = default.get_config().tracking
-    flags.DEFINE_string("project", tracking.wandb_project, "The W&B project of the runs.")
-    flags.DEFINE_string("entity", tracking.wandb_entity, "Whose project. Default: your own.")
-    flags.DEFINE_string("name", "Stages side by side", "What the workspace is called.")
-    flags.DEFINE_bool("dry_run", False, "Print what would be made; no server is needed.")
+    flags.DEFINE_string("project", tracking.wandb_project, "W&B project of the runs.")
+    flags.DEFINE_string("entity", tracking.wandb_entity, "Owner of the project; default: yours.")
+    flags.DEFINE_string("name", "Stages side by side", "Name of the workspace.")
+    flags.DEFINE_bool("dry_run", False, "Print the panels; needs no server.")
 
 
 if __name__ == "__main__":
@@ -269,5 +250,5 @@ if __name__ == "__main__":
         errors.run_command(main)
     except SystemExit as end:
         sys.stdout.flush()
-        # Past W&B's exit hook, which waits for a server that does not answer without a limit.
-        os._exit(end.code or 0)
+        # Skips W&B's exit hook, which waits without a timeout for a server that does not answer.
+        os._exit(int(end.code or 0))

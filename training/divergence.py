@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 import run_folder
-from checkpoints import on_disk
+from checkpoints import file_format
 from runtime import devices
 from runtime.errors import Diverged
 from training.loss import Objective, loss_and_gradient
@@ -113,7 +113,7 @@ def examine(
     }
     trees = jax.device_get({"params": state.params, "opt_state": state.opt_state, "grads": grads})
     trees["batch"] = {"tokens": batch_BT}
-    on_disk.write(workdir / run_folder.DIVERGED, trees, about)
+    file_format.write(workdir / run_folder.DIVERGED, trees, about)
     return finding
 
 
@@ -144,5 +144,5 @@ def first_bad_output(model: nn.Module, params: Any, tokens_BT: np.ndarray) -> st
 
 
 def _in_order(tree: Any, order: list[str]) -> dict[str, jax.Array]:
-    leaves = on_disk.named_leaves(tree)
+    leaves = file_format.named_leaves(tree)
     return {name: leaves[name] for name in order}

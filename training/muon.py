@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from models.layers import target
+
 # Of Jordan et al. (2024): the steepest at 0 that leaves singular values between 0.7 and 1.2.
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
 NUM_ITERATIONS = 5
@@ -55,8 +57,7 @@ def orthogonalize(matrix: jax.Array) -> jax.Array:
 
 def _dot(a: jax.Array, b: jax.Array, axis_of_a: int, axis_of_b: int) -> jax.Array:
     """Returns the product summed over one axis of each in float32; it needs no transpose."""
-    rounded = jax.config.jax_default_matmul_precision == "bfloat16"
-    dtype = jnp.bfloat16 if rounded else jnp.float32
+    dtype = jnp.bfloat16 if target.is_bfloat16() else jnp.float32
     contract = (((axis_of_a,), (axis_of_b,)), ((), ()))
     return jax.lax.dot_general(
         a.astype(dtype), b.astype(dtype), contract, preferred_element_type=jnp.float32

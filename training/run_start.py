@@ -9,19 +9,25 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import flax
 import jax
+from flax import linen as nn
+from flax.training.train_state import TrainState
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import run_folder
+from checkpoints import pretrained
+from checkpoints.manager import Checkpoints, Restored
 from experiments import default
 from input_pipeline import tokenizers
 from input_pipeline.corpus import Corpus
 from input_pipeline.tokenizers import TrainedTokenizer
 from runtime.errors import UserError
 from tracking import sweep
+from training import progress
 
 # Config keys that may differ between a run and its resumption; another would make it another run.
 MAY_CHANGE = (
@@ -91,12 +97,11 @@ def check_text(data: Corpus, workdir: Path) -> None:
 
     Two versions of a tokenizer's library may learn different tokens from one text.
     """
-    if not (workdir / run_folder.ENVIRONMENT).exists():
+    if not (before := _last_environment(workdir)):
         return
-    before = run_folder.read_object(workdir / run_folder.ENVIRONMENT).get("text_sha256")
-    if before != data.digest:
+    if (digest := before.get("text_sha256")) != data.digest:
         raise UserError(
-            f"{workdir} was trained on a text with sha256 {before}, and now it is {data.digest}: "
+            f"{workdir} was trained on a text with sha256 {digest}, and now it is {data.digest}: "
             "put that text back, or train on this one in another folder"
         )
     kept, made = workdir / run_folder.TOKENIZER, data.tokenizer
@@ -111,16 +116,23 @@ def check_text(data: Corpus, workdir: Path) -> None:
         )
 
 
-def check_weights(digest: str, workdir: Path) -> None:
-    """Raises UserError if `workdir` holds a run that began with other weights."""
-    if not (workdir / run_folder.ENVIRONMENT).exists():
-        return
-    before = run_folder.read_object(workdir / run_folder.ENVIRONMENT).get("weights_sha256")
-    if before != digest:
+def first_weights(
+    init_from: str, model: nn.Module, tokenizer: tokenizers.Tokenizer, workdir: Path
+) -> pretrained.Weights | None:
+    """Returns the pretrained weights that a run without a checkpoint begins with; None for none.
+
+    Raises UserError if they do not fit, or are others than the run in `workdir` began with.
+    """
+    if not init_from or Checkpoints(workdir).steps():
+        return None
+    weights = pretrained.load(init_from, model, tokenizer)
+    before = _last_environment(workdir)
+    if before and (digest := before.get("weights_sha256")) != weights.digest:
         raise UserError(
-            f"{workdir} began with weights of sha256 {before}, and now config.model.init_from has "
-            f"{digest}: put those back, or begin with these in another folder"
+            f"{workdir} began with weights of sha256 {digest}, and now config.model.init_from has "
+            f"{weights.digest}: put those back, or begin with these in another folder"
         )
+    return weights
 
 
 @contextlib.contextmanager
@@ -150,6 +162,30 @@ def is_finished(workdir: Path, step: int | None, num_steps: int) -> bool:
     return run_folder.read_object(workdir / run_folder.SUMMARY).get("status") == "done"
 
 
+def restore(checkpoints: Checkpoints, state: TrainState, max_skipped: int) -> Restored:
+    """Returns the newest checkpoint's state; the fresh `state` if there is no checkpoint.
+
+    Raises UserError if the run can't be resumed with this config.
+    """
+    restored = checkpoints.restore(state)
+    if restored is None:
+        return Restored(0, state, progress.fresh())
+    if (skipped := restored.progress["skipped"]) > max_skipped:
+        raise UserError(
+            f"config.train.max_skipped_updates={max_skipped}: expected {skipped} or more, for this "
+            "run has skipped so many"
+        )
+    return restored
+
+
+def newest_metrics(workdir: Path) -> dict[str, float]:
+    """Returns the newest value of each metric in the record."""
+    newest: dict[str, float] = {}
+    for line in run_folder.read_lines(workdir / run_folder.METRICS):
+        newest |= line
+    return newest
+
+
 def write_start(
     config: ConfigDict,
     workdir: Path,
@@ -158,15 +194,14 @@ def write_start(
     precision: str,
     mesh: Mesh,
     weights_digest: str | None,
-) -> str:
+    resumed: bool,
+) -> list[str]:
     """Writes config.json, environment.json, tokenizer.json, and sweep.json for the run of a sweep.
 
-    Returns in words how this process differs from the one that began the run; "" if it does not.
+    Returns the first lines to print: the folder, and what may surprise about this process.
     Raises OSError if the files can't be written.
     """
-    before = {}
-    if (workdir / run_folder.ENVIRONMENT).exists():
-        before = run_folder.read_object(workdir / run_folder.ENVIRONMENT)
+    before = _last_environment(workdir)
     now = environment(data, precision=precision, mesh=mesh)
     if weights_digest or "weights_sha256" in before:
         now["weights_sha256"] = weights_digest or before["weights_sha256"]
@@ -181,12 +216,18 @@ def write_start(
         data.tokenizer.save(kept)
     if swept := sweep.current():
         run_folder.write_json(workdir / run_folder.SWEEP, swept.as_json())
-    changed = [
+    notes = [f"run folder: {workdir}"]
+    if precision != config.train.precision:
+        notes.append("This processor has no products of bfloat16: training in float32.")
+    changes = [
         f"{name} was {before[name]} and is {now[name]}"
         for name in VERSIONS
         if name in before and before[name] != now[name]
     ]
-    return "; ".join(changed)
+    if resumed and changes:
+        changed = "; ".join(changes)
+        notes.append(f"warning: another process began this run, the rest may differ: {changed}")
+    return notes
 
 
 def environment(data: Corpus, *, precision: str, mesh: Mesh) -> dict:
@@ -208,6 +249,12 @@ def environment(data: Corpus, *, precision: str, mesh: Mesh) -> dict:
         "precision": precision,
         "text_sha256": data.digest,
     }
+
+
+def _last_environment(workdir: Path) -> dict[str, Any]:
+    """Returns the environment of the last process that trained in `workdir`; {} if none has."""
+    path = workdir / run_folder.ENVIRONMENT
+    return run_folder.read_object(path) if path.exists() else {}
 
 
 def _git(*arguments: str) -> str | None:

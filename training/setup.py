@@ -30,11 +30,11 @@ from training.step import Metrics, create_state, flops_per_step, initial_metrics
 
 def check_config(config: ConfigDict) -> None:
     """Raises UserError that lists every mistake in a config that it alone can tell."""
-    check.refuse(check.mistaken_types(config))
+    check.raise_errors(check.find_type_errors(config))
     sampling = Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p)
-    check.refuse(
-        check.mistaken_values(config)
-        + check.collect(
+    check.raise_errors(
+        check.find_value_errors(config)
+        + check.collect_errors(
             partial(tokenizers.check_name, config.data.tokenizer),
             partial(build_model, config, vocab_size=1),
             partial(

@@ -1,4 +1,4 @@
-"""Runs one part: see the package."""
+"""Command that runs one part."""
 
 import importlib
 import sys
@@ -8,7 +8,7 @@ from benchmarks.gpu_parts.finding import Finding
 
 
 def main(name: str, *options: str) -> None:
-    """Runs part `name`, whose figures go to the file that is the last of `options`."""
+    """Runs part `name`; the last of `options` is the file for its figures."""
     module = importlib.import_module(f"benchmarks.gpu_parts.{name.replace('-', '_')}")
     module.run(Finding(Path(options[-1])), "--rehearse" in options)
 

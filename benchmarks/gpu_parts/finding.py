@@ -1,10 +1,10 @@
-"""Figures of one part of the GPU check, on the disk as soon as they are known."""
+"""Figures of one part of the GPU check, written to disk as they are measured."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import run_folder
-from runtime.errors import UserError
+from benchmarks import results
 
 
 class Finding:
@@ -37,11 +37,8 @@ class Found(NamedTuple):
 
 
 def read(path: Path) -> Found | None:
-    """Returns what a part has written; None if there is no such file, or it holds anything else."""
-    try:
-        match run_folder.read_json(path):
-            case {"passed": bool() | None as passed, "figures": dict() as figures}:
-                return Found(passed, figures)
-    except UserError:
-        pass
+    """Returns the content of a part's file; None if it is missing or malformed."""
+    match results.read(path):
+        case {"passed": bool() | None as passed, "figures": dict() as figures}:
+            return Found(passed, figures)
     return None

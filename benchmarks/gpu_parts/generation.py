@@ -1,6 +1,6 @@
-"""Greedy text by the same weights on this device and on the CPU, in float32.
+"""Greedy text from the same weights on this device and on the CPU, in float32.
 
-The other process, on the CPU, is `python -m benchmarks.gpu_parts.generation EXPERIMENT`.
+The process on the CPU is `python -m benchmarks.gpu_parts.generation EXPERIMENT`.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 import models
-from benchmarks import works
+from benchmarks import workloads
 from benchmarks.gpu_parts.finding import Finding
 from inference.generation import generate
 from inference.sampling import Sampling
@@ -26,7 +26,7 @@ VOCAB_SIZE = 65
 
 
 def run(finding: Finding, rehearse: bool) -> None:
-    """Passes if both write the same tokens, past the end of the context."""
+    """Passes if both generate the same tokens, past the end of the context."""
     experiment = "gpt2.py:smoke" if rehearse else "gpt2.py"
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.gpu_parts.generation", experiment],
@@ -37,7 +37,6 @@ def run(finding: Finding, rehearse: bool) -> None:
         found = np.array(tokens(experiment))
         expected = np.array(json.loads(on_cpu.communicate()[0]))
     are_equal = (found == expected).all(axis=0)
-    # Of each text; all of them where they are equal.
     equal_tokens = int(are_equal.size if are_equal.all() else are_equal.argmin())
     finding.put(
         device=jax.devices()[0].device_kind,
@@ -51,13 +50,13 @@ def run(finding: Finding, rehearse: bool) -> None:
 
 
 def tokens(experiment: str) -> list[list[int]]:
-    """Returns what the model of an experiment writes with weights that every device draws alike."""
+    """Returns greedy tokens [texts, tokens] from an experiment's model with `draw_params`."""
     process.configure_jax()
-    config = works.config_named(experiment).model
+    config = workloads.config_named(experiment).model
     model = models.build(config, VOCAB_SIZE)
     made = generate(
         model,
-        drawn_params(model),
+        draw_params(model),
         np.arange(8, dtype=np.int32),
         num_tokens=config.context_length + 24,
         context_length=config.context_length,
@@ -68,16 +67,16 @@ def tokens(experiment: str) -> list[list[int]]:
     return np.concatenate(list(made), axis=1).tolist()
 
 
-def drawn_params(model: nn.Module) -> Any:
-    """Returns parameters that do not depend on the device, larger than fresh ones are.
+def draw_params(model: nn.Module) -> Any:
+    """Returns parameters that do not depend on the device, larger than initial ones.
 
-    So the likeliest token stands out: on the way the smallest distance to the second likeliest is
-    0.7 % of the logits' standard deviation, far above what the order of sums changes.
+    Their size separates the likeliest token from the second: the smallest gap in these texts is
+    0.7 % of the logits' standard deviation, far above the effect of summation order.
     """
     rng = np.random.default_rng(0)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        if path[-1].key == "scale":  # Of a norm.
+        if path[-1].key == "scale":  # Layer norm.
             return np.ones(leaf.shape, leaf.dtype)
         return rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype)
 

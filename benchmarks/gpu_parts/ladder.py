@@ -1,25 +1,24 @@
-"""The five stages of the ladder at their defaults, one after another, as anyone would run them."""
+"""Five stages of the ladder at their defaults, one after another, by the users' command."""
 
 import tempfile
 from pathlib import Path
 
 import run_folder
-from benchmarks import works
-from benchmarks.gpu_parts import runs
+from benchmarks import commands, workloads
 from benchmarks.gpu_parts.finding import Finding
 
 KEPT = ("val/loss", "best/val/loss", "seconds", "wall_seconds", "num_params")
 
 
 def run(finding: Finding, rehearse: bool) -> None:
-    """Records losses and seconds: of training, and of the whole command."""
+    """Records losses, and seconds of training and of the whole command."""
     preset, lines = ":smoke" if rehearse else "", []
-    # A rehearsal has had the others' training steps before.
-    stages = works.STAGES[::4] if rehearse else works.STAGES
+    # A rehearsal has trained the other stages in `stages`.
+    stages = workloads.STAGES[::4] if rehearse else workloads.STAGES
     with tempfile.TemporaryDirectory(prefix="ladder-") as folder:
         for stage in stages:
             workdir = Path(folder, stage)
-            runs.finish(runs.start(f"{stage}.py{preset}", workdir))
+            commands.finish(commands.start_training(f"{stage}.py{preset}", workdir))
             summary = run_folder.read_object(workdir / run_folder.SUMMARY)
             lines.append(f"{summary['val/loss']:.3f} in {summary['seconds']:.1f} s")
             finding.put(**{stage: {key: summary[key] for key in KEPT}}, summary=", ".join(lines))

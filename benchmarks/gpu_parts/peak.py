@@ -1,13 +1,13 @@
-"""The device, the fastest bfloat16 products on it, and the bandwidth of its memory."""
+"""Device, its peak FLOP/s in bfloat16 products, and its memory bandwidth."""
 
 import statistics
-import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks.gpu_parts.finding import Finding
+from benchmarks.rounds import seconds_of
 from runtime import process
 
 TIMES = 10
@@ -30,33 +30,29 @@ def run(finding: Finding, rehearse: bool) -> None:
     finding.put(summary=device.device_kind)
     size, mib = (256, 4) if rehearse else (8192, 2048)
     tflops = product_tflops(size)
-    # Each byte is read once and written once.
+    # Bytes read and bytes written.
     gb_per_second = 2 * mib * 2**20 / copy_seconds(mib) / 1e9
     finding.put(size=size, tflops=tflops, copied_mib=mib, gb_per_second=gb_per_second)
     finding.put(summary=f"{device.device_kind}: {tflops:.4g} TFLOP/s, {gb_per_second:.0f} GB/s")
 
 
 def product_tflops(size: int) -> float:
-    """Returns TFLOP/s of a product of two square bfloat16 matrices of random numbers."""
+    """Returns the TFLOP/s of a product of two square random matrices in bfloat16."""
     rngs = jax.random.split(jax.random.key(0))
     left, right = (jax.random.normal(rng, (size, size), jnp.bfloat16) for rng in rngs)
     with jax.default_matmul_precision("bfloat16"):
         multiply = jax.jit(jnp.matmul).lower(left, right).compile()
-    return 2e-12 * size**3 / seconds_of(lambda: multiply(left, right))
+    return 2e-12 * size**3 / median_seconds(lambda: multiply(left, right))
 
 
 def copy_seconds(mib: int) -> float:
-    """Returns the seconds that a copy of so many MiB on the device takes."""
+    """Returns the seconds of a copy of so many MiB on the device."""
     values = jax.random.normal(jax.random.key(1), (mib * 2**18,), jnp.float32)
     copy = jax.jit(jnp.copy)
-    return seconds_of(lambda: copy(values))
+    return median_seconds(lambda: copy(values))
 
 
-def seconds_of(call: Callable[[], jax.Array]) -> float:
-    """Returns the median of several calls, after two that warm up."""
-    taken = []
-    for _ in range(2 + TIMES):
-        started = time.perf_counter()
-        call().block_until_ready()
-        taken.append(time.perf_counter() - started)
+def median_seconds(call: Callable[[], jax.Array]) -> float:
+    """Returns the median time of several calls, after two to warm up."""
+    taken = [seconds_of(lambda: call().block_until_ready()) for _ in range(2 + TIMES)]
     return statistics.median(taken[2:])

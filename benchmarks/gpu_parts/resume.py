@@ -1,7 +1,7 @@
-"""20 updates in one run, against 10, a resumption and 10 more: the same bits?
+"""Resume bit for bit: 20 updates in one run, against 10, a resumed run and 10 more.
 
-With XLA's deterministic operations they have to be; without, it is recorded. Each run is a process
-of its own, as after a crash.
+They must be equal with XLA's deterministic operations; without these, the result is recorded. Each
+run is a process of its own, as after a crash.
 """
 
 import os
@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 import run_folder
-from benchmarks.gpu_parts import runs
+from benchmarks import commands
 from benchmarks.gpu_parts.finding import Finding
 
 EXPERIMENT = "gpt2.py:smoke"
@@ -31,7 +31,7 @@ def run(finding: Finding, rehearse: bool) -> None:
         train(whole)
         train(in_parts)
         for workdir in in_parts.values():
-            shutil.rmtree(checkpoint(workdir, WHOLE))  # Back to where 10 updates were saved.
+            shutil.rmtree(checkpoint(workdir, WHOLE))  # Back to the checkpoint of step 10.
         train(in_parts, "--config.checkpoint.resume=true")
         for mode in FLAGS:
             ends = (checkpoint(workdir[mode], WHOLE) for workdir in (whole, in_parts))
@@ -42,15 +42,17 @@ def run(finding: Finding, rehearse: bool) -> None:
 
 
 def train(workdirs: dict[str, Path], *flags: str) -> None:
-    """Runs main.py in the folder of each mode, both at once: most of it is the process's start."""
+    """Runs main.py in each mode's folder, in parallel because starting takes most of the time."""
     before = os.environ.get("XLA_FLAGS", "")
     started = []
     for mode, workdir in workdirs.items():
         environment = {"XLA_FLAGS": f"{before} {FLAGS[mode]}".strip()} if FLAGS[mode] else {}
-        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.4"  # They share the device.
-        started.append(runs.start(EXPERIMENT, workdir, *flags, environment=environment))
+        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.4"  # Both share the device.
+        started.append(
+            commands.start_training(EXPERIMENT, workdir, *flags, environment=environment)
+        )
     for one in started:
-        runs.finish(one)
+        commands.finish(one)
 
 
 def checkpoint(workdir: Path, step: int) -> Path:
@@ -59,7 +61,7 @@ def checkpoint(workdir: Path, step: int) -> Path:
 
 
 def compare(whole: Path, in_parts: Path) -> dict[str, bool | float]:
-    """Returns whether two checkpoints have the same bytes, and the largest difference in them."""
+    """Compares two checkpoints: returns True for equal bytes, and the largest difference."""
     differences = []
     for name in FILES:
         one, other = load_file(whole / name), load_file(in_parts / name)

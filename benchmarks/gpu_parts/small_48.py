@@ -1,4 +1,4 @@
-"""GPT-2 small's training step with 48 windows: whole, and with the loss in chunks of time."""
+"""GPT-2 small's training step on 48 windows, the loss whole and in chunks of the time axis."""
 
 import tempfile
 from contextlib import ExitStack
@@ -14,18 +14,18 @@ FORMS = {"whole": {}, "8 chunks": {"train.loss_chunks": 8}}
 
 
 def run(finding: Finding, rehearse: bool) -> None:
-    """Records speed and peak memory, a process each; running out of memory is a result."""
+    """Records speed and peak memory, a process each; running out of memory is recorded, too."""
     lines = []
     for name, changes in FORMS.items():
         row = measure(small.config_of(48, rehearse, **changes))
-        lines.append(f"{name}: {row.get('error') or say(row)}")
+        lines.append(f"{name}: {row.get('error') or summarize(row)}")
         finding.put(**{name: row}, summary="; ".join(lines))
 
 
 def measure(config: ConfigDict) -> dict:
-    """Returns the speed of a config's training step, or that the device's memory is too small."""
+    """Returns the speed of a config's training step, or the error if it runs out of memory."""
     with tempfile.TemporaryDirectory(prefix="small-48-") as folder, ExitStack() as stack:
-        small.save_work(config, Path(folder))
+        small.save_job(config, Path(folder))
         try:
             return small.speed(small.start_quietly(stack, "benchmarks.ours", folder), config)
         except RuntimeError as error:
@@ -34,7 +34,7 @@ def measure(config: ConfigDict) -> dict:
             return {"error": f"out of memory: {error}"}
 
 
-def say(row: dict) -> str:
-    """Returns time and memory in words."""
+def summarize(row: dict) -> str:
+    """Returns a line with the time of an update, its MFU and the peak memory."""
     mib = row["device_mib"]["ours"]
-    return small.say(row) + (f", {mib / 1024:.1f} GiB" if mib else "")
+    return small.summarize(row) + (f", {mib / 1024:.1f} GiB" if mib else "")

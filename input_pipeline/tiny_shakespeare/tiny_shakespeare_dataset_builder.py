@@ -1,4 +1,4 @@
-"""Tiny Shakespeare as a TFDS data set: one file, cut where nanoGPT and the lecture cut it.
+"""Tiny Shakespeare as a TFDS data set: one file, split where nanoGPT and the lecture split it.
 
 TFDS's own builder of this name needs TensorFlow to read the file, and splits 90/5/5.
 """
@@ -11,7 +11,7 @@ URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshake
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Splits `train`, the first 90 % of the characters, and `val`, the rest; one example each."""
+    """Builder of splits `train`, the first 90 % of the characters, and `val`; one example each."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "90/10 split."}
@@ -25,7 +25,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        # TFDS compares the file with checksums.tsv, wherever it comes from.
+        # TFDS compares the file with checksums.tsv, downloaded or not.
         text = dl_manager.download(URL).read_text(encoding="utf-8")
         cut = len(text) * 9 // 10
         return {

@@ -1,15 +1,12 @@
-"""Computation of what the stages are made of; nothing here is the idea of a stage.
+"""Layers that the stages share: fast implementations of what Flax has, and the key/value cache.
 
-    dense.py       dense layers with matmul layouts that are fast on a CPU, and in bfloat16
-    attention.py   causal attention in blocks of queries, or by a kernel of the GPU
-    cudnn.py       that kernel
-    cache.py       keys and values kept while text is generated
-    dropout.py     dropout with a quarter of the random numbers
-    reference.py   the switch to the plain definitions that all of this is tested against
-    target.py      the device that programs are traced for
-
-What a stage file imports from here computes the same numbers as Flax's own layers, and as the
-function that it decorates.
+dense.py       dense layer with matmul layouts that are fast on a CPU, and in bfloat16
+attention.py   causal attention in blocks of queries, or by a GPU kernel
+cudnn.py       cuDNN's fused attention kernel
+cache.py       key/value cache for generation
+dropout.py     dropout that draws a quarter of the random bits
+reference.py   switch between the optimized and the reference implementations
+target.py      device that programs are traced for
 """
 
 from models.layers.attention import in_query_blocks

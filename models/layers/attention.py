@@ -1,4 +1,4 @@
-"""Causal attention without computing most of what its mask hides."""
+"""Causal attention that skips most of the scores that its mask hides."""
 
 import functools
 from collections.abc import Callable
@@ -8,18 +8,17 @@ import jax.numpy as jnp
 
 from models.layers import cudnn, reference
 
-# Blocks of queries that a text is cut into, and the rows that a block has at least: shorter ones
-# cost more than they save.
-MOST_BLOCKS, FEWEST_ROWS = 4, 64
+# Blocks of fewer queries cost more than they save.
+MAX_BLOCKS, MIN_ROWS = 4, 64
 
 
 def in_query_blocks(attention: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Returns the same causal attention, computed in blocks; it differs in summation order.
+    """Returns `attention` computed in blocks, equal up to the floating-point summation order.
 
-    A text that is read from its beginning is cut into blocks of queries, each with the keys up to
-    its end: three quarters of what the mask hides is never computed. On a GPU one kernel does it
-    all. `attention(query, key, value, *, start=0, **options)` is the definition; options other
-    than its defaults keep it from that kernel.
+    For a text from its beginning (start=0), each block of queries takes only the keys up to its
+    end, which skips three quarters of the masked scores. cuDNN's kernel replaces the blocks on a
+    GPU that has it. `attention(query, key, value, *, start=0, **options)` is the reference
+    definition; the kernel computes it without options.
     """
 
     @functools.wraps(attention)
@@ -29,7 +28,7 @@ def in_query_blocks(attention: Callable[..., jax.Array]) -> Callable[..., jax.Ar
         if not options and cudnn.can_attend(query):
             return cudnn.attend(query, key, value)
         T = query.shape[1]
-        rows = max(-(-T // MOST_BLOCKS), FEWEST_ROWS)
+        rows = max(-(-T // MAX_BLOCKS), MIN_ROWS)
         blocks = [
             attention(
                 query[:, first : first + rows],

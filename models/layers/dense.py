@@ -1,11 +1,10 @@
 """Dense layers with a custom VJP whose matmul layouts are fast on a CPU.
 
-`nn.Dense` on [B, T, D] asks XLA for products over three axes. On a CPU the same numbers come
-sooner from other layouts, forward and backward: docs/log.md has the figures.
+`nn.Dense` on [B, T, D] asks XLA for products over three axes; docs/log.md has the times of the
+layouts here, forward and backward.
 
 Under `jax.default_matmul_precision("bfloat16")` the factors are rounded to bfloat16 and summed in
-float32, which processors with instructions for it do in half the time. Everything outside the
-products stays float32.
+float32, in half the time on processors with instructions for it. All else stays float32.
 """
 
 from functools import partial
@@ -18,22 +17,20 @@ from models.layers import reference, target
 
 
 def product(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
-    """Returns `x @ kernel` for x [..., D] and kernel [D, F], called as `nn.Dense` calls it.
+    """Returns `x @ kernel` for x [..., D] and kernel [D, F].
 
-    The further arguments of `jax.lax.dot_general` say what a Dense always asks for: contract the
-    last axis of x with the first of the kernel.
+    Ignores the other arguments of `jax.lax.dot_general`, with which `nn.Dense` calls it: they
+    always contract the last axis of x with the first of the kernel.
     """
     if reference.is_forced():
         return x @ kernel
-    rounded = jax.config.jax_default_matmul_precision == "bfloat16"
-    return _product(x, kernel, jnp.bfloat16 if rounded else jnp.float32)
+    return _product(x, kernel, jnp.bfloat16 if target.is_bfloat16() else jnp.float32)
 
 
 def tied_logits(x: jax.Array, embedding: jax.Array) -> jax.Array:
-    """Returns `x @ embedding.T` for x [..., D] and the embedding of tokens [V, D]: a tied head.
+    """Returns the logits of a tied head, `x @ embedding.T`, for x [..., D] and embedding [V, D].
 
-    A CPU has no product of bfloat16 factors for this form (docs/log.md), so that it takes float32
-    there; any other device takes the precision that is asked for.
+    In float32 on a CPU, which has no bfloat16 product for this layout (docs/log.md).
     """
     if reference.is_forced() or target.current().platform == "cpu":
         return jnp.einsum("...D,VD->...V", x, embedding)
@@ -47,7 +44,7 @@ def _product(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 def _forward(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype):
     x, kernel = x.astype(dtype), kernel.astype(dtype)
-    # One long axis of rows: over [B, T, D] the product takes longer.
+    # [B T, D]: the product over [B, T, D] takes longer.
     y = _dot(_rows(x), kernel, contract=((1,), (0,)))
     return y.reshape(*x.shape[:-1], -1), (x, kernel)
 
@@ -55,10 +52,10 @@ def _forward(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype):
 def _backward(dtype: jnp.dtype, factors: tuple[jax.Array, jax.Array], dy: jax.Array):
     x, kernel = factors
     dy = dy.astype(dtype)
-    # The kernel's second axis named as the contracted one: its transpose would take longer.
+    # Contracts the kernel's second axis: its transpose would take longer.
     dx = _dot(_rows(dy), kernel, contract=((1,), (1,)))
-    # And the other way around here: rows as they came, dy first, and then a transpose, which XLA
-    # would fold into the product if it were let.
+    # Over [B, T, D], dy first, then a transpose: faster. The barrier keeps XLA from folding the
+    # transpose into the product.
     leading = tuple(range(x.ndim - 1))
     dkernel_FD = jax.lax.optimization_barrier(_dot(dy, x, contract=(leading, leading)))
     return dx.reshape(x.shape), dkernel_FD.T

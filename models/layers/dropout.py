@@ -1,7 +1,6 @@
-"""Dropout (Srivastava et al., 2014) with a quarter of the random numbers.
+"""Dropout (Srivastava et al., 2014) that draws 8 random bits for each activation.
 
-`nn.Dropout` draws 32 random bits for each activation, and on a CPU making them takes as long as a
-fifth of a training step. Eight are enough.
+`nn.Dropout` draws 32, which takes a fifth of a training step on a CPU.
 """
 
 import jax
@@ -24,8 +23,8 @@ class Dropout(nn.Module):
         bytes_rng, round_rng = jax.random.split(self.make_rng("dropout"))
         words = jax.random.bits(bytes_rng, (-(-x.size // 4),), jnp.uint32)
         random_bytes = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size]
-        # A byte is below one of 0 .. 256; rounded up or down at random, this call's bound makes
-        # the probability exactly `rate` for each activation.
+        # A byte is below 256 * rate with probability `rate`. That bound is rounded up or down at
+        # random, which keeps the probability exact.
         bound = jnp.floor(256 * self.rate + jax.random.uniform(round_rng)).astype(jnp.int32)
         is_kept = random_bytes.reshape(x.shape).astype(jnp.int32) >= bound
         return jnp.where(is_kept, x / (1 - self.rate), 0)

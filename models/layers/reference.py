@@ -1,22 +1,21 @@
 """Switch between the optimized implementations and the reference definitions.
 
-`Dense`, attention and the loss have both. The optimized form is tested and, in
-benchmarks/losses.py, trained against the reference; FLOPs are counted on the reference, so that
-they are the model's and not those of an implementation.
+`Dense`, attention and the loss have both. Tests and benchmarks/losses.py compare the two. FLOPs
+are counted on the reference, so that they are the model's and not an implementation's.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_is_forced = ContextVar("reference_definitions", default=False)
+_is_forced = ContextVar("is_forced", default=False)
 
 
 @contextmanager
 def forced() -> Iterator[None]:
-    """Traces what is inside by the reference definitions.
+    """Traces with the reference implementations inside the block.
 
-    jit does not know of it: trace a function inside that has not been traced outside.
+    Not part of jit's cache key: a function that was traced outside is not traced again.
     """
     token = _is_forced.set(True)
     try:
@@ -26,5 +25,5 @@ def forced() -> Iterator[None]:
 
 
 def is_forced() -> bool:
-    """Returns True inside `forced`."""
+    """Returns True inside a `forced` block."""
     return _is_forced.get()

@@ -1,6 +1,6 @@
-"""The device that programs are traced for: JAX's own, or one to compile for that is not here.
+"""Device that programs are traced for: JAX's default, or one to compile for that is not present.
 
-Where a GPU takes another form of the same numbers than a CPU does, the choice is made here.
+Layers whose implementation differs between CPU and GPU choose by it.
 """
 
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ import jax
 
 
 class Target(NamedTuple):
-    """A kind of device."""
+    """Kind of device."""
 
     platform: str  # As JAX names it: "cpu", "gpu", "tpu".
-    compute_capability: float = 0.0  # Of an NVIDIA GPU, 9.0 for an H100; 0 of anything else.
+    compute_capability: float = 0.0  # NVIDIA GPUs alone; 9.0 for an H100.
 
 
 _chosen: ContextVar[Target | None] = ContextVar("target", default=None)
 
 
 def current() -> Target:
-    """Returns the target of `compiling_for`, or else JAX's default device."""
+    """Returns the target of the `compiling_for` block, or JAX's default device outside of one."""
     if chosen := _chosen.get():
         return chosen
     capability = getattr(jax.devices()[0], "compute_capability", 0)
@@ -31,12 +31,17 @@ def current() -> Target:
 
 @contextmanager
 def compiling_for(target: Target) -> Iterator[None]:
-    """Traces what is inside for `target`.
+    """Traces for `target` inside the block.
 
-    jit does not know of it: trace a function inside that has not been traced outside.
+    Not part of jit's cache key: a function that was traced outside is not traced again.
     """
     token = _chosen.set(target)
     try:
         yield
     finally:
         _chosen.reset(token)
+
+
+def is_bfloat16() -> bool:
+    """Returns True under `jax.default_matmul_precision("bfloat16")`."""
+    return jax.default_matmul_precision.value == "bfloat16"

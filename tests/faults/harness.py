@@ -73,7 +73,7 @@ class Harness:
         self.workers.close()
 
     def reference(self, stage: str) -> dict:
-        """How much an uninterrupted run does of each; it is in <stage> below the folder."""
+        """Returns the file operations and phases of an uninterrupted run, kept in <stage>."""
         code, output = self.train(stage, self.folder / stage, {})
         assert code == 0, output
         return json.loads(re.search(r"^VICTIM (.*)$", output, re.MULTILINE)[1])

@@ -1,6 +1,6 @@
-"""A disk that takes no more, while logging and while saving; and one that may not be written.
+"""A full disk, while logging and while saving.
 
-The limit on the size of a file is the operating system's own, so what fails is the real write.
+The operating system limits the size of a file, so that the real write fails.
 """
 
 import os
@@ -21,7 +21,7 @@ RESUME = "--config.checkpoint.resume=true"
 
 
 def run_limited(kib, *flags):
-    """main.py, none of whose files may grow beyond `kib` KiB."""
+    """Runs main.py with a limit of `kib` KiB for each file."""
     command = f'ulimit -f {kib}; exec "$@"'
     return subprocess.run(
         ["bash", "-c", command, "bash", sys.executable, "main.py", *flags],
@@ -35,7 +35,7 @@ def run_limited(kib, *flags):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run with room enough; it leaves token ids in the cache, which would not fit either."""
+    """A run without the limit; it fills the token cache, which would exceed the limit, too."""
     workdir = tmp_path_factory.mktemp("disk") / "whole"
     result = run("main.py", *BIGRAM, f"--workdir={workdir}", WANDB_MODE="disabled")
     assert result.returncode == 0, result.stderr
@@ -52,7 +52,7 @@ def test_a_disk_that_is_full_while_logging(tmp_path, whole):
     )
     assert "make room and go on with --config.checkpoint.resume=true" in result.stderr
     assert (tmp_path / "run/metrics.jsonl").stat().st_size == 64 * 1024
-    # With room again it ends as if nothing had been.
+    # Resumed without the limit it equals a run that never failed.
     flags = [*BIGRAM, f"--workdir={tmp_path / 'run'}", RESUME]
     result = run("main.py", *flags, WANDB_MODE="disabled")
     assert result.returncode == 0, result.stderr
@@ -70,7 +70,7 @@ def test_a_disk_that_is_full_while_logging(tmp_path, whole):
 
 @pytest.mark.slow
 def test_a_disk_that_takes_no_checkpoint(tmp_path, whole):
-    """Each failure is said once, training goes on, and the run does not pretend to be done."""
+    """Each failure is reported once, training goes on, and the run ends as failed."""
     flags = ["--config=experiments/bigram.py:smoke", f"--workdir={tmp_path / 'run'}"]
     result = run_limited(12, *flags)
     assert result.returncode == 1

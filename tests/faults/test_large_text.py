@@ -1,4 +1,4 @@
-"""A text larger than what the memory is let hold, with and without line ends."""
+"""Tests of a text larger than the memory limit, with and without line ends."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from tests.command import ROOT
 
 MIB = 1 << 20
-# Loads a text, and prints by how many MiB the peak of the memory rose, and what was loaded.
+# Loads a text, and prints the rise of peak memory in MiB, and the sizes of the corpus.
 LOAD = """
 import resource, sys
 from experiments import default

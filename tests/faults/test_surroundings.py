@@ -1,4 +1,4 @@
-"""What is around a run and not in its hands: clocks, versions, secrets, terminals, hostile text."""
+"""Tests of the environment of a run: clocks, versions, secrets, terminals, hostile text."""
 
 import ast
 import json
@@ -21,7 +21,7 @@ RESUME = "--config.checkpoint.resume=true"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run, made in an environment that holds secrets."""
+    """Finished run and its report, made with secrets in the environment."""
     workdir = tmp_path_factory.mktemp("surroundings") / "run"
     secrets = {"WANDB_API_KEY": "k3y" * 13 + "k", "AWS_SECRET_ACCESS_KEY": "hunter2hunter2"}
     result = run("main.py", BIGRAM, f"--workdir={workdir}", **secrets)
@@ -49,7 +49,7 @@ time.strftime = lambda form, *_: "19700101-000000"
 
 @pytest.mark.slow
 def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, finished):
-    """Each look at the clock is an hour before the last one: as far as Python's go, all of them."""
+    """Every reading of Python's clock is an hour before the last one."""
     (tmp_path / "sitecustomize.py").write_text(BACKWARDS)
     flags = [BIGRAM, f"--workdir={tmp_path / 'run'}"]
     result = run("main.py", *flags, PYTHONPATH=str(tmp_path), WANDB_MODE="disabled")
@@ -59,7 +59,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, finished):
     assert seconds == sorted(seconds) and seconds[-1] > 0
 
 
-def test_a_run_that_was_begun_by_other_versions_is_warned_of_and_both_are_kept(tmp_path, finished):
+def test_resuming_with_other_versions_warns_and_records_both(tmp_path, finished):
     shutil.copytree(finished, tmp_path / "run")
     before = run_folder.read_json(tmp_path / "run/environment.json")
     run_folder.write_json(
@@ -73,15 +73,15 @@ def test_a_run_that_was_begun_by_other_versions_is_warned_of_and_both_are_kept(t
     assert f"jax was 0.0.1 and is {before['jax']}" in warning
     now = run_folder.read_json(tmp_path / "run/environment.json")
     assert [one["jax"] for one in now["before"]] == ["0.0.1"]
-    # As the code was, nothing is said.
+    # With the same versions there is no warning.
     again = run("main.py", *flags[:-1], "--config.train.num_steps=40", WANDB_MODE="disabled")
     assert "warning" not in again.stdout
     assert len(run_folder.read_json(tmp_path / "run/environment.json")["before"]) == 2
 
 
 @pytest.mark.slow
-def test_text_that_steers_a_terminal_is_spelled_out_on_one_and_exact_elsewhere(tmp_path):
-    """A model that has learned escape sequences by heart: set the title, clear the screen."""
+def test_escape_sequences_are_escaped_on_a_terminal_and_exact_elsewhere(tmp_path):
+    """Trains a model on escape sequences that set the title and clear the screen."""
     hostile = "\x1b]0;owned\x07\x1b[2J<script>alert(1)</script>\n"
     (tmp_path / "text.txt").write_text(hostile * 200)
     flags = ["--config.data.name=text", f"--config.data.path={tmp_path / 'text.txt'}"]
@@ -121,7 +121,7 @@ def test_text_that_steers_a_terminal_is_spelled_out_on_one_and_exact_elsewhere(t
 
 
 def calls(path):
-    """Names of what a file calls: `eval`, `os.system`."""
+    """Yields the name and the keywords of each call in a file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), {word.arg for word in node.keywords}
@@ -129,7 +129,7 @@ def calls(path):
 
 @pytest.mark.parametrize("path", PRODUCT, ids=name)
 def test_nothing_is_unpickled_evaluated_or_given_to_a_shell(path):
-    # Compiled programs are: from the user's own cache, where JAX keeps what it runs, too.
+    # Except for compiled programs, in the user's own cache, where JAX keeps some, too.
     if name(path) != "runtime/programs":
         assert not {module.split(".")[0] for module in imports(path)} & {
             *("pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib")
@@ -137,12 +137,12 @@ def test_nothing_is_unpickled_evaluated_or_given_to_a_shell(path):
     for function, keywords in calls(path):
         assert function not in ("eval", "exec", "os.system", "os.popen", "__import__"), function
         assert not keywords & {"shell", "allow_pickle"}, function
-        # Durations by a clock that nobody can set.
+        # Durations come from a clock that can't be set.
         assert function not in ("time.time", "datetime.utcnow"), function
 
 
 def test_the_files_of_a_run_are_json_and_numbers(finished):
-    """Nothing that a reader would have to trust."""
+    """No file can run code when it is read."""
     kinds = {
         path.suffix for path in finished.rglob("*") if path.is_file() and "wandb" not in str(path)
     }

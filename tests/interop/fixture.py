@@ -1,7 +1,7 @@
-"""The tiny random GPT-2 of `transformers` that ours is held to, and its copy without PyTorch.
+"""Tiny random GPT-2 of `transformers` that ours must equal; writes its weights and logits.
 
-tests/test_gpt2_oracle.py reads the copy where PyTorch is not installed. To write it anew, after a
-change of what stands here: `.venv-peers/bin/python -m tests.interop.fixture`.
+tests/test_gpt2_oracle.py reads that fixture where PyTorch is not installed. To rewrite it after a
+change here: `.venv-peers/bin/python -m tests.interop.fixture`.
 """
 
 import numpy as np
@@ -14,9 +14,9 @@ TOKENS_BT = np.random.default_rng(0).integers(0, V, (2, T - 2))
 
 
 def tiny_gpt2() -> GPT2LMHeadModel:
-    """GPT-2 with sizes that differ pairwise and every weight random, in evaluation mode.
+    """Returns a GPT-2 with pairwise different sizes and random weights, in evaluation mode.
 
-    Biases and norms too: GPT-2's own start at 0 and 1 would hide one that is left out.
+    Biases and norms are random, too: initial values of 0 and 1 would hide a missing one.
     """
     config = GPT2Config(
         vocab_size=V,
@@ -43,18 +43,18 @@ def tiny_gpt2() -> GPT2LMHeadModel:
 
 
 def weights_of(model: GPT2LMHeadModel) -> dict[str, np.ndarray]:
-    """The parameters by their names; the head is the token embedding and not listed twice."""
+    """Returns the parameters by their names, without the tied head."""
     return {name: weight.detach().numpy() for name, weight in model.named_parameters()}
 
 
 def logits_of(model: GPT2LMHeadModel, tokens_BT: np.ndarray) -> np.ndarray:
-    """The logits [B, T, V] of every position."""
+    """Returns the logits [B, T, V]."""
     with torch.no_grad():
         return model(torch.from_numpy(tokens_BT)).logits.numpy()
 
 
 def fixture() -> dict[str, np.ndarray]:
-    """What the fixture holds: the weights, `tokens` [B, T] and their `logits` [B, T, V]."""
+    """Returns the weights, `tokens` [B, T] and their `logits` [B, T, V]."""
     model = tiny_gpt2()
     return {**weights_of(model), "tokens": TOKENS_BT, "logits": logits_of(model, TOKENS_BT)}
 

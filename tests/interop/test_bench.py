@@ -1,4 +1,4 @@
-"""The benchmark: its PyTorch models do our models' work, turns are fair, and it runs."""
+"""Benchmark: the PyTorch models compute what ours compute, turns are fair, and it runs."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import peers, results, rounds, start, variants, works
+from benchmarks import peers, results, rounds, start, variants, workloads
 from benchmarks import theirs as theirs_worker
 from experiments import default
 from inference.evaluation import evaluate
@@ -30,7 +30,7 @@ BATCH_BT = np.random.default_rng(0).integers(0, V, (2, T + 1))
 
 
 def build_peer(model, name):
-    """The PyTorch model of the same sizes."""
+    """Returns the PyTorch model in the sizes of ours."""
     config = default.get_config().model
     for field in dataclasses.fields(model):
         if field.name in config and field.name != "name":
@@ -39,8 +39,8 @@ def build_peer(model, name):
     return peers.build(config, V)
 
 
-def put(peer, params):
-    """Gives a PyTorch model our weights. Strict: as many parameters, of the same shapes."""
+def copy_params(peer, params):
+    """Copies our weights into a PyTorch model with as many parameters of the same shapes."""
     with torch.no_grad():
         for theirs, ours in zip(peer.parameters(), in_peer_order(params), strict=True):
             assert theirs.shape == ours.shape
@@ -48,12 +48,12 @@ def put(peer, params):
 
 
 def in_peer_order(params):
-    """Our arrays as the PyTorch model lists its own."""
+    """Returns our arrays in the order of the PyTorch model's parameters."""
     if "next_token" in params:
         return [params["next_token"]["embedding"]]
     embed = params["embed"]
     arrays = [embed["token"]["embedding"], embed["position"]["embedding"]]
-    # Stages 2 and 3 are one block with nothing but attention.
+    # Stages 2 and 3 are one block with only attention.
     for block in [params[name] for name in sorted(params) if "block_" in name] or [params]:
         attention = block["attention"]
         parts = [attention[name] for name in ("query", "key", "value")]
@@ -79,14 +79,14 @@ def norm(params):
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_peer_trains_as_ours_does(name):
-    """From the same weights, the same logits; and the same losses, one update after the other."""
+    """Compares the logits, then the losses of four updates, from the same weights."""
     config = default.get_config()
     config.optimizer.update(learning_rate=0.05, final_learning_rate=0.05, warmup_steps=0)
     model = TINY[name].clone(**NO_DROPOUT) if name == "gpt2" else TINY[name]
     tx, schedule = optimizer.build(config.optimizer, num_steps=10)
     state = create_state(model, tx, 0, data_mesh(len(BATCH_BT)))
     peer = build_peer(model, name)
-    put(peer, state.params)
+    copy_params(peer, state.params)
 
     logits_BTV = jax.jit(model.apply)({"params": state.params}, BATCH_BT[:, :-1])
     batch_BT = torch.from_numpy(BATCH_BT)
@@ -105,7 +105,7 @@ def test_a_peer_trains_as_ours_does(name):
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_peers_drop_in_training_only():
+def test_peers_apply_dropout_in_training_only():
     assert TINY["gpt2"].dropout_rate > 0
     peer = build_peer(TINY["gpt2"], "gpt2")
     tokens_BT = torch.from_numpy(BATCH_BT[:, :-1])
@@ -114,7 +114,7 @@ def test_peers_drop_in_training_only():
 
 
 class Clock(rounds.Worker):
-    """A worker whose pass takes a known time; it notes when it is asked."""
+    """Worker whose pass takes a known time; it logs each turn."""
 
     def __init__(self, name, pass_seconds, log):
         self.name, self.pass_seconds, self.log = name, pass_seconds, log
@@ -127,7 +127,7 @@ class Clock(rounds.Worker):
 def test_sides_take_turns_of_at_least_the_time_asked_for():
     log = []
     ours, peer = Clock("ours", 0.001, log), Clock("peer", 0.4, log)
-    times = rounds.interleave(ours, peer, rounds=3, at_least=0.3)
+    times = rounds.interleave(ours, peer, rounds=3, min_seconds=0.3)
     np.testing.assert_allclose(times, [[0.001] * 3, [0.4] * 3])
     turns = log[-6:]
     assert [name for name, _ in turns] == ["ours", "peer"] * 3
@@ -136,7 +136,7 @@ def test_sides_take_turns_of_at_least_the_time_asked_for():
 
 
 def test_the_ratio_is_taken_within_each_round():
-    """A machine that is three times slower in one round changes both sides, not the ratio."""
+    """A slowdown in one round affects both sides, but not the ratio."""
     figures = rounds.compare([1.0, 3.0, 1.0], [2.0, 6.0, 2.2])
     assert (figures["ours"], figures["peer"], figures["ratio"]) == (1.0, 2.2, 2.0)
     assert (figures["lowest_ratio"], figures["highest_ratio"]) == (2.0, 2.2)
@@ -144,6 +144,7 @@ def test_the_ratio_is_taken_within_each_round():
 
 
 def worker_that(serves):
+    """Starts a process that serves with these arguments."""
     code = f"from benchmarks.rounds import serve; serve({serves})"
     return subprocess.Popen(
         [sys.executable, "-c", code],
@@ -176,47 +177,47 @@ def test_a_worker_that_diverges_or_dies_is_an_error():
         rounds.Worker(one)
 
 
-def test_a_work_comes_as_it_was_sent(tmp_path):
-    config = works.config_of("baby-8", smoke=True, num_tokens=8)
-    sent = works.load(works.WORKS["baby-8"], config)
-    sent.save(tmp_path)
-    came = rounds.Work.load(tmp_path)
-    assert came.config.to_json() == config.to_json()
-    assert came.arrays.keys() == {"batches_KBT"}
-    assert came.arrays["batches_KBT"].shape == (1, 8, config.model.context_length + 1)
-    np.testing.assert_array_equal(came.arrays["batches_KBT"], sent.arrays["batches_KBT"])
-    assert came._replace(config=None, arrays=None) == sent._replace(config=None, arrays=None)
+def test_a_job_is_loaded_as_it_was_saved(tmp_path):
+    config = workloads.config_of("baby-8", smoke=True, num_tokens=8)
+    saved = workloads.prepare(workloads.WORKLOADS["baby-8"], config)
+    saved.save(tmp_path)
+    loaded = rounds.Job.load(tmp_path)
+    assert loaded.config.to_json() == config.to_json()
+    assert loaded.arrays.keys() == {"batches_KBT"}
+    assert loaded.arrays["batches_KBT"].shape == (1, 8, config.model.context_length + 1)
+    np.testing.assert_array_equal(loaded.arrays["batches_KBT"], saved.arrays["batches_KBT"])
+    assert loaded._replace(config=None, arrays=None) == saved._replace(config=None, arrays=None)
 
 
-@pytest.mark.parametrize("name", works.WORKS)
-def test_every_work_is_a_config_that_can_be_built(name):
-    config = works.config_of(name, smoke=False, num_tokens=500)
+@pytest.mark.parametrize("name", workloads.WORKLOADS)
+def test_every_workload_has_a_valid_config(name):
+    config = workloads.config_of(name, smoke=False, num_tokens=500)
     check_config(config)
-    smoke = works.config_of(name, smoke=True, num_tokens=500)
+    smoke = workloads.config_of(name, smoke=True, num_tokens=500)
     assert smoke.model.embed_dim <= 16
-    path = works.experiment(name, smoke=False).partition(":")[0]
+    path = workloads.experiment(name, smoke=False).partition(":")[0]
     assert (command.ROOT / "experiments" / path).is_file()
 
 
 def test_the_laptop_has_nanogpts_sizes():
-    model = works.config_of("laptop", smoke=False, num_tokens=8)
+    model = workloads.config_of("laptop", smoke=False, num_tokens=8)
     sizes = ("num_layers", "num_heads", "embed_dim", "context_length", "dropout_rate")
     assert [model.model[size] for size in sizes] == [4, 4, 128, 64, 0.0]
     assert model.train.batch_size == 12
 
 
-def evaluation_work():
-    """The windows of a short split, the last of them not full, for the tiny GPT-2."""
+def evaluation_job():
+    """Returns a short split and its job for the tiny GPT-2; the last window is not full."""
     config = default.get_config()
     config.model.update(name="gpt2", context_length=T, embed_dim=12, num_heads=3, num_layers=2)
     config.eval.batch_size = 2
     tokens = np.random.default_rng(1).integers(0, V, 4 * T - 2)
-    arrays = works.evaluation(SimpleNamespace(val=tokens), config)
-    return tokens, rounds.Work("evaluation", config, V, False, arrays)
+    arrays = workloads.evaluation(SimpleNamespace(val=tokens), config)
+    return tokens, rounds.Job("evaluation", config, V, False, arrays)
 
 
 def test_the_peer_evaluates_to_the_same_nats(monkeypatch):
-    tokens, work = evaluation_work()
+    tokens, job = evaluation_job()
     params = TINY["gpt2"].init(jax.random.key(0), BATCH_BT[:, :T])["params"]
     ours = evaluate(
         TINY["gpt2"],
@@ -228,24 +229,24 @@ def test_the_peer_evaluates_to_the_same_nats(monkeypatch):
         mesh=data_mesh(2),
     )
     peer = build_peer(TINY["gpt2"], "gpt2")
-    put(peer, params)
+    copy_params(peer, params)
     monkeypatch.setattr(peers, "build", lambda config, vocab_size: peer)
-    theirs = theirs_worker.build(work, theirs_worker.Variant("eager", "float32"))(1)
+    theirs = theirs_worker.build(job, theirs_worker.Variant("eager", "float32"))(1)
     np.testing.assert_allclose(theirs, ours["loss"], rtol=1e-5)
 
 
-def test_the_peer_in_bfloat16_does_the_same_work_roughly():
-    _, work = evaluation_work()
+def test_the_peer_in_bfloat16_is_close_to_float32():
+    _, job = evaluation_job()
     exact, rounded = (
-        theirs_worker.build(work, theirs_worker.Variant("eager", precision))(1)
+        theirs_worker.build(job, theirs_worker.Variant("eager", precision))(1)
         for precision in ("float32", "bfloat16")
     )
     assert exact != rounded
     np.testing.assert_allclose(rounded, exact, rtol=0.01)
 
 
-def test_the_generator_is_the_gpt2_that_ours_equals():
-    """The same weights as the model that our logits are tested against, in its sizes."""
+def test_the_generator_has_the_sizes_of_our_gpt2():
+    """It has as many parameters; tests/interop compares the logits of the same class with ours."""
     config = default.get_config().model
     config.update(context_length=9, embed_dim=12, num_heads=3, num_layers=2)
     generator = peers.build_generator(config, V)
@@ -256,7 +257,7 @@ def test_the_generator_is_the_gpt2_that_ours_equals():
     )
 
 
-def test_the_generator_makes_as_many_tokens_as_asked_for_from_all_of_them():
+def test_the_generator_samples_num_tokens_from_the_whole_vocabulary():
     config = default.get_config().model
     config.update(context_length=100, embed_dim=12, num_heads=3, num_layers=1)
     prompts_BT = torch.zeros((3, 8), dtype=torch.long)
@@ -264,14 +265,16 @@ def test_the_generator_makes_as_many_tokens_as_asked_for_from_all_of_them():
     generator = peers.build_generator(config, vocab_size=80)
     tokens_BT = peers.generate(generator, prompts_BT, num_tokens=92, temperature=5.0)
     assert tokens_BT.shape == (3, 92)
-    assert len(tokens_BT.unique()) > 70  # The default draws from 50 at a time.
+    assert len(tokens_BT.unique()) > 70  # The default samples from the 50 likeliest.
 
 
 def test_without_a_compiler_or_fast_bfloat16_variants_say_why(monkeypatch):
-    work = works.load(works.WORKS["laptop"], works.config_of("laptop", smoke=True, num_tokens=8))
+    job = workloads.prepare(
+        workloads.WORKLOADS["laptop"], workloads.config_of("laptop", smoke=True, num_tokens=8)
+    )
     monkeypatch.setenv("CXX", "no-compiler-of-this-name")
     monkeypatch.setattr(variants, "bfloat16_slowness", lambda: 40.0)
-    found, left_out = variants.candidates(work)
+    found, left_out = variants.candidates(job)
     assert [variant.name for variant in found] == ["eager, float32"]
     assert left_out == {
         "torch.compile": "no C++ compiler (no-compiler-of-this-name): not tried",
@@ -279,14 +282,14 @@ def test_without_a_compiler_or_fast_bfloat16_variants_say_why(monkeypatch):
     }
     monkeypatch.setenv("CXX", sys.executable)
     monkeypatch.setattr(variants, "bfloat16_slowness", lambda: 0.5)
-    found, left_out = variants.candidates(work)
+    found, left_out = variants.candidates(job)
     assert len(found) == 4 and not left_out
-    work.config.train.precision = "float32"
-    assert {variant.precision for variant in variants.candidates(work)[0]} == {"float32"}
+    job.config.train.precision = "float32"
+    assert {variant.precision for variant in variants.candidates(job)[0]} == {"float32"}
 
 
-def test_threads_are_those_that_make_a_pass_fastest(monkeypatch):
-    """Here a pass is slower the more there are; a heavy one takes all without a search."""
+def test_the_fastest_number_of_threads_is_chosen(monkeypatch):
+    """A pass here slows down with the threads; a heavy one gets all of them without a search."""
     chosen = [4]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
@@ -321,23 +324,24 @@ ROW = {
 }
 
 
-def kept(path):
+def read(path):
+    """Returns the content of a results file."""
     return json.loads(path.read_text())
 
 
 def test_a_part_replaces_its_own_rows_and_keeps_the_others(tmp_path):
     path = tmp_path / "results.json"
     results.Results(path, deepcopy(MACHINE)).put([dict(ROW), {**ROW, "work": "baby"}])
-    # Its peak was measured while something else ran, and so is its time.
+    # Our peak is lower, as on a busy machine; the peer's is higher.
     slower = {**MACHINE, "system": "Linux-2", "peak_gflops": {"ours": {"float32": 50.0}}}
     slower["peak_gflops"]["peer"] = {"float32": 200.0}
     again = results.Results(path, deepcopy(slower))
-    assert "keeps its other rows" in again.beginning
+    assert "keeps its other rows" in again.note
     again.put([{**ROW, "ours": 10.0}])
-    now = kept(path)
+    now = read(path)
     assert [(row["work"], row["ours"]) for row in now["rows"]] == [("laptop", 10.0), ("baby", 20.0)]
     assert now["machine"]["peak_gflops"] == {"ours": {"float32": 100.0}, "peer": {"float32": 200.0}}
-    # 1 GFLOP in 10 ms is half of 200 GFLOP/s; in all rows it is a share of the same peak.
+    # 1 GFLOP in 10 ms is half of 200 GFLOP/s, the peak that all rows are relative to.
     assert now["rows"][0]["utilisation"] == {"ours": 0.5, "peer": 0.125}
     assert now["rows"][1]["utilisation"] == {"ours": 0.25, "peer": 0.125}
 
@@ -354,16 +358,17 @@ def test_results_of_another_machine_are_not_mixed_in(tmp_path, before):
     path = tmp_path / "results.json"
     path.write_text(json.dumps({"machine": before, "rows": [{**ROW, "work": "baby"}]}))
     now = results.Results(path, deepcopy(MACHINE))
-    assert "starts anew" in now.beginning
+    assert "starts anew" in now.note
     now.put([dict(ROW)])
-    assert [row["work"] for row in kept(path)["rows"]] == ["laptop"]
+    assert [row["work"] for row in read(path)["rows"]] == ["laptop"]
 
 
-def run_smoke(output, works, *flags):
+def run_smoke(output, names, *flags):
+    """Runs the benchmark on workloads in their smallest sizes."""
     return command.run(
-        *("-m", "benchmarks.compare", "--smoke", f"--works={works}", "--rounds=2"),
+        *("-m", "benchmarks.compare", "--smoke", f"--works={names}", "--rounds=2"),
         *("--seconds=0.01", f"--output={output}", *flags),
-        # Quick on a busy machine, too: one thread, nothing compiled by PyTorch.
+        # Fast on a busy machine, too: one thread, no torch.compile.
         OMP_NUM_THREADS="1",
         CXX="no-compiler-of-this-name",
     )
@@ -376,7 +381,7 @@ def test_the_benchmark_runs(tmp_path):
     result = run_smoke(output, chosen, "--tokens=9")
     assert result.returncode == 0, result.stderr
     assert f"{output} is new" in result.stdout
-    found = kept(output)
+    found = read(output)
     assert found["machine"]["cores"] >= 1
     assert found["machine"]["versions"]["torch"].startswith("2.13.0")
     assert "hugetlb" in found["machine"]["GLIBC_TUNABLES"]
@@ -408,19 +413,19 @@ def test_the_benchmark_runs(tmp_path):
 def test_starts_are_timed_to_the_first_step(tmp_path):
     result = run_smoke(tmp_path / "results.json", "start", "--rounds=1")
     assert result.returncode == 0, result.stderr
-    first, again = kept(tmp_path / "results.json")["rows"]
+    first, again = read(tmp_path / "results.json")["rows"]
     assert [first["work"], again["work"]] == ["start-first:smoke", "start-again:smoke"]
-    assert first["ours"] > again["ours"] > 0.5  # Programs come out of the cache.
+    assert first["ours"] > again["ours"] > 0.5  # Programs come from the cache.
     assert min(first["peer"], again["peer"]) > 0.5
 
 
-def test_a_command_that_ends_as_it_should_not_is_no_row(monkeypatch):
+def test_an_unexpected_exit_code_of_a_command_is_an_error(monkeypatch):
     monkeypatch.setitem(start.COMMANDS, "help", (["--help"], 0))
     with pytest.raises(RuntimeError, match=r"\['--help'\] ended with code 1"):
         start.command("help", "gpt2.py", 1)
 
 
-def test_a_run_that_ends_before_its_first_step_is_no_row(tmp_path):
+def test_a_run_that_ends_before_its_first_step_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="ended with code 2 before step 1"):
         start.seconds_to_step_1("gpt2.py:huge", tmp_path / "run", tmp_path)
 
@@ -432,8 +437,11 @@ def test_a_run_that_ends_before_its_first_step_is_no_row(tmp_path):
         (["--works="], "--works=: expected some of bigram,self_attention"),
         (["--rounds=0"], "--rounds=0 --seconds=0.5: expected 1 or more, and above 0"),
         (["--seconds=0"], "--rounds=7 --seconds=0.0: expected 1 or more, and above 0"),
-        (["--tokens=0"], "--tokens=0: expected 1 to 504, for generation-baby-1 has a context"),
-        (["--tokens=505"], "--tokens=505: expected 1 to 504, for generation-baby-1 has a context"),
+        (["--tokens=0"], "--tokens=0: expected 1 to 504, because generation-baby-1 has a context"),
+        (
+            ["--tokens=505"],
+            "--tokens=505: expected 1 to 504, because generation-baby-1 has a context",
+        ),
         (["--output=/nowhere/results.json"], "--output=/nowhere/results.json: expected a .json"),
         (["--output=benchmarks"], "--output=benchmarks: expected a .json file in a folder"),
     ],

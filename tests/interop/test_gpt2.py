@@ -31,8 +31,8 @@ OURS = models.GPT2(V, T, embed_dim=D, num_heads=H, num_layers=L, **NO_DROPOUT)
 
 
 def ours_from(theirs):
-    """Our parameter tree with the weights of a GPT2LMHeadModel."""
-    # Copies: PyTorch's optimizer writes to the memory that numpy looks at.
+    """Returns our parameter tree with the weights of a GPT2LMHeadModel."""
+    # Copies: PyTorch's optimizer writes to the memory of these arrays.
     return jax.tree.map(np.array, to_params(weights_of(theirs), OURS))
 
 
@@ -43,7 +43,7 @@ def assert_leaves_close(ours, theirs, **tolerance):
         np.testing.assert_allclose(ours[path], theirs[path], **tolerance, err_msg=path)
 
 
-def test_the_fixture_is_what_transformers_answers_today():
+def test_the_fixture_equals_transformers():
     with np.load(FIXTURE, allow_pickle=False) as committed:
         assert dict(committed).keys() == fixture().keys()
         for name, array in fixture().items():
@@ -60,7 +60,7 @@ def test_logits_are_equal(num_tokens):
 
 
 def our_state(theirs, config, num_steps):
-    """A state as training has it, with the weights of `theirs`, and the schedule."""
+    """Returns a train state with the weights of `theirs`, and the schedule."""
     tx, schedule = optimizer.build(config.optimizer, num_steps)
     state = TrainState.create(apply_fn=OURS.apply, params=ours_from(theirs), tx=tx)
     return jax.tree.map(jnp.asarray, state), schedule
@@ -81,7 +81,7 @@ def test_loss_and_every_gradient_are_equal():
 
 
 def torch_adamw(model, config):
-    """PyTorch's AdamW with our settings; only the matrices of Dense layers decay."""
+    """Returns PyTorch's AdamW with our settings; only the matrices of Dense layers decay."""
     decayed = [w for name, w in model.named_parameters() if is_kernel(name)]
     rest = [w for name, w in model.named_parameters() if not is_kernel(name)]
     groups = [
@@ -96,10 +96,10 @@ def is_kernel(name):
 
 
 def test_updates_are_those_of_torch_adamw():
-    """Several, so that the moments, their bias correction, the schedule and the clip all show."""
+    """Several updates test the moments, bias correction, schedule and clipping."""
     num_steps = 4
     config = default.get_config()
-    # The gradients are 4.7, 4.7, 3.2 and 1.4 long: the clip cuts three and lets one pass.
+    # The gradient norms are 4.7, 4.7, 3.2 and 1.4: three are clipped.
     config.optimizer.update(
         learning_rate=0.01, warmup_steps=2, weight_decay=0.5, grad_clip_norm=2.0
     )
@@ -129,9 +129,10 @@ def test_updates_are_those_of_torch_adamw():
 
 
 def without_key_biases(params):
-    """A key's bias adds the same to all scores of a query, so its gradient is 0.
+    """Returns the parameters without the biases of keys.
 
-    What is computed is rounding, which Adam divides by its own size: a random walk on both sides.
+    A key's bias adds the same to all scores of a query, so that its gradient is 0 up to rounding,
+    which Adam scales to full updates: a random walk on both sides.
     """
     flat = flatten_dict(params)
     return unflatten_dict({path: w for path, w in flat.items() if path[-2:] != ("key", "bias")})
@@ -149,7 +150,7 @@ def without_key_biases(params):
         Sampling(temperature=0.5, top_k=50, top_p=0.3),
     ],
 )
-def test_logits_are_limited_as_by_transformers(sampling):
+def test_temperature_top_k_and_top_p_equal_transformers(sampling):
     logits_BV = 3 * np.random.default_rng(0).normal(size=(200, 50)).astype(np.float32)
     warpers = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)])
     if sampling.top_k:
@@ -163,7 +164,7 @@ def test_logits_are_limited_as_by_transformers(sampling):
 
 @pytest.mark.parametrize("prompt", [[3], [1, 9, 4]])
 def test_greedy_text_is_what_transformers_generates(prompt):
-    """As far as the context reaches; past it `transformers` has no positions left."""
+    """Within the context, for `transformers` generates no further."""
     theirs = tiny_gpt2()
     num_tokens = T - len(prompt)
     text = theirs.generate(

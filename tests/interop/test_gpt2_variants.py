@@ -1,4 +1,6 @@
-"""What has been changed in GPT-2 since, against PyTorch and models of transformers that have it."""
+"""Variants of GPT-2 against PyTorch, and against models of transformers that have them."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +17,16 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from experiments import default
-from models.gpt2_parts import NORMS, SwiGLU, alibi_slopes, apply_rope, relu_squared
+from models.gpt2_parts import NORMS, SwiGLU, relu_squared
 from models.gpt2_variants import VariantAttention
+from models.layers import Dense
+from models.positions import alibi_slopes, apply_rope
 from tests.interop.test_layers import X_BTD, random_params
 from training import optimizer
 
 B, T, H, K = 2, 5, 3, 4
 D = H * K
+DENSE = partial(Dense, use_bias=False)
 
 
 @pytest.mark.parametrize("start", [0, 11])
@@ -52,8 +57,7 @@ def test_rms_norm_is_that_of_llama():
 
 
 def test_swiglu_is_the_mlp_of_llama():
-    init = jax.nn.initializers.normal()
-    ours = SwiGLU(kernel_init=init, out_init=init, use_bias=False, hidden_dim=20)
+    ours = SwiGLU(DENSE, DENSE, hidden_dim=20)
     params = random_params(ours)
     config = LlamaConfig(hidden_size=D, num_attention_heads=H, intermediate_size=20)
     theirs = LlamaMLP(config)
@@ -70,7 +74,7 @@ def test_relu_squared():
 
 
 def test_grouped_queries_are_those_of_torch():
-    ours = VariantAttention(num_heads=H, context_length=T, num_kv_heads=1, use_bias=False)
+    ours = VariantAttention(H, T, DENSE, DENSE, num_kv_heads=1)
     params = random_params(ours)
     q, k, v = (
         torch.from_numpy(X_BTD @ params[name]["kernel"]).reshape(B, T, -1, K).transpose(1, 2)
@@ -83,9 +87,9 @@ def test_grouped_queries_are_those_of_torch():
 
 @pytest.mark.parametrize("shape", [(16, 64), (64, 16), (32, 32)])
 def test_muon_is_that_of_torch(shape):
-    """The same gradient twice: then how each corrects its young momentum makes no difference.
+    """With the same gradient twice, the two corrections of early momentum agree.
 
-    What does is that PyTorch's products are of bfloat16.
+    The tolerance is for PyTorch's products in bfloat16.
     """
     generator = np.random.default_rng(0)
     kernel, gradient = generator.normal(size=(2, *shape)).astype(np.float32)

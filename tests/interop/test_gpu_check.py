@@ -1,4 +1,4 @@
-"""The GPU check rehearsed whole on a CPU: every part runs, PyTorch beside ours included."""
+"""Rehearsal of the whole GPU check on a CPU, PyTorch included."""
 
 import json
 from contextlib import ExitStack
@@ -11,13 +11,13 @@ from benchmarks.gpu_parts.finding import Finding
 from benchmarks.gpu_parts.stages import ALLOWED
 from tests.command import run
 
-# What no CPU can pass, and what is only recorded.
+# Parts that need a GPU to pass, or that are only recorded.
 RECORDED = {"peak", "small", "small-48", "texts", "ladder"}
 
 
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory):
-    """Rows of the check by name, and what it printed."""
+    """Returns the rows of the check by name, and its output."""
     output = tmp_path_factory.mktemp("check") / "check.json"
     words = ["-m", "benchmarks.gpu_check", "--rehearse", "--seconds=1500", f"--output={output}"]
     result = run(*words, JAX_PLATFORMS="cpu", seconds=1600)
@@ -27,7 +27,7 @@ def rehearsal(tmp_path_factory):
     return {row["name"]: row for row in found["rows"]}, result.stdout
 
 
-def test_every_part_is_there_and_none_failed(rehearsal):
+def test_every_part_has_a_row_and_none_failed(rehearsal):
     rows, printed = rehearsal
     assert list(rows) == [name for name, *_ in gpu_check.PARTS]
     for name, row in rows.items():
@@ -36,7 +36,7 @@ def test_every_part_is_there_and_none_failed(rehearsal):
         assert printed.count(row["figures"]["summary"]) == 2
 
 
-def test_the_figures_are_those_that_the_table_asks_for(rehearsal):
+def test_each_part_records_its_figures(rehearsal):
     figures = {name: row["figures"] for name, row in rehearsal[0].items()}
     assert figures["peak"]["platform"] == "cpu"
     assert min(figures["peak"][key] for key in ("tflops", "gb_per_second")) > 0
@@ -58,10 +58,10 @@ def test_the_figures_are_those_that_the_table_asks_for(rehearsal):
     assert figures["ladder"]["gpt2"]["val/loss"] < 4
 
 
-def test_pytorch_runs_eagerly_where_it_can_not_compile(tmp_path, monkeypatch):
+def test_pytorch_runs_eagerly_where_it_cannot_compile(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", str(tmp_path / "none"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    small.save_work(small.config_of(12, rehearse=True), tmp_path)
+    small.save_job(small.config_of(12, rehearse=True), tmp_path)
     finding = Finding(tmp_path / "figures.json")
     finding.put(precision="float32", platform="cpu")
     with ExitStack() as stack:

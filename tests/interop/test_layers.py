@@ -17,7 +17,7 @@ MASK_TT = torch.nn.Transformer.generate_square_subsequent_mask(T)
 
 
 def random_params(module):
-    """Parameters of a module of ours, all of them random: no bias at 0, no scale at 1."""
+    """Returns random parameters for a module of ours: no bias at 0, no scale at 1."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), X_BTD)["params"]
     generator = np.random.default_rng(1)
     return jax.tree.map(
@@ -26,7 +26,7 @@ def random_params(module):
 
 
 def put(theirs, weights):
-    """Copies arrays into the parameters of a PyTorch module, which are all named."""
+    """Copies arrays into the parameters of a PyTorch module; all must be given."""
     assert weights.keys() == dict(theirs.named_parameters()).keys()
     with torch.no_grad():
         for name, array in weights.items():
@@ -34,7 +34,7 @@ def put(theirs, weights):
 
 
 def attention_weights(params, prefix=""):
-    """Ours as torch.nn.MultiheadAttention has them: [out, in], query, key and value stacked."""
+    """Returns ours as torch.nn.MultiheadAttention's: [out, in], query, key and value stacked."""
     parts = [params[name] for name in ("query", "key", "value")]
     weights = {
         f"{prefix}in_proj_weight": np.concatenate([part["kernel"].T for part in parts]),
@@ -72,14 +72,14 @@ def test_layer_norm_is_that_of_torch():
     params = random_params(LayerNorm())
     theirs = torch.nn.LayerNorm(D)
     put(theirs, {"weight": params["scale"], "bias": params["bias"]})
-    # Small numbers, so that epsilon counts.
+    # Small numbers make epsilon matter.
     x_BTD = 0.01 * X_BTD
     ours_BTD = LayerNorm().apply({"params": params}, x_BTD)
     np.testing.assert_allclose(ours_BTD, theirs(torch.from_numpy(x_BTD)).detach(), atol=1e-5)
 
 
 def test_a_block_is_a_pre_norm_encoder_layer_of_torch():
-    """Masked, PyTorch's encoder layer is a decoder block: the same two sub-layers."""
+    """PyTorch's encoder layer with a causal mask is a decoder block."""
     ours = Block(H, T)
     params = random_params(ours)
     theirs = torch.nn.TransformerEncoderLayer(

@@ -22,7 +22,7 @@ TEXT = "ROMEO:\nO, she doth teach the torches to burn bright! né €uro 𝄞 "
 
 
 def random_gpt2(seed=0, **changes):
-    """A GPT2LMHeadModel with every weight random, in evaluation mode."""
+    """Returns a GPT2LMHeadModel with random weights, in evaluation mode."""
     model = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **changes)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -33,7 +33,7 @@ def random_gpt2(seed=0, **changes):
 
 
 def opened(folder):
-    """Our model of a folder of weights without a tokenizer, and its parameters."""
+    """Returns our model of a folder of weights without a tokenizer, and its parameters."""
     content = json.loads((folder / "config.json").read_text())
     settings = hugging_face.settings_from(content, folder)
     config = default.get_config().model
@@ -98,7 +98,7 @@ def test_weights_in_several_files_are_read(tmp_path):
 
 
 def test_fine_tuning_from_transformers_and_back(tmp_path):
-    """A random model of theirs is loaded, trained, exported, and gives the same logits there."""
+    """A random GPT2LMHeadModel, loaded, trained and exported, has the same logits there."""
     theirs = random_gpt2(**TINY)
     theirs.save_pretrained(tmp_path / "theirs")
     flags = ["--config=experiments/gpt2.py:finetune", "--config.model.context_length=32"]
@@ -118,13 +118,13 @@ def test_fine_tuning_from_transformers_and_back(tmp_path):
         for one, other in zip(back.parameters(), theirs.parameters(), strict=True)
     )
     assert moved > 1e-3
-    # Its validation loss there is the one that the run wrote down.
+    # Our evaluation of the exported folder equals the run's validation loss.
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "ours")
     val = run("evaluate.py", f"--workdir={tmp_path / 'ours'}", **OFFLINE)
     assert json.loads(val.stdout)["val/loss"] == pytest.approx(min(losses), abs=1e-5)
     made = run("generate.py", f"--workdir={tmp_path / 'run'}", "--temperature=0", "--num_tokens=20")
     prompt = torch.tensor([tokenizer.encode("\n")])
-    # Without a mask it would take the prompt for padding, which has the same number.
+    # Without a mask transformers takes the prompt for padding, which has the same id.
     text = back.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),

@@ -1,4 +1,4 @@
-"""What the tests of sweeps take for the answers of W&B's engine is what it answers today."""
+"""The fixture that tests of sweeps compare with equals the answers of W&B's engine."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from tests import sweep_cases
 HERE = Path(__file__).parent
 
 
-def test_the_engine_still_answers_so(tmp_path):
+def test_the_fixture_equals_the_answers_of_the_engine(tmp_path):
     result = subprocess.run(
         [sys.executable, "-P", HERE / "wandb_engine.py"],
         input=json.dumps(sweep_cases.cases()),

@@ -1,6 +1,6 @@
-"""Asks W&B's engine, the package `sweeps`: cases as JSON on standard input, answers on output.
+"""Runs W&B's engine, the package `sweeps`, on cases from standard input; prints JSON.
 
-A process of its own, run with `python -P`: the harness has a folder of that name, too.
+Run as a process of its own with `python -P`, for the harness has a folder of that name, too.
 """
 
 import json
@@ -25,13 +25,13 @@ def main() -> None:
 
 
 def quantiles(given: dict, shares: list[float]) -> list:
-    """A parameter's value at each share."""
+    """Returns a parameter's quantile at each share."""
     parameter = HyperParameter("x", given)
     return [parameter.ppf(share) for share in shares]
 
 
 def grid(parameters: dict) -> list[dict]:
-    """The points of a grid, in the order in which they are handed out."""
+    """Returns the points of a grid in order."""
     runs: list[SweepRun] = []
     while run := next_run({"method": "grid", "parameters": parameters}, runs):
         runs.append(run)
@@ -39,7 +39,7 @@ def grid(parameters: dict) -> list[dict]:
 
 
 def stopped(case: dict) -> list[str]:
-    """The names of the runs that hyperband stops."""
+    """Returns the names of the runs that hyperband stops."""
     runs = [
         SweepRun(
             name=run["name"],

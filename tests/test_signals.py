@@ -1,4 +1,4 @@
-"""Stopping: a run that is asked to saves and can be gone on with; asked twice, it goes at once."""
+"""Tests of signals: the first saves, so that the run can be resumed; the second exits at once."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import run_folder
 from tests.command import ROOT, run
 from tests.faults.harness import lines
 
-# Long enough to be stopped in the middle, whatever the machine; 7 divides nothing else.
+# Long enough to be stopped in the middle on any machine; 7 divides no other number of steps.
 FLAGS = [
     "--config=experiments/gpt2.py:smoke",
     "--config.train.steps_per_dispatch=7",
@@ -47,19 +47,19 @@ def wait_for(process, words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_run_saves_and_goes_on_as_if_it_had_not(tmp_path, number, code):
+def test_a_stopped_run_saves_and_resumes_exactly(tmp_path, number, code):
     process = start(tmp_path / "run", "--config.train.num_steps=3000")
     wait_for(process, "step 100/")
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
-    assert f"{signal.Signals(number).name}: saving after the updates" in output
-    assert errors.count("\n") == 1 and "go on with --config.checkpoint.resume=true" in errors
+    assert f"{signal.Signals(number).name}: saving after the current updates" in output
+    assert errors.count("\n") == 1 and "--config.checkpoint.resume=true" in errors
     step = int(errors.split("stopped at step ")[1].split(",")[0])
     assert [int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()] == [step]
     summary = run_folder.read_json(tmp_path / "run/summary.json")
     assert summary["status"] == "interrupted"
-    # W&B's run is finished, too, with every row.
+    # W&B's run is complete, too.
     assert "left out" not in output
     assert list((tmp_path / "run/wandb").glob("offline-run-*/run-*.wandb"))
 
@@ -84,13 +84,13 @@ def test_a_stopped_run_saves_and_goes_on_as_if_it_had_not(tmp_path, number, code
 
 @pytest.mark.slow
 def test_a_second_signal_stops_at_once(tmp_path):
-    # One dispatch takes many seconds, inside of which Python runs no handler.
+    # One dispatch takes many seconds, in which Python runs no signal handler.
     long = ["--config.train.steps_per_dispatch=10000", "--config.train.num_steps=1000000"]
     process = start(tmp_path / "run", *long, "--config.train.log_every_steps=1000000")
     wait_for(process, "sample at step 0")
     time.sleep(2)
     process.send_signal(signal.SIGINT)
-    wait_for(process, "a second one stops at once")
+    wait_for(process, "a second signal stops without saving")
     time.sleep(0.5)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
@@ -98,11 +98,11 @@ def test_a_second_signal_stops_at_once(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert time.monotonic() - started < 2
     assert process.returncode == 130
-    assert errors == "error: stopped at once; the last checkpoint is kept\n"
+    assert errors == "error: stopped without saving; the last checkpoint is kept\n"
 
 
 @pytest.mark.slow
-def test_a_save_is_due_by_the_clock(tmp_path):
+def test_a_save_is_due_by_time(tmp_path):
     flags = ["--config.train.num_steps=1000000", "--config.checkpoint.every_minutes=0.01"]
     process = start(tmp_path / "run", *flags, WANDB_MODE="disabled")
     wait_for(process, "step 100/")
@@ -119,7 +119,7 @@ def test_a_save_is_due_by_the_clock(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_do_not_share_a_folder_and_a_stale_lock_holds_nobody_up(tmp_path):
+def test_two_processes_do_not_share_a_folder_and_a_stale_lock_does_no_harm(tmp_path):
     process = start(tmp_path / "run", "--config.train.num_steps=1000000", WANDB_MODE="disabled")
     wait_for(process, "step 100/")
     resume = [*FLAGS, f"--workdir={tmp_path / 'run'}", "--config.checkpoint.resume=true"]

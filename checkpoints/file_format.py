@@ -1,18 +1,16 @@
-"""One checkpoint on the disk: a folder that is whole, or is not there, and can't be something else.
+"""Atomic, checksummed checkpoint directories.
 
     params.safetensors      the parameters, a tensor each, named by their path in the tree
     opt_state.safetensors   the optimizer's state, likewise
     checkpoint.json         the run's numbers at that step, and the size and sha256 of each file
 
-It is written under another name, flushed to the disk and renamed. What is read is checked against
-its sha256, then against the names, shapes and types that the model asks for, and only then loaded.
-The format holds numbers and names alone, so nothing in a checkpoint can be run; which files are
-opened is decided here, by no name that stands in one.
+Writing makes a temporary directory, calls fsync and renames. Reading checks each file's sha256,
+then the names, shapes and types against the model's, and only then loads. The format holds only
+numbers and names, so no code in a checkpoint can run, and no name in one decides which files open.
 """
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,10 @@ import numpy as np
 
 import run_folder
 from runtime.errors import UserError
-from runtime.files import replacing, sync
+from runtime.files import atomic_write, fsync
 
-ABOUT = "checkpoint.json"
-BLOCK = 1 << 20
-# As safetensors calls them.
+METADATA = "checkpoint.json"
+# NumPy's name: safetensors' name.
 DTYPES = {
     "float32": "F32",
     "bfloat16": "BF16",
@@ -38,13 +35,13 @@ DTYPES = {
 
 
 class Damaged(Exception):
-    """A checkpoint is not as it was written. The message is one line that says what is wrong."""
+    """Error of a checkpoint that differs from what was written; the message is one line."""
 
 
-def write(path: Path, trees: dict[str, Any], about: dict[str, Any]) -> None:
-    """Puts a checkpoint at `path`, in place of one that is there: NumPy trees, and some numbers.
+def write(path: Path, trees: dict[str, Any], metadata: dict[str, Any]) -> None:
+    """Writes a checkpoint of NumPy trees and `metadata`, in place of one that is at `path`.
 
-    Raises OSError, and leaves what was there, if the disk does not take it.
+    Raises OSError, and leaves what was there, if writing fails.
     """
     from safetensors.numpy import save
 
@@ -56,21 +53,21 @@ def write(path: Path, trees: dict[str, Any], about: dict[str, Any]) -> None:
         for name, tree in trees.items():
             leaves = {key: np.asarray(leaf, order="C") for key, leaf in named_leaves(tree).items()}
             content = save(leaves)
-            with replacing(temporary / file_name(name)) as file:
+            with atomic_write(temporary / file_name(name)) as file:
                 file.write(content)
             files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        about = run_folder.finite({**about, "files": files})
-        run_folder.write_json(temporary / ABOUT, {"about": about, "sha256": digest_of(about)})
+        about = run_folder.finite({**metadata, "files": files})
+        run_folder.write_json(temporary / METADATA, {"about": about, "sha256": digest_of(about)})
         remove(path)
         temporary.rename(path)
-        for folder in (path.parent, path.parent.parent):  # The first one creates its folder, too.
-            sync(folder)
+        for folder in (path.parent, path.parent.parent):  # The first save creates both.
+            fsync(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove(path: Path) -> None:
-    """Removes a checkpoint, if it is there; half of one is never to be seen under its name."""
+    """Removes a checkpoint, if it exists; renames it first, so that no reader sees half of one."""
     if path.exists():
         old = path.with_name(f".{path.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -78,35 +75,35 @@ def remove(path: Path) -> None:
         shutil.rmtree(old)
 
 
-def read_about(path: Path) -> dict[str, Any]:
-    """The numbers that were saved with a checkpoint, and its `files`. Raises Damaged."""
-    if not (path / ABOUT).exists():
-        raise Damaged(f"{ABOUT} is missing")
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Returns the metadata that a checkpoint was saved with, and its `files`. Raises Damaged."""
+    if not (path / METADATA).exists():
+        raise Damaged(f"{METADATA} is missing")
     try:
-        match run_folder.read_json(path / ABOUT):
+        match run_folder.read_json(path / METADATA):
             case {"about": {"files": dict()} as about, "sha256": str(sha256)}:
                 if digest_of(about) == sha256:
                     return about
     except UserError as error:
         raise Damaged(str(error)) from None
-    raise Damaged(f"{ABOUT} is not as it was written")
+    raise Damaged(f"{METADATA} is not as it was written")
 
 
 def read(path: Path, name: str, like: Any) -> Any:
-    """Tree `name` of a checkpoint, shaped, typed and laid out over devices as the arrays of `like`.
+    """Returns tree `name` of a checkpoint, with the shapes, types and sharding of `like`.
 
-    Raises Damaged, or UserError if what is there is whole but does not fit `like`.
+    Raises Damaged, or UserError if an undamaged tree does not fit `like`.
     """
     from safetensors import SafetensorError, safe_open
 
     file = path / file_name(name)
-    check_content(file, read_about(path)["files"].get(name))
+    check_content(file, read_metadata(path)["files"].get(name))
     wanted = named_leaves(like)
     try:
         with safe_open(file, framework="numpy") as tensors:
             kinds = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
             there = {key: (kind.get_dtype(), *kind.get_shape()) for key, kind in kinds.items()}
-            check_fit(file, there, {key: kind_of(leaf) for key, leaf in wanted.items()})
+            check_fit(file, there, {key: dtype_and_shape(leaf) for key, leaf in wanted.items()})
             loaded = {key: tensors.get_tensor(key) for key in wanted}
     except SafetensorError as error:
         raise Damaged(f"{file.name} can't be read: {error}") from None
@@ -115,48 +112,46 @@ def read(path: Path, name: str, like: Any) -> Any:
 
 
 def file_name(name: str) -> str:
-    """The file of tree `name`."""
+    """Returns the name of the file of tree `name`."""
     return f"{name}.safetensors"
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths in it: {"block_0/mlp/up/kernel": ...}."""
+    """Returns the leaves of a tree by their paths in it: {"block_0/mlp/up/kernel": ...}."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
-def kind_of(leaf: Any) -> tuple:
-    """Type and shape of an array, as safetensors says them."""
+def dtype_and_shape(leaf: Any) -> tuple:
+    """Returns safetensors' type name, and the shape, of an array."""
     return (DTYPES[np.dtype(leaf.dtype).name], *leaf.shape)
 
 
 def check_content(file: Path, expected: Any) -> None:
-    """Raises Damaged unless a file has the size and the sha256 that were written down."""
+    """Raises Damaged unless a file has the size and the sha256 in the metadata."""
     match expected:
         case {"bytes": int(size), "sha256": str(sha256)}:
             pass
         case _:
-            raise Damaged(f"{ABOUT} says nothing of {file.name}")
+            raise Damaged(f"{METADATA} says nothing of {file.name}")
     if not file.is_file():
         raise Damaged(f"{file.name} is missing")
-    found = hashlib.sha256()
     try:
-        # First the size: what was truncated, or is far too large, need not be read.
-        if os.path.getsize(file) != size:
-            raise Damaged(f"{file.name} has {os.path.getsize(file)} bytes instead of {size}")
+        # Size first: a truncated or far too large file is not read.
+        if (found_size := file.stat().st_size) != size:
+            raise Damaged(f"{file.name} has {found_size} bytes instead of {size}")
         with open(file, "rb") as content:
-            while block := content.read(BLOCK):
-                found.update(block)
+            found = hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:  # A bad sector.
         raise Damaged(f"{file.name} can't be read: {error.strerror}") from None
-    if found.hexdigest() != sha256:
-        raise Damaged(f"{file.name} has sha256 {found.hexdigest()} instead of {sha256}")
+    if found != sha256:
+        raise Damaged(f"{file.name} has sha256 {found} instead of {sha256}")
 
 
 def check_fit(file: Path, there: dict[str, tuple], wanted: dict[str, tuple]) -> None:
-    """Raises UserError that lists what only the file has (+) and what only the model has (-)."""
+    """Raises a UserError that lists tensors only in the file (+) and only in the model (-)."""
     if there == wanted:
         return
     differences = [
@@ -173,5 +168,5 @@ def check_fit(file: Path, there: dict[str, tuple], wanted: dict[str, tuple]) -> 
 
 
 def digest_of(about: dict) -> str:
-    """The sha256 of numbers, however their file is laid out."""
+    """Returns the sha256 of metadata, independent of the layout of its JSON."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

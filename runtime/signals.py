@@ -1,7 +1,8 @@
-"""Stopping on request: the first SIGINT or SIGTERM is remembered, a second one ends the process.
+"""Graceful stop: the first SIGINT or SIGTERM sets a flag, a second one ends the process.
 
-Python runs a handler only between two of its own instructions, and a run spends its time inside
-JAX. So a thread listens: the system writes the number of each signal to a pipe, at once.
+Python runs a signal handler between two of its own instructions, but a run spends its time inside
+JAX. So a thread reads signal numbers from a pipe (`signal.set_wakeup_fd`), which receives them at
+once.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from runtime.errors import Terminated
 
@@ -16,7 +18,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether this process has been asked to stop, and by which signal."""
+    """Request to stop, by the first signal that arrived."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
@@ -24,36 +26,36 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        """Whether it has."""
+        """Returns True once a signal has arrived."""
         return self._number != 0
 
-    def raise_as(self, message: str) -> None:
-        """Raises what ends the command with the exit code of that signal, and a message."""
+    def raise_as(self, message: str) -> NoReturn:
+        """Raises `message` as the exception whose exit code is that of the signal."""
         raise (Terminated if self._number == signal.SIGTERM else KeyboardInterrupt)(message)
 
     def listen(self, pipe: int) -> None:
-        """Until the pipe is closed: takes in the numbers of signals."""
+        """Reads signal numbers from `pipe` until it is closed."""
         while numbers := os.read(pipe, 64):
             for number in numbers:
                 if number not in SIGNALS:
                     continue
                 if self._number:
-                    os.write(2, b"error: stopped at once; the last checkpoint is kept\n")
+                    os.write(2, b"error: stopped without saving; the last checkpoint is kept\n")
                     os._exit(128 + number)
                 self._number = number
                 note = (
-                    f"{signal.Signals(number).name}: saving after the updates that are under way; "
-                    "a second one stops at once"
+                    f"{signal.Signals(number).name}: saving after the current updates; a second "
+                    "signal stops without saving"
                 )
-                # Whoever reads what is printed may have stopped reading; a second one still counts.
+                # In a thread, because printing blocks if nobody reads the output.
                 threading.Thread(target=self._note, args=(note,), daemon=True).start()
 
 
 @contextlib.contextmanager
 def on_request(note: Callable[[str], None]) -> Iterator[Stop]:
-    """A Stop that the signals set for as long as the block lasts; `note` tells a person so.
+    """Yields a Stop that signals set during the block; `note(message)` tells the user.
 
-    Only the main thread of a process may listen to signals: in another, nothing is ever requested.
+    Python allows only the main thread to handle signals: in another, `requested` stays False.
     """
     stop = Stop(note)
     if threading.current_thread() is not threading.main_thread():
@@ -62,7 +64,7 @@ def on_request(note: Callable[[str], None]) -> Iterator[Stop]:
     pipe, write_end = os.pipe()
     os.set_blocking(write_end, False)
     before = signal.set_wakeup_fd(write_end)
-    # A handler has to be there for the number to be written.
+    # Python writes the number of a signal to the pipe only if the signal has a handler.
     handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     thread = threading.Thread(target=stop.listen, args=(pipe,), daemon=True)
     thread.start()
