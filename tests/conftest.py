@@ -1,6 +1,7 @@
 """Settings of all tests: strict shapes, and one cache for what they compile."""
 
 import os
+import signal
 import tempfile
 
 
@@ -13,6 +14,9 @@ def pytest_configure(config):
         # Most of the time goes into compiling programs that run for milliseconds. The ladder of the
         # README, the soak and `make interop` have the compiler's full optimization.
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        # A shell starts what runs in the background with SIGINT ignored, and so would the commands
+        # that tests send one to.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         # One precision on every processor, unless a test or whoever runs them asks for the other:
         # `FAST_BFLOAT16=true make test`.
         os.environ.setdefault("FAST_BFLOAT16", "false")

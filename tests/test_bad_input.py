@@ -338,7 +338,7 @@ def used_with_damaged_checkpoints(folder, finished):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (used, "already holds a run: name another folder, or go on with that run by --config.ch"),
+        (used, "already holds a run: name another folder, or resume that run with --config.ch"),
         (
             used_by_another_config,
             "holds a run with another config (optimizer.learning_rate was 0.004 and is 0.5; "

@@ -60,7 +60,7 @@ def test_a_diverged_run_says_where_and_keeps_what_it_takes_to_look(tmp_path):
     assert set(about["layers"]) == set(kept["grads"])
     for name, layer in about["layers"].items():
         assert layer["finite"] == np.isfinite(kept["grads"][name]).all()
-    # The last good checkpoint is kept, and the run can be gone on with another limit.
+    # The last good checkpoint is kept, and the run can be resumed with another limit.
     steps = sorted(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir())
     assert steps and steps[-1] < bad
     for leaf in arrays(tmp_path / "run", steps[-1])[0].values():

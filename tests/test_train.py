@@ -283,7 +283,7 @@ def test_due_is_every_so_many_steps_and_at_the_last():
         ({"sample.top_p": 0.0}, "config.sample.top_p=0.0: expected above 0 and at most 1"),
         ({"sample.top_k": -2}, "config.sample.top_k=-2: expected 0 (no limit) or more"),
         ({"sample.temperature": -1.0}, "config.sample.temperature=-1.0: expected 0 or more"),
-        ({"model.context_length": 1_040_000}, "lower --config.model.context_length"),
+        ({"model.context_length": 1_040_000}, "--config.model.context_length=1040000: expected"),
         ({"train.precision": "int8"}, "config.train.precision='int8': expected 'float32' or 'bf"),
         ({"tracking.wandb_mode": "on"}, "config.tracking.wandb_mode"),
     ],

@@ -70,6 +70,7 @@ class PlainLines:
 
     def note(self, message: str) -> None:
         """Shows a message."""
+        self._print(escape_controls(message))
 
     def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
         """Shows the status and the metrics in `SHOWN_AT_END`."""

@@ -25,7 +25,7 @@ class Progress:
         return {**numbers, "logged": self._logged}
 
     def start_clock(self) -> None:
-        """Starts, or goes on, counting seconds of training."""
+        """Starts or resumes counting seconds of training."""
         self._started = time.perf_counter()
 
     def stop_clock(self) -> None:

@@ -50,7 +50,7 @@ def test_a_disk_that_is_full_while_logging(tmp_path, whole):
     assert (
         "run can't be written ([Errno 27] File too large); what is saved is kept" in result.stderr
     )
-    assert "make room and go on with --config.checkpoint.resume=true" in result.stderr
+    assert "make room and resume with --config.checkpoint.resume=true" in result.stderr
     assert (tmp_path / "run/metrics.jsonl").stat().st_size == 64 * 1024
     # Resumed without the limit it equals a run that never failed.
     flags = [*BIGRAM, f"--workdir={tmp_path / 'run'}", RESUME]
