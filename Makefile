@@ -4,8 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PIP_FLAGS := --quiet --disable-pip-version-check
 RUNS ?= runs/ladder
-STAGES := bigram self_attention multi_head_attention transformer_decoder gpt2
-# Appended to the experiment's name: `make ladder PRESET=:smoke` takes seconds.
+# `make ladder PRESET=smoke` takes seconds.
 PRESET ?=
 
 .PHONY: help setup setup-gpu ladder test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint speedrun clean
@@ -40,11 +39,7 @@ INSTALL_CHROMIUM := [ "$$(id -u)" = 0 ] && apt-get -qq update \
 
 # Skips finished stages and resumes interrupted ones, so a second call is safe.
 ladder: .venv/setup.stamp  ## Train the five stages and compare them: runs/ladder/report.html.
-	@for stage in $(STAGES); do \
-	  .venv/bin/python main.py --config=experiments/$$stage.py$(PRESET) \
-	    --workdir=$(RUNS)/$$stage --config.checkpoint.resume=true || exit $$?; \
-	done
-	@.venv/bin/python report.py $(RUNS) --output=$(RUNS)/report.html
+	@.venv/bin/python ladder.py --workdir=$(RUNS) --preset=$(PRESET)
 
 # One worker runs all tests of a file, so that they share fixtures.
 test: .venv/dev.stamp lint  ## Lint, then run the whole test suite.

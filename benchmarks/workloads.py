@@ -8,11 +8,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import rounds
+from experiments import default
 from input_pipeline import batches, corpus
 from runtime import errors
 
 PROMPT_LENGTH = 8
-STAGES = ["bigram", "self_attention", "multi_head_attention", "transformer_decoder", "gpt2"]
 
 
 class Workload(NamedTuple):
@@ -53,7 +53,7 @@ WORKLOADS = {
     "start": Workload("start", "gpt2:laptop", {}),
     "help": Workload("command", "gpt2:laptop", {}),
     "wrong-flag": Workload("command", "gpt2:laptop", {}),
-    **{f"input-{stage}": Workload("input", stage, {}) for stage in STAGES},
+    **{f"input-{stage}": Workload("input", stage, {}) for stage in default.LADDER},
 }
 
 

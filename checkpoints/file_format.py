@@ -53,7 +53,7 @@ def write(path: Path, trees: dict[str, Any], metadata: dict[str, Any]) -> None:
         for name, tree in trees.items():
             leaves = {key: np.asarray(leaf, order="C") for key, leaf in named_leaves(tree).items()}
             content = save(leaves)
-            with atomic_write(temporary / file_name(name)) as file:
+            with atomic_write(temporary / f"{name}.safetensors") as file:
                 file.write(content)
             files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         about = run_folder.finite({**metadata, "files": files})
@@ -96,24 +96,20 @@ def read(path: Path, name: str, like: Any) -> Any:
     """
     from safetensors import SafetensorError, safe_open
 
-    file = path / file_name(name)
+    file = path / f"{name}.safetensors"
     check_content(file, read_metadata(path)["files"].get(name))
-    wanted = named_leaves(like)
+    leaves = named_leaves(like)
+    wanted = {key: (DTYPES[leaf.dtype.name], *leaf.shape) for key, leaf in leaves.items()}
     try:
         with safe_open(file, framework="numpy") as tensors:
             kinds = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
             there = {key: (kind.get_dtype(), *kind.get_shape()) for key, kind in kinds.items()}
-            check_fit(file, there, {key: dtype_and_shape(leaf) for key, leaf in wanted.items()})
+            check_fit(file, there, wanted)
             loaded = {key: tensors.get_tensor(key) for key in wanted}
     except SafetensorError as error:
         raise Damaged(f"{file.name} can't be read: {error}") from None
-    leaves = [jax.device_put(loaded[key], leaf.sharding) for key, leaf in wanted.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-def file_name(name: str) -> str:
-    """Returns the name of the file of tree `name`."""
-    return f"{name}.safetensors"
+    placed = [jax.device_put(loaded[key], leaf.sharding) for key, leaf in leaves.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), placed)
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -122,11 +118,6 @@ def named_leaves(tree: Any) -> dict[str, Any]:
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-def dtype_and_shape(leaf: Any) -> tuple:
-    """Returns safetensors' type name, and the shape, of an array."""
-    return (DTYPES[np.dtype(leaf.dtype).name], *leaf.shape)
 
 
 def check_content(file: Path, expected: Any) -> None:
@@ -152,19 +143,18 @@ def check_content(file: Path, expected: Any) -> None:
 
 def check_fit(file: Path, there: dict[str, tuple], wanted: dict[str, tuple]) -> None:
     """Raises a UserError that lists tensors only in the file (+) and only in the model (-)."""
-    if there == wanted:
-        return
     differences = [
         f"{sign}{key} {list(kind)}"
         for sign, one, other in (("+", there, wanted), ("-", wanted, there))
         for key, kind in sorted(one.items())
         if other.get(key) != kind
     ]
-    shown = ", ".join(differences[:6]) + (", ..." if len(differences) > 6 else "")
-    raise UserError(
-        f"{file} does not fit the model of config.json and tokenizer.json (+ only in the file, - "
-        f"only in the model: {shown}): use the files of one run together"
-    )
+    if differences:
+        shown = ", ".join(differences[:6]) + (", ..." if len(differences) > 6 else "")
+        raise UserError(
+            f"{file} does not fit the model of config.json and tokenizer.json (+ only in the file, "
+            f"- only in the model: {shown}): use the files of one run together"
+        )
 
 
 def digest_of(about: dict) -> str:

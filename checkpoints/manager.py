@@ -5,12 +5,13 @@ the next save is tried. Restoring skips a damaged checkpoint for the one before 
 that names both.
 """
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ class Restored(NamedTuple):
     progress: dict[str, Any]
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """Checkpoints of one run folder."""
 
     def __init__(
@@ -69,12 +70,10 @@ class Checkpoints:
         """Returns the step of the lowest validation loss; None if no checkpoint has one."""
         scored = []
         for step in self.steps():
-            try:
+            with contextlib.suppress(Damaged):
                 loss = file_format.read_metadata(self._folder(step)).get(BEST_BY)
-            except Damaged:
-                continue
-            if isinstance(loss, int | float):
-                scored.append((loss, step))
+                if isinstance(loss, int | float):
+                    scored.append((loss, step))
         return min(scored)[1] if scored else None
 
     def find(self, which: str) -> list[int]:
@@ -165,8 +164,7 @@ class Checkpoints:
     def restore_params(self, which: str, params: Any) -> tuple[int, Any]:
         """Restores the parameters of checkpoint `which`, sharded like `params`, and its step.
 
-        Raises UserError if there is no such checkpoint, if all that satisfy `which` are damaged,
-        or if it does not fit the model.
+        Raises UserError if there is none, if all are damaged, or if it does not fit the model.
         """
         for _ in range(MAX_ATTEMPTS):
             damaged, found = {}, None
@@ -235,9 +233,6 @@ class Checkpoints:
         if damaged:
             self.note(f"{self._path}: {_list(damaged)}, set aside: resuming from step {whole}")
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_) -> None:
         self.wait()
         self._thread.shutdown()
@@ -258,10 +253,7 @@ class Trained(NamedTuple):
 
 
 def load(workdir: Path, which: str) -> Trained:
-    """Loads the model of a finished or running run; `which` checkpoint as for `Checkpoints.find`.
-
-    Raises UserError for a folder that holds no run, or no such checkpoint.
-    """
+    """Loads a run's model; `which` as for `Checkpoints.find`. Raises UserError if there is none."""
     config = check.from_json(run_folder.read_json(workdir / run_folder.CONFIG), workdir)
     tokenizer = tokenizers.load(workdir / run_folder.TOKENIZER)
     model = models.build(config.model, tokenizer.vocab_size)

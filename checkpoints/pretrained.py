@@ -43,10 +43,7 @@ class Weights(NamedTuple):
 
 
 def find(name: str) -> Path:
-    """Returns the folder `name`, or downloads the model of that name from the hub.
-
-    Raises UserError if there is neither.
-    """
+    """Returns the folder `name`, or downloads that model. Raises UserError if there is neither."""
     try:
         folder = Path(name).expanduser()
         if folder.is_dir():
@@ -100,7 +97,7 @@ def with_pretrained_shape(config: ConfigDict, workdir: Path) -> ConfigDict:
         asked, most = config.model.context_length, settings.pop("context_length")
         if asked > most:
             raise UserError(
-                f"config.model.context_length={asked}: expected at most the {most} positions of "
+                f"--config.model.context_length={asked}: expected at most the {most} positions of "
                 f"{folder}"
             )
     # Every experiment sets sizes, which the weights replace; these two only a user sets.
@@ -108,8 +105,8 @@ def with_pretrained_shape(config: ConfigDict, workdir: Path) -> ConfigDict:
     for key in ("activation", "tied_embeddings"):
         if config.model[key] not in (neutral[key], settings[key]):
             raise UserError(
-                f"config.model.{key}={config.model[key]}: the weights of config.model.init_from "
-                f"have {settings[key]}; leave it out"
+                f"--config.model.{key}={config.model[key]}: the weights of "
+                f"--config.model.init_from have {settings[key]}; leave it out"
             )
     shaped = ConfigDict(config.to_dict())
     shaped.model.update(settings)
@@ -117,13 +114,12 @@ def with_pretrained_shape(config: ConfigDict, workdir: Path) -> ConfigDict:
 
 
 def load(init_from: str, model: nn.Module, tokenizer: Tokenizer) -> Weights:
-    """Returns the weights that `init_from` names for `model`, cut to its context length.
-
-    Raises UserError that lists what does not fit the model or the tokenizer.
-    """
+    """Returns the weights of `init_from`. Raises UserError if the model or tokenizer differs."""
     folder = find(init_from)
     check_tokenizer(folder, tokenizer)
-    return Weights(load_params(folder, model), text_files.digest(_files(folder)))
+    return Weights(
+        load_params(folder, model), text_files.digest(sorted(folder.glob("*.safetensors")))
+    )
 
 
 def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
@@ -135,8 +131,9 @@ def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     differs = vocabulary is not None and vocabulary != to_hugging_face(tokenizer).get_vocab()
     if differs or size != tokenizer.vocab_size:
         raise UserError(
-            f"config.data.tokenizer={tokenizer.name!r} has, for this text, {tokenizer.vocab_size} "
-            f"tokens that are not the {size} of the weights in {folder}: expected the tokenizer, "
+            f"--config.data.tokenizer={tokenizer.name!r} has, for this text, "
+            f"{tokenizer.vocab_size} tokens that are not the {size} of the weights in {folder}: "
+            "expected the tokenizer, "
             "and the text it learned from, that they were trained with"
         )
 
@@ -146,7 +143,7 @@ def load_params(folder: Path, model: nn.Module) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.flax import load_file
 
-    files = _files(folder)
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder} holds no *.safetensors: expected the weights there")
     tensors: dict[str, Any] = {}
@@ -163,10 +160,7 @@ def load_params(folder: Path, model: nn.Module) -> dict[str, Any]:
 
 
 def open_model(workdir: Path, which: str) -> manager.Trained:
-    """Opens the model of a run folder, at checkpoint `which`, or of a folder of weights.
-
-    Raises UserError if it is neither.
-    """
+    """Opens a run's model, at checkpoint `which`, or one of weights; else raises UserError."""
     if not holds_weights(workdir):
         return manager.load(workdir, which)
     tokenizer = tokenizer_files.read(workdir)
@@ -184,10 +178,7 @@ def open_model(workdir: Path, which: str) -> manager.Trained:
 
 
 def export(workdir: Path, which: str, output: Path) -> None:
-    """Writes the model of a run as a folder for `transformers.GPT2LMHeadModel.from_pretrained`.
-
-    Raises UserError if the model is no GPT-2, or the folder can't be written.
-    """
+    """Writes a run's GPT-2 for transformers' `from_pretrained`. Raises UserError if it can't."""
     from safetensors.numpy import save
 
     trained = manager.load(workdir, which)
@@ -219,7 +210,3 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _settings(folder: Path) -> dict[str, Any]:
     return hugging_face.settings_from(_config(folder), folder / CONFIG)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from absl import flags
 from ml_collections import ConfigDict
 
 import run_folder
@@ -20,7 +21,6 @@ from runtime.errors import UserError
 
 # Types in error messages.
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
-BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 # Tokens of one dispatch: 1 GiB, at 4 bytes each.
 MAX_TOKENS = 2**28
 
@@ -57,7 +57,7 @@ RANGES = {
     "model.dropout_rate": FRACTION,
     "model.attention_dropout_rate": Range(
         lambda value: value == -1 or 0 <= value < 1,
-        "-1 (the value of config.model.dropout_rate), or 0 or more, and less than 1",
+        "-1 (the value of --config.model.dropout_rate), or 0 or more, and less than 1",
     ),
     "model.mlp_dim": integer(0, 2**18),
     "model.norm_epsilon": non_negative(),
@@ -91,8 +91,6 @@ RANGES = {
     "checkpoint.every_minutes": non_negative(" (off)"),
     "checkpoint.keep": integer(1, 10**6),
 }
-
-
 # Pairs of keys of which the first must divide the second.
 DIVISORS = (
     ("train.grad_accumulation_steps", "train.batch_size"),
@@ -117,24 +115,25 @@ def find_value_errors(config: ConfigDict) -> list[str]:
     flat = run_folder.flatten(config.to_dict())
     valid = {key for key in RANGES if RANGES[key].contains(flat[key])}
     found = [
-        f"config.{key}={flat[key]}: expected {RANGES[key].expected}"
+        f"--config.{key}={flat[key]}: expected {RANGES[key].expected}"
         for key in RANGES
         if key not in valid
     ]
     found += [
-        f"config.{key}={flat[key]}: expected a divisor of config.{total}={flat[total]}"
+        f"--config.{key}={flat[key]}: expected a divisor of --config.{total}={flat[total]}"
         for key, total in DIVISORS
         if {key, total} <= valid and flat[total] % flat[key]
     ]
     if flat["train.remat"] not in ("none", "blocks"):
-        found.append(f"config.train.remat={flat['train.remat']!r}: expected 'none' or 'blocks'")
+        found.append(f"--config.train.remat={flat['train.remat']!r}: expected 'none' or 'blocks'")
     sizes = ("train.steps_per_dispatch", "train.batch_size", "model.context_length")
     steps, batch_size, context_length = (flat[key] for key in sizes)
     tokens = steps * batch_size * (context_length + 1)
     if valid.issuperset(sizes) and tokens > MAX_TOKENS:
         found.append(
-            f"config.train.steps_per_dispatch={steps} times config.train.batch_size={batch_size} "
-            f"windows are {tokens} tokens at once: expected {MAX_TOKENS} at most; lower one of them"
+            f"--config.train.steps_per_dispatch={steps} times "
+            f"--config.train.batch_size={batch_size} windows are {tokens} tokens "
+            f"at once: expected {MAX_TOKENS} at most; lower one of them"
         )
     return found
 
@@ -157,10 +156,7 @@ def collect_errors(*checks: Callable[[], Any]) -> list[str]:
 
 
 def from_json(content: Any, folder: Path) -> ConfigDict:
-    """Returns the config in a run folder's config.json; newer keys take their defaults.
-
-    Raises UserError for an unknown key, a wrong type and a value out of range.
-    """
+    """Returns the config of a run folder; newer keys take their defaults. Raises UserError."""
     config = default.get_config()
     known = run_folder.flatten(config.to_dict())
     found = [] if isinstance(content, dict) else [f"expected an object, not {content!r:.40}"]
@@ -204,13 +200,10 @@ def explain_flags(argv: Sequence[str]) -> str:
 
 
 def _parse(text: str, before: Any) -> Any:
-    """Returns the value of a flag's text; None if it does not have the type of `before`.
-
-    Returns `before` itself for types that only absl can parse.
-    """
+    """Returns a flag's value, None for a wrong type, `before` for a type that only absl parses."""
     try:
         if isinstance(before, bool):
-            return BOOLEANS.get(text.lower())
+            return flags.BooleanParser().parse(text)
         return type(before)(text) if isinstance(before, int | float | str) else before
     except ValueError:
         return None
@@ -221,12 +214,12 @@ def _type_error(key: str, value: Any, before: Any) -> str:
     if isinstance(before, tuple):
         is_list = isinstance(value, tuple | list)
         good = is_list and all(isinstance(one, str) for one in value)
-        return "" if good else f"config.{key}={value!r:.60}: expected a list of strings"
+        return "" if good else f"--config.{key}={value!r:.60}: expected a list of strings"
     if before is None or type(value) is type(before):
         return ""
     if isinstance(before, float) and type(value) is int and abs(value) <= sys.float_info.max:
         return ""
-    return f"config.{key}={value!r:.60}: expected {TYPES[type(before)]}"
+    return f"--config.{key}={value!r:.60}: expected {TYPES[type(before)]}"
 
 
 def _unknown_key(key: str, known: dict[str, Any]) -> str:

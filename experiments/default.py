@@ -7,6 +7,9 @@ from ml_collections import ConfigDict
 
 from runtime.errors import UserError
 
+# The stages' experiments, in the order in which each adds an idea to the one before.
+LADDER = ("bigram", "self_attention", "multi_head_attention", "transformer_decoder", "gpt2")
+
 # Dotted config keys and their values.
 Preset = dict[str, Any]
 

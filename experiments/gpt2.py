@@ -114,12 +114,7 @@ LONGER_SPEEDRUN: Preset = {
 PRESETS: dict[str, Preset] = {
     **CHANGES,
     # Below nanoGPT's 1.886, in less than a twentieth of the time that PyTorch takes for its recipe.
-    "speedrun_5s": {
-        **SPEEDRUN,
-        **_shape(1, 3, 96),
-        "train.batch_size": 16,
-        "train.num_steps": 260,
-    },
+    "speedrun_5s": {**SPEEDRUN, **_shape(1, 3, 96), "train.batch_size": 16, "train.num_steps": 260},
     "speedrun_30s": {
         **LONGER_SPEEDRUN,
         **_shape(2, 2, 128),
@@ -134,11 +129,7 @@ PRESETS: dict[str, Preset] = {
         "train.batch_size": 7,
         "train.num_steps": 1500,
     },
-    "speedrun_180s": {
-        **LONGER_SPEEDRUN,
-        **_shape(3, 3, 192),
-        "train.num_steps": 1230,
-    },
+    "speedrun_180s": {**LONGER_SPEEDRUN, **_shape(3, 3, 192), "train.num_steps": 1230},
     # The lowest loss found: below that of nanoGPT's ten million parameters, with a quarter of them.
     "baby_best": {
         **LONGER_SPEEDRUN,

@@ -60,7 +60,8 @@ def count_parameters(model: ConfigDict, vocab_size: int) -> Parameters:
         norms += norm * 2 * L * D // model.num_heads
     biases = 0
     if model.use_bias:
-        biases = 3 * D + 2 * _kv_dim(model) + (_num_mlp_matrices(model) - 1) * _mlp_dim(model)
+        mlp_matrices, F = _mlp(model)
+        biases = 3 * D + 2 * _kv_dim(model) + (mlp_matrices - 1) * F
     return Parameters(num_rows * D, L * (_matrices(model) + biases) + norms)
 
 
@@ -71,7 +72,7 @@ def flops_per_token(model: ConfigDict, vocab_size: int) -> float:
     (Hoffmann et al., 2022, appendix F). Elementwise operations are XLA's counts on average.
     """
     D, L, T = model.embed_dim, model.num_layers, model.context_length
-    elementwise = ON_UNIT * _mlp_dim(model) + ON_STREAM * D + ON_SCORE * model.num_heads * T
+    elementwise = ON_UNIT * _mlp(model)[1] + ON_STREAM * D + ON_SCORE * model.num_heads * T
     scores_and_averages = 2 * T * D
     products = L * (_matrices(model) + scores_and_averages) + D * vocab_size
     return 6.0 * products + L * elementwise + ON_LOGIT * vocab_size
@@ -79,21 +80,19 @@ def flops_per_token(model: ConfigDict, vocab_size: int) -> float:
 
 def _matrices(model: ConfigDict) -> int:
     """Returns the number of weights in the matrices of one block."""
-    attention = 2 * model.embed_dim + 2 * _kv_dim(model)
-    return model.embed_dim * (attention + _num_mlp_matrices(model) * _mlp_dim(model))
+    mlp_matrices, F = _mlp(model)
+    return model.embed_dim * (2 * model.embed_dim + 2 * _kv_dim(model) + mlp_matrices * F)
 
 
 def _kv_dim(model: ConfigDict) -> int:
     return model.embed_dim // model.num_heads * (model.num_kv_heads or model.num_heads)
 
 
-def _num_mlp_matrices(model: ConfigDict) -> int:
-    return 3 if model.activation == "swiglu" else 2
-
-
-def _mlp_dim(model: ConfigDict) -> int:
-    is_gated = model.activation == "swiglu"
-    return model.mlp_dim or (8 * round(model.embed_dim / 3) if is_gated else 4 * model.embed_dim)
+def _mlp(model: ConfigDict) -> tuple[int, int]:
+    """Returns the number of matrices in an MLP, and its width."""
+    D = model.embed_dim
+    matrices, F = (3, 8 * round(D / 3)) if model.activation == "swiglu" else (2, 4 * D)
+    return matrices, model.mlp_dim or F
 
 
 def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
@@ -111,27 +110,24 @@ def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
         if not 1 <= rung <= LARGEST_RUNG:
             raise UserError(f"preset {preset!r}: expected ladder-1 to ladder-{LARGEST_RUNG}")
         changes = _rung(rung, 1e6 * float(millions) if millions else None, config)
-        return {preset: _check_updates(preset, changes)}
-    if found := re.fullmatch(r"width-(\d+)", preset):
+    elif found := re.fullmatch(r"width-(\d+)", preset):
         width = int(found[1])
         if width < HEAD_DIM or width % HEAD_DIM:
             raise UserError(f"preset {preset!r}: expected a width divisible by {HEAD_DIM}")
-        return {preset: _width(width)}
-    if preset.startswith("vocabulary-"):
+        changes = _width(width)
+    elif preset.startswith("vocabulary-"):
         name = preset.removeprefix("vocabulary-")
         if name not in VOCABULARIES:
             known = ", ".join(VOCABULARIES)
             raise UserError(f"preset {preset!r}: expected vocabulary- and one of {known}")
-        return {preset: _check_updates(preset, _vocabulary(name, config))}
-    return {}
-
-
-def _check_updates(preset: str, changes: Preset) -> Preset:
-    if not changes["train.num_steps"]:
+        changes = _vocabulary(name, config)
+    else:
+        return {}
+    if changes.get("train.num_steps") == 0:
         raise UserError(
             f"preset {preset!r}: its budget is less than one batch; choose a smaller model"
         )
-    return changes
+    return {preset: changes}
 
 
 def _width(width: int) -> Preset:

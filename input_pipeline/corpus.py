@@ -5,11 +5,12 @@ the source text's sha256 and the tokenizer, so that an entry never goes stale. T
 deleted at any time.
 """
 
+import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -24,8 +25,7 @@ _FILES = ("train.npy", "val.npy", run_folder.TOKENIZER)
 _INDEX = "index.json"  # The sha256 of each of `_FILES`.
 
 
-@dataclass(frozen=True)
-class Corpus:
+class Corpus(NamedTuple):
     """Token ids of the two splits: 1-d, of the smallest unsigned type that holds the vocabulary."""
 
     train: np.ndarray
@@ -43,37 +43,24 @@ def load(data: ConfigDict) -> Corpus:
     source = sources.find(data)
     tokenizers.check_name(data.tokenizer)
     folder = process.cache_dir() / f"{source.digest}-{data.tokenizer.replace(':', '-')}"
-    cached = _read(folder, source.digest)
-    if cached:
-        return cached
+    corpus = _read(folder, source.digest)
+    if corpus:
+        return corpus
     splits = source.read()
     tokenizer = tokenizers.build(data.tokenizer, *splits)
-    try:
+    # With a full disk or a read-only cache the tokens stay in memory, for this run alone.
+    with contextlib.suppress(OSError):
         _write(folder, tokenizer, splits)
         corpus = _read(folder, source.digest)
-    except OSError:
-        # With a full disk or a read-only cache the tokens stay in memory, for this run alone.
-        corpus = None
     if corpus is None:
-        train, val = (
-            np.concatenate([np.zeros(0, _dtype(tokenizer)), *_encode(split, tokenizer)])
-            for split in splits
-        )
+        empty = np.zeros(0, tokenizers.dtype(tokenizer))
+        pieces = (tokenizers.encode_pieces(tokenizer, split()) for split in splits)
+        train, val = (np.concatenate([empty, *tokens]) for tokens in pieces)
         corpus = Corpus(train, val, tokenizer, source.digest)
     if sources.find(data).digest != source.digest:
         shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"{data.path} changed while it was read: start again when it is complete")
     return corpus
-
-
-def _encode(split: Pieces, tokenizer: tokenizers.Tokenizer) -> Iterator[np.ndarray]:
-    """Yields the tokens of a text in pieces of type `_dtype(tokenizer)`."""
-    for tokens in tokenizers.encode_pieces(tokenizer, split()):
-        yield tokens.astype(_dtype(tokenizer))
-
-
-def _dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype:
-    return np.min_scalar_type(tokenizer.vocab_size - 1)
 
 
 def _read(folder: Path, digest: str) -> Corpus | None:
@@ -95,7 +82,8 @@ def _write(folder: Path, tokenizer: tokenizers.Tokenizer, splits: tuple[Pieces, 
         new = Path(temporary, "new")
         new.mkdir()
         for name, split in zip(_FILES, splits, strict=False):
-            _save(new / name, _encode(split, tokenizer), _dtype(tokenizer))
+            tokens = tokenizers.encode_pieces(tokenizer, split())
+            _save(new / name, tokens, tokenizers.dtype(tokenizer))
         tokenizer.save(new / _FILES[2])
         index = {name: text_files.digest([new / name]) for name in _FILES}
         run_folder.write_json(new / _INDEX, index)
@@ -105,7 +93,7 @@ def _write(folder: Path, tokenizer: tokenizers.Tokenizer, splits: tuple[Pieces, 
         new.rename(folder)
 
 
-def _save(path: Path, pieces: Iterator[np.ndarray], dtype: np.dtype) -> None:
+def _save(path: Path, pieces: Iterable[np.ndarray], dtype: np.dtype) -> None:
     """Writes one array, given in pieces, as a .npy file."""
 
     def write_header(length: int) -> None:

@@ -16,8 +16,6 @@ from input_pipeline.tokenizers import (
 from runtime.errors import UserError
 
 FILE, MERGED = "tokenizer.json", "vocab.json"
-# Bytes whose character is printable in latin-1: GPT-2 writes each of them as that character.
-_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 
 
 def write(tokenizer: Tokenizer, folder: Path) -> None:
@@ -34,7 +32,7 @@ def to_hugging_face(tokenizer: Tokenizer):
 
     match tokenizer:
         case TrainedTokenizer():
-            return tokenizers.Tokenizer.from_str(tokenizer.learned)
+            return tokenizers.Tokenizer.from_str(json.dumps(tokenizer.learned))
         case CharTokenizer():
             vocabulary = {char: token for token, char in enumerate(tokenizer.vocabulary)}
             converted = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=""))
@@ -52,10 +50,7 @@ def to_hugging_face(tokenizer: Tokenizer):
 
 
 def read(folder: Path) -> Tokenizer:
-    """Returns the tokenizer of a folder of pretrained weights.
-
-    Raises UserError if it has none, or one that is not supported.
-    """
+    """Returns the tokenizer beside weights. Raises UserError if there is none that we support."""
     vocabulary = read_vocabulary(folder)
     if vocabulary is None:
         raise UserError(f"{folder} holds no tokenizer: expected {FILE}, or GPT-2's {MERGED}")
@@ -70,7 +65,7 @@ def read(folder: Path) -> Tokenizer:
         case {"model": {"type": "BPE", "merges": []}} if vocabulary == _bytes():
             return ByteTokenizer()
         case {"model": {"type": "BPE"}} if _splits_as_gpt2(content, vocabulary):
-            return TrainedTokenizer(f"{TRAINED_PREFIX}{len(vocabulary)}", json.dumps(content))
+            return TrainedTokenizer(f"{TRAINED_PREFIX}{len(vocabulary)}", content)
     raise UserError(
         f"{folder} has a tokenizer that is not supported: expected GPT-2's, single characters, "
         "bytes or byte-level BPE"
@@ -88,10 +83,7 @@ def _splits_as_gpt2(content: dict, vocabulary: dict[str, int]) -> bool:
 
 
 def read_vocabulary(folder: Path) -> dict[str, int] | None:
-    """Returns the token ids in a folder of pretrained weights; None if it has no tokenizer.
-
-    Raises UserError for a file that can't be read.
-    """
+    """Returns the token ids beside weights, None if there are none. Raises UserError."""
     import tokenizers
 
     if (folder / FILE).exists():
@@ -103,7 +95,12 @@ def read_vocabulary(folder: Path) -> dict[str, int] | None:
 
 
 def _bytes() -> dict[str, int]:
-    """Returns the byte of each character that GPT-2 writes bytes as."""
-    rest = [byte for byte in range(256) if byte not in _PRINTABLE]
-    hidden = {chr(256 + place): byte for place, byte in enumerate(rest)}
-    return {chr(byte): byte for byte in _PRINTABLE} | hidden
+    """Returns the byte of each character that GPT-2 writes bytes as.
+
+    That is the byte's own in latin-1 if it is printable, else one from U+0100 on, in order.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    alphabet = ByteLevel.alphabet()
+    order = sorted(range(256), key=lambda byte: chr(byte) not in alphabet)
+    return dict(zip(sorted(alphabet), order, strict=True))

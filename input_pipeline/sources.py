@@ -12,10 +12,10 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -26,8 +26,7 @@ from runtime.errors import UserError
 _CHECKSUMS = Path(__file__).parent / "tiny_shakespeare" / "checksums.tsv"
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Text that was found but not read: sha256 of its bytes, and `read() -> (train, val)`."""
 
     digest: str
@@ -35,10 +34,7 @@ class Source:
 
 
 def find(data: ConfigDict) -> Source:
-    """Returns the text of `data.name` and `data.path`.
-
-    Raises UserError, here or in `read`, if there is none or it can't be read.
-    """
+    """Returns the text of `data`. Raises UserError, here or in `read`, if it can't be read."""
     path = os.path.expanduser(data.path)  # No shell expands ~ after --config.data.path=.
     if data.name == "tiny_shakespeare":
         return _tiny_shakespeare(path)
@@ -143,7 +139,7 @@ def _split_text(builder, split: str, feature: str) -> Pieces:
     """Returns the examples of a split, joined by newlines, as one piece."""
     examples = (example[feature] for example in builder.as_data_source(split))
     text = "\n".join(text_files.decode(example, builder.data_path)[0] for example in examples)
-    return lambda: iter([text])
+    return lambda: [text]
 
 
 @contextlib.contextmanager

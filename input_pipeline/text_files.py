@@ -11,23 +11,20 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 from runtime.errors import UserError
 
 # Bytes read at a time; the arrays computed from them are some ten times as large.
 PIECE = 4 << 20
 # A text, from its beginning, in pieces; each call reads it again.
-Pieces = Callable[[], Iterator[str]]
+Pieces = Callable[[], Iterable[str]]
 
 
 def find(path: str) -> list[Path]:
-    """Returns the file `path`, or the .txt files of the folder `path` at any depth, sorted.
-
-    Raises UserError for an empty path and for a folder that has no .txt or can't be listed.
-    """
+    """Returns the file `path`, or the .txt files below it, sorted. Raises UserError for none."""
     if not path:
         raise UserError(
             "--config.data.name=text needs --config.data.path: a UTF-8 file or a folder of .txt"
@@ -44,13 +41,12 @@ def files_below(folder: Path) -> list[Path]:
     """Returns all files below `folder`, sorted. Raises UserError if one can't be listed."""
 
     def fail(error: OSError):
-        raise error
+        raise _unreadable(error, folder) from None
 
-    with _user_errors(folder):
-        # Path.rglob would skip a folder that can't be read. os.walk follows no links to folders, so
-        # one that leads back up does no harm.
-        walk = os.walk(folder, onerror=fail)
-        return sorted(Path(at, name) for at, _, names in walk for name in names)
+    # Path.rglob would skip a folder that can't be read. os.walk follows no links to folders, so one
+    # that leads back up does no harm.
+    walk = os.walk(folder, onerror=fail)
+    return sorted(Path(at, name) for at, _, names in walk for name in names)
 
 
 def splits(text: Pieces, where: object) -> tuple[Pieces, Pieces]:
@@ -116,30 +112,25 @@ def digest(files: list[Path]) -> str:
     sha256 = hashlib.sha256()
     for path in files:
         with _open(path) as file:
-            while block := file.read(1 << 20):
-                sha256.update(block)
+            hashlib.file_digest(file, lambda: sha256)
     return sha256.hexdigest()
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
+def _open(path: Path) -> Iterator[BufferedReader]:
     """Yields a file to read. Raises UserError if it can't be read, then or in the block.
 
     A device or a pipe is refused: it may never end, and can't be read a second time.
     """
-    with _user_errors(path):
+    try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UserError(f"{path} is not a regular file: check --config.data.path")
         with open(path, "rb") as file:
             yield file
-
-
-@contextlib.contextmanager
-def _user_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError of the block into a UserError."""
-    try:
-        yield
     except OSError as error:
-        raise UserError(
-            f"{error.filename or path} can't be read ({error.strerror}): check --config.data.path"
-        ) from None
+        raise _unreadable(error, path) from None
+
+
+def _unreadable(error: OSError, path: Path) -> UserError:
+    where = error.filename or path
+    return UserError(f"{where} can't be read ({error.strerror}): check --config.data.path")

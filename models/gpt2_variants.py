@@ -12,14 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from models.gpt2 import GPT2, TiedEmbed, init
-from models.gpt2_parts import (
-    ACTIVATIONS,
-    NORMS,
-    MakeModule,
-    PairEmbed,
-    SwiGLU,
-    soft_cap,
-)
+from models.gpt2_parts import ACTIVATIONS, NORMS, MakeModule, PairEmbed, VariantMlp
 from models.layers import Dense, Dropout, KeyValueCache, Position, in_query_blocks, reference
 from models.positions import alibi_penalties, alibi_slopes, apply_rope
 from models.self_attention import causal_attention, causal_scores
@@ -91,21 +84,6 @@ class VariantAttention(nn.Module):
         return self.make_out(D, name="out")(y_BTHK.reshape(B, T, D))
 
 
-class VariantMlp(nn.Module):
-    """Two dense layers with activation ACTIVATIONS[activation] between."""
-
-    make_dense: MakeModule
-    make_out: MakeModule
-    hidden_dim: int  # F; 0 is 4 D.
-    activation: str
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        D = x_BTD.shape[-1]
-        h_BTF = self.make_dense(self.hidden_dim or 4 * D, name="up")(x_BTD)
-        return self.make_out(D, name="down")(ACTIVATIONS[self.activation](h_BTF))
-
-
 class VariantBlock(nn.Module):
     """GPT-2's block with the given attention, MLP and norm."""
 
@@ -114,16 +92,13 @@ class VariantBlock(nn.Module):
     make_norm: MakeModule
     dropout_rate: float
 
-    def setup(self) -> None:
-        """Creates the sub-layers."""
-        self.attention_norm, self.mlp_norm = self.make_norm(), self.make_norm()
-        self.attention, self.mlp = self.make_attention(), self.make_mlp()
-        self.dropout = Dropout(self.dropout_rate)
-
+    @nn.compact
     def __call__(self, x_BTD: jax.Array, *, start: Position = 0, train: bool = False) -> jax.Array:
-        drop = partial(self.dropout, deterministic=not train)
-        x_BTD += drop(self.attention(self.attention_norm(x_BTD), start=start, train=train))
-        x_BTD += drop(self.mlp(self.mlp_norm(x_BTD)))
+        drop = partial(Dropout(self.dropout_rate, name="dropout"), deterministic=not train)
+        attention = self.make_attention(name="attention")
+        h_BTD = self.make_norm(name="attention_norm")(x_BTD)
+        x_BTD += drop(attention(h_BTD, start=start, train=train))
+        x_BTD += drop(self.make_mlp(name="mlp")(self.make_norm(name="mlp_norm")(x_BTD)))
         return x_BTD
 
 
@@ -169,7 +144,7 @@ class GPT2Variant(GPT2):
             out_init = nn.initializers.zeros
         kernel_init = nn.initializers.normal(0.02 / self.width_multiplier**0.5)
         make_dense = partial(Dense, use_bias=self.use_bias, kernel_init=kernel_init)
-        make_out = partial(Dense, use_bias=self.use_bias, kernel_init=out_init)
+        make_out = partial(make_dense, kernel_init=out_init)
         make_norm = partial(NORMS[self.norm], epsilon=self.norm_epsilon)
         if self.norm == "layer_norm":
             make_norm = partial(make_norm, use_bias=self.use_bias)
@@ -184,9 +159,7 @@ class GPT2Variant(GPT2):
             num_kv_heads=self.num_kv_heads,
             query_key_norm=make_norm if self.query_key_norm else None,
         )
-        make_mlp: MakeModule = partial(SwiGLU, make_dense, make_out, self.mlp_dim)
-        if self.activation != "swiglu":
-            make_mlp = partial(VariantMlp, make_dense, make_out, self.mlp_dim, self.activation)
+        make_mlp = partial(VariantMlp, make_dense, make_out, self.activation, self.mlp_dim)
         sizes = self.vocab_size, self.context_length, self.embed_dim
         self.embed = (TiedEmbed if self.positions == "learned" else TokenEmbed)(*sizes)
         if self.num_pair_embeddings:
@@ -230,4 +203,6 @@ class GPT2Variant(GPT2):
         if self.mup_base_dim:
             x_BTD /= self.width_multiplier
         logits_BTV = self.embed.unembed(x_BTD) if self.tied_embeddings else self.logits(x_BTD)
-        return soft_cap(logits_BTV, self.logit_soft_cap) if self.logit_soft_cap else logits_BTV
+        if cap := self.logit_soft_cap:  # Limits them to +-cap by a tanh (Gemma 2, 2024).
+            return cap * jnp.tanh(logits_BTV / cap)
+        return logits_BTV

@@ -67,10 +67,7 @@ PREFIX, MASKS = "transformer.", (".attn.bias", ".attn.masked_bias")
 
 
 def settings_from(theirs: dict[str, Any], where: object) -> dict[str, Any]:
-    """Returns the keys of `config.model` for the GPT2Config of a config.json.
-
-    Raises UserError, naming `where`, for another kind of model and for unsupported settings.
-    """
+    """Returns a GPT2Config as keys of `config.model`. Raises UserError for other settings."""
     if theirs.get("model_type") != "gpt2":
         raise UserError(f"{where}: model_type is {theirs.get('model_type')!r}: expected 'gpt2'")
     # None stands for the default; for n_inner that is 4 n_embd, our 0.
@@ -97,7 +94,7 @@ def settings_from(theirs: dict[str, Any], where: object) -> dict[str, Any]:
 def check_is_gpt2(ours: dict[str, Any]) -> None:
     """Raises UserError for a `config.model` with settings that GPT2Config lacks."""
     wrong = [
-        f"config.model.{key} is {ours[key]!r}: GPT-2's is {value!r}"
+        f"--config.model.{key} is {ours[key]!r}: GPT-2's is {value!r}"
         for key, value in {"name": "gpt2", **NOT_GPT2}.items()
         if ours[key] != value
     ]
@@ -106,24 +103,15 @@ def check_is_gpt2(ours: dict[str, Any]) -> None:
 
 
 def settings_to(ours: dict[str, Any], vocab_size: int, end_of_text: int | None) -> dict[str, Any]:
-    """Returns the GPT2Config of a `config.model` as JSON; token id `end_of_text` ends a text.
-
-    Raises UserError for settings that GPT2Config lacks.
-    """
+    """Returns a `config.model` as a GPT2Config. Raises UserError for settings that it lacks."""
     check_is_gpt2(ours)
     names = {our_name: their_name for their_name, our_name in reversed(ACTIVATIONS.items())}
     if ours["activation"] not in names:
+        known = ", ".join(sorted(names))
         raise UserError(
-            f"config.model.activation is {ours['activation']!r}: expected one of {', '.join(names)}"
+            f"--config.model.activation is {ours['activation']!r}: expected one of {known}"
         )
-    theirs = {name: ours[key] for name, (key, _) in SETTINGS.items()}
-    theirs |= {
-        "activation_function": names[ours["activation"]],
-        "n_inner": ours["mlp_dim"] or None,  # None is 4 n_embd.
-        **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), ours["dropout_rate"]),
-    }
-    if ours["attention_dropout_rate"] >= 0:
-        theirs["attn_pdrop"] = ours["attention_dropout_rate"]
+    rate, attention_rate = ours["dropout_rate"], ours["attention_dropout_rate"]
     return {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -132,7 +120,12 @@ def settings_to(ours: dict[str, Any], vocab_size: int, end_of_text: int | None) 
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
         "dtype": "float32",
-        **theirs,
+        **{name: ours[key] for name, (key, _) in SETTINGS.items()},
+        "activation_function": names[ours["activation"]],
+        "n_inner": ours["mlp_dim"] or None,  # None is 4 n_embd.
+        "attn_pdrop": attention_rate if attention_rate >= 0 else rate,
+        "embd_pdrop": rate,
+        "resid_pdrop": rate,
     }
 
 
@@ -152,20 +145,14 @@ def tensor_names(num_layers: int, tied_embeddings: bool) -> dict[str, list[str]]
     return names
 
 
-def is_tied(model: nn.Module) -> bool:
-    """Returns True if the head is the token embedding; only a GPT2Variant may have another."""
-    return getattr(model, "tied_embeddings", True)
-
-
 def to_params(tensors: dict[str, np.ndarray], model: nn.Module) -> dict:
-    """Returns the parameters of `model`, as float32, from the tensors of a GPT2LMHeadModel.
-
-    Takes the first `context_length` positions. Raises UserError as `check_shapes` does.
-    """
+    """Returns a GPT2LMHeadModel's tensors as float32 parameters, or raises as `check_shapes`."""
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
-    check_shapes({name: tensor.shape for name, tensor in tensors.items()}, model)
+    # Only a GPT2Variant may have a head that is not the token embedding.
+    names = tensor_names(model.num_layers, getattr(model, "tied_embeddings", True))
+    check_shapes({name: tensor.shape for name, tensor in tensors.items()}, names, model)
     leaves: dict[str, np.ndarray] = {}
-    for name, ours in tensor_names(model.num_layers, is_tied(model)).items():
+    for name, ours in names.items():
         tensor = np.asarray(tensors[name], np.float32)
         if name == POSITIONS:
             tensor = tensor[: model.context_length]
@@ -186,23 +173,21 @@ def from_params(params: dict) -> dict[str, np.ndarray]:
     return tensors
 
 
-def check_shapes(there: dict[str, tuple[int, ...]], model: nn.Module) -> None:
+def check_shapes(there: dict[str, tuple], names: dict[str, list], model: nn.Module) -> None:
     """Raises a UserError that lists missing (-), surplus (+) and misshapen tensors for `model`."""
-    # The file may hold a tied head twice.
-    optional = {HEAD} if is_tied(model) else set()
     there = {name: shape for name, shape in there.items() if not name.endswith(MASKS)}
+    if HEAD not in names:
+        there.pop(HEAD, None)  # The file may hold a tied head twice.
     tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     leaves = {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
     if len(there.get(POSITIONS, ())) == 2:
         there[POSITIONS] = min(there[POSITIONS][0], model.context_length), there[POSITIONS][1]
     wanted = {}
-    for name, ours in tensor_names(model.num_layers, is_tied(model)).items():
+    for name, ours in names.items():
         shape = (*leaves[ours[0]][:-1], sum(leaves[one][-1] for one in ours))
         wanted[name] = shape[::-1] if name == HEAD else shape
     differences = [f"-{name} {list(wanted[name])}" for name in wanted if name not in there]
-    differences += [
-        f"+{name} {list(there[name])}" for name in there if name not in {*wanted, *optional}
-    ]
+    differences += [f"+{name} {list(there[name])}" for name in there if name not in wanted]
     differences += [
         f"{name} {list(there[name])}, expected {list(shape)}"
         for name, shape in wanted.items()

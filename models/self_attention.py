@@ -28,7 +28,7 @@ def causal_attention(
     """Returns softmax(query . key / sqrt(K)) . value over the past (Vaswani et al., 2017, eq. 1).
 
     query [B, T, ..., K], key and value [B, S, ..., K]; query t stands at position start + t. The
-    dots stand for no axis in this stage, and for the head axis from stage 3 on.
+    dots stand for axes that a later stage adds.
     """
     weights = jax.nn.softmax(causal_scores(query, key, start))
     return jnp.einsum("B...TS,BS...K->BT...K", weights, value)

@@ -13,7 +13,7 @@ from models.layers import Dense, Position
 from models.multi_head_attention import MultiHeadAttention
 from models.self_attention import TokenPositionEmbed
 
-LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)  # As in stage 5, GPT-2; Flax's default is 1e-6.
+LayerNorm = partial(nn.LayerNorm, epsilon=1e-5)  # The usual value; Flax's default is 1e-6.
 
 
 class Mlp(nn.Module):

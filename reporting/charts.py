@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import altair as alt
 
@@ -43,8 +43,6 @@ LOSSES = {
     "val": ("val/loss", "Validation loss, nats per token"),
     "train": ("train/loss", "Training loss, nats per token"),
 }
-ScaleType = Literal["log", "linear"]
-SCALES: tuple[ScaleType, ...] = ("log", "linear")
 # Each has a contrast of at least 3.5 with the page, on its light and its dark background.
 COLORS = (
     *("#3b82d6", "#d9641e", "#2a9a5b", "#c94a9c", "#8b67e0"),
@@ -68,9 +66,8 @@ TOOLTIP = (
     ("train loss", "train", ".3f"),
     ("bits per byte", "bits", ".3f"),
 )
-# More labels at the ends of curves, or labels on a narrower chart, overlap.
+# More labels at the ends of curves overlap.
 MAX_LABELS = 8
-NARROW = 560
 
 
 def points(runs: Sequence[Run]) -> Rows:
@@ -89,12 +86,6 @@ def points(runs: Sequence[Run]) -> Rows:
 def palette(runs: Sequence[Run]) -> dict[str, str]:
     """Returns the color of each group of seeds, by label."""
     return {label: COLORS[i % len(COLORS)] for i, label in enumerate(group_seeds(runs))}
-
-
-def shared_vocab_size(runs: Sequence[Run]) -> int | None:
-    """Returns the vocabulary size of all runs; None if it differs or is unknown."""
-    sizes = {run.vocab_size for run in runs}
-    return sizes.pop() if len(sizes) == 1 else None
 
 
 def log_by_default(runs: Sequence[Run]) -> dict[str, bool]:
@@ -130,20 +121,19 @@ def series_color(runs: Sequence[Run]) -> alt.Color:
 def curves(runs: Sequence[Run], rows: Rows) -> dict[str, Spec]:
     """Returns the specs of all switch settings, by "<loss> <position> <log or linear>"."""
     return {
-        f"{loss} {position} {scale}": curve_chart(runs, rows, loss, position, scale)
-        for loss, position, scale in product(LOSSES, POSITIONS, SCALES)
+        f"{loss} {position} {scale}": curve_chart(runs, rows, loss, position, scale == "log")
+        for loss, position, scale in product(LOSSES, POSITIONS, ("log", "linear"))
     }
 
 
-def curve_chart(
-    runs: Sequence[Run], rows: Rows, loss: str, position: str, scale: ScaleType
-) -> Spec:
+def curve_chart(runs: Sequence[Run], rows: Rows, loss: str, position: str, is_log: bool) -> Spec:
     """Draws loss curves over one position, with a tooltip at each measurement."""
-    vocab_size = shared_vocab_size(runs)
+    sizes = {run.vocab_size for run in runs}
+    vocab_size = sizes.pop() if len(sizes) == 1 else None
     # Every layer sets all of it: Vega-Lite would merge open settings, and include zero.
     y_scale = alt.Scale(domain=loss_range(rows, loss, vocab_size), zero=False, nice=False)
     y = partial(alt.Y, title=LOSSES[loss][1], scale=y_scale, axis=alt.Axis(tickCount=7))
-    is_shown = f"isValid(datum.{loss})" + (f" && datum.{position} > 0" if scale == "log" else "")
+    is_shown = f"isValid(datum.{loss})" + (f" && datum.{position} > 0" if is_log else "")
     base = (
         alt.Chart(alt.NamedData("points"))
         .transform_filter(is_shown)
@@ -152,38 +142,33 @@ def curve_chart(
         )
         .encode(
             alt.X(f"{position}:Q", title=POSITIONS[position][1])
-            .scale(type=scale, nice=False)
+            .scale(type="log" if is_log else "linear", nice=False)
             .axis(
                 labelExpr=AXIS_LABEL[position],
                 tickCount=TICKS,
-                values=log_ticks(rows, position) if scale == "log" else alt.Undefined,
+                values=log_ticks(rows, position) if is_log else alt.Undefined,
             ),
             y(f"{loss}:Q"),
             series_color(runs),
             alt.Detail("name:N"),
         )
     )
+    layers: list[alt.Chart | alt.LayerChart] = []
     if loss == "val":
-        lines = [base.mark_line(clip=True, strokeWidth=2, point=alt.OverlayMarkDef(size=14))]
-        title = ""
+        title, end = "", y("val:Q")
+        if vocab_size:
+            layers.append(uniform_rule(vocab_size, y("loss:Q")))
+        layers.append(base.mark_line(clip=True, strokeWidth=2, point=alt.OverlayMarkDef(size=14)))
     else:
-        lines = [
-            base.mark_line(clip=True, strokeWidth=1, opacity=0.3),
-            base.mark_line(clip=True, strokeWidth=2).encode(y("smooth:Q")),
-        ]
-        title = "thin: one batch, thick: mean of five logged batches"
-    layers: list[alt.Chart | alt.LayerChart] = [*lines, hover(base)]
+        title, end = "thin: one batch, thick: mean of five logged batches", y("smooth:Q")
+        layers.append(base.mark_line(clip=True, strokeWidth=1, opacity=0.3))
+        layers.append(base.mark_line(clip=True, strokeWidth=2).encode(end))
+    layers.append(hover(base))
     if len(group_seeds(runs)) <= MAX_LABELS:
-        layers.append(end_labels(base).encode(y(f"{'smooth' if loss == 'train' else loss}:Q")))
-    if vocab_size and loss == "val":
-        layers.insert(0, uniform_rule(vocab_size, y("loss:Q")))
-    return to_spec(
-        alt.layer(*layers).properties(
-            title=alt.Title(title, fontWeight="normal", fontSize=12, color="currentColor")
-        ),
-        height=400,
-        description=f"{LOSSES[loss][1]}, against {POSITIONS[position][1].lower()}, of each run.",
-    )
+        layers.append(end_labels(base).encode(end))
+    heading = alt.Title(title, fontWeight="normal", fontSize=12, color="currentColor")
+    what = f"{LOSSES[loss][1]}, against {POSITIONS[position][1].lower()}, of each run."
+    return to_spec(alt.layer(*layers).properties(title=heading), 400, what)
 
 
 def loss_range(rows: Rows, loss: str, vocab_size: int | None) -> list[float]:
@@ -239,10 +224,8 @@ def end_labels(base: alt.Chart) -> alt.Chart:
         base.transform_joinaggregate(end="max(step)", groupby=["name"])
         .transform_filter("datum.step == datum.end && indexof(datum.series, datum.name) == 0")
         .mark_text(align="right", dx=-2, dy=-11, fontWeight=600, clip=True, limit=220)
-        .encode(
-            text="series:N",
-            opacity=alt.value(alt.expr(f"width < {NARROW} ? 0 : 1")),
-        )
+        # Labels on a narrower chart overlap.
+        .encode(text="series:N", opacity=alt.value(alt.expr("width < 560 ? 0 : 1")))
     )
 
 
@@ -268,19 +251,17 @@ def bits_chart(runs: Sequence[Run]) -> Spec:
     axis = alt.Axis(grid=False, tickCount=TICKS)
     return bar_chart(
         rows,
+        "Bits per byte of validation text after the last update, of each run.",
         alt.X("bits:Q", title="Bits per byte of validation text", axis=axis),
         alt.Text("bits:Q", format=".3f"),
         series_color(runs),
-        description="Bits per byte of validation text after the last update, of each run.",
     )
 
 
-def bar_chart(
-    rows: Rows, length: alt.X, text: alt.Text, *color: alt.Color, description: str
-) -> Spec:
+def bar_chart(rows: Rows, what: str, length: alt.X, text: alt.Text, *color: alt.Color) -> Spec:
     """Draws a horizontal bar for each row's "name", with a number at its end."""
     names = [row["name"] for row in rows]
     base = inline(rows).encode(length, alt.Y("name:N", title=None, sort=names))
     numbers = base.mark_text(align="left", dx=5, color="currentColor").encode(text)
     bars = base.mark_bar(cornerRadiusEnd=3).encode(*color)
-    return to_spec(bars + numbers, 30 * len(rows), description)
+    return to_spec(bars + numbers, 30 * len(rows), what)

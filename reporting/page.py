@@ -24,13 +24,10 @@ HERE = Path(__file__).parent
 # Nobody compares more texts than these.
 MAX_SAMPLES = 8
 Swept = Sequence[tuple[sweeps.Sweep, dict[str, Spec]]]
-NO_SAMPLE = {"when": "no sample yet", "prompt": "", "text": ""}
 
 
 def render(runs: Sequence[Run], swept: Swept, unread: Sequence[str]) -> str:
-    """Returns the page that compares `runs`, shows the sweeps among them with their charts, and
-    lists the runs that could not be read.
-    """
+    """Returns the page: `runs` compared, the sweeps among them with charts, the unread runs."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -45,6 +42,8 @@ def render(runs: Sequence[Run], swept: Swept, unread: Sequence[str]) -> str:
     colors = charts.palette(runs)
     rows = dict(zip([run.name for run in runs], table(runs), strict=True))
     differ, same = differences(runs)
+    shown = {run.name: samples(run) for run in with_samples(runs)}
+    points = charts.points(runs)
     return environment.get_template("page.html").render(
         policy=" ".join(f"'sha256-{base64.b64encode(x).decode()}'" for x in digests),
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
@@ -55,53 +54,34 @@ def render(runs: Sequence[Run], swept: Swept, unread: Sequence[str]) -> str:
         columns={column: COLUMNS[column] for column in rows[runs[0].name]},
         numbers=NUMBERS,
         rows=rows,
-        sweeps=[sweep_texts(i, *one) for i, one in enumerate(swept)],
-        samples={run.name: samples(run) or [NO_SAMPLE] for run in with_samples(runs)},
+        swept=swept,
+        text=sweeps,
+        importance=sweep_charts.IMPORTANCE,
+        samples=shown,
         colors=colors,
         color_of={name: colors[label] for name, label in labels(runs).items()},
-        positions=[*charts.POSITIONS],
+        positions=charts.POSITIONS,
         differ=differ,
         same=same,
         mixed_tokens=len({run.config.get("data.tokenizer") for run in runs}) > 1,
         mixed_devices="device" in differ,
-        data={**data(runs), "sweeps": [list(specs.values()) for _, specs in swept]},
+        data={
+            "theme": charts.THEME,
+            "points": points,
+            "curves": charts.curves(runs, points),
+            "bits": charts.bits_chart(runs),
+            "log": charts.log_by_default(runs),
+            "samples": list(shown.values()),
+            "no_sample": {"when": "no sample yet", "prompt": "", "text": ""},
+            "sweeps": [list(specs.values()) for _, specs in swept],
+        },
     )
-
-
-def data(runs: Sequence[Run]) -> dict:
-    """Returns the data of the page's script."""
-    points = charts.points(runs)
-    return {
-        "theme": charts.THEME,
-        "points": points,
-        "curves": charts.curves(runs, points),
-        "bits": charts.bits_chart(runs),
-        "log": charts.log_by_default(runs),
-        "samples": [samples(run) for run in with_samples(runs)],
-        "no_sample": NO_SAMPLE,
-    }
-
-
-def sweep_texts(place: int, sweep: sweeps.Sweep, specs: dict[str, Spec]) -> dict:
-    """Returns the page's texts on the sweep at a place in its list, and the ids of its charts."""
-    best = sweep.best
-    return {
-        "id": sweep.sweep_id,
-        "counts": sweeps.counts(sweep),
-        "metric": sweep.metric,
-        "best": best and f"{sweep.value(best):.4f}",
-        "name": best and best.name,
-        "command": best and sweeps.command(best),
-        "statements": sweeps.statements(sweep),
-        "no_importance": sweep_charts.IMPORTANCE not in specs,
-        "charts": {heading: f"sweep-{place}-{i}" for i, heading in enumerate(specs)},
-    }
 
 
 def by_bits_per_byte(runs: Sequence[Run]) -> list[Run]:
     """Returns the runs with a finite last bits per byte, which compares tokenizers, best first."""
-    bits = [(run.last("val/bits_per_byte"), i) for i, run in enumerate(runs)]
-    return [runs[i] for _, i in sorted((value, i) for value, i in bits if value is not None)]
+    finite = [run for run in runs if run.last("val/bits_per_byte") is not None]
+    return sorted(finite, key=lambda run: run.last("val/bits_per_byte") or 0)
 
 
 def with_samples(runs: Sequence[Run]) -> Sequence[Run]:

@@ -108,8 +108,8 @@ def group_seeds(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Groups runs that differ only in the seed, under a label."""
 
     def without_seed(run: Run) -> str:
-        kept = [key for key in run.config if key != "seed" and not key.startswith(BOOKKEEPING)]
-        return json.dumps({key: run.config[key] for key in kept}, sort_keys=True)
+        kept = {key: x for key, x in run.config.items() if not key.startswith(BOOKKEEPING)}
+        return json.dumps({**kept, "seed": None}, sort_keys=True)
 
     groups = group_by(runs, without_seed).values()
     return {

@@ -1,15 +1,14 @@
 """Charts of the scaling law: loss over parameters, tokens and compute, and the best sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import altair as alt
 import numpy as np
 
-from reporting.charts import COLORS, Rows, Spec, inline, to_spec
+from reporting.charts import COLORS, LOSSES, POSITIONS, Rows, Spec, inline, to_spec
 from reporting.scaling import Law, Points, round_tokens
 
 STEPS = 40
-LOSS = "Validation loss, nats per token"
 SIZE = "Parameters outside of embeddings"
 
 
@@ -18,31 +17,29 @@ def charts(data: Points, law: Law) -> dict[str, Spec]:
     tokens = [f"{round_tokens(one) / 1e6:g}M tokens" for one in data.tokens]
     sizes = [f"{one:,.0f} parameters" for one in data.parameters]
     x = np.geomspace(data.parameters.min(), 2 * data.parameters.max(), STEPS)
-    lines_by_tokens: Rows = []
-    for label, count in dict(zip(tokens, data.tokens, strict=True)).items():
-        lines_by_tokens += _rows(x, law.loss(x, count), label)
+    by_tokens = dict(zip(tokens, data.tokens, strict=True)).items()
+    over_size = [row for label, of in by_tokens for row in _rows(x, law.loss(x, of), label)]
     x = np.geomspace(data.tokens.min(), 2 * data.tokens.max(), STEPS)
-    lines_by_size: Rows = []
-    for label, size in dict(zip(sizes, data.parameters, strict=True)).items():
-        lines_by_size += _rows(x, law.loss(size, x), label)
+    by_size = dict(zip(sizes, data.parameters, strict=True)).items()
+    over_tokens = [row for label, of in by_size for row in _rows(x, law.loss(of, x), label)]
     x = np.geomspace(data.flops.min(), 4 * data.flops.max(), STEPS)
     losses = [float(law.loss_for_flops(law.best_size(flops), flops)) for flops in x]
     frontier = _rows(x, losses, "the best size")
     return {
         "Loss against parameters: runs, and the fitted law": _chart(
-            data, data.parameters, tokens, lines_by_tokens, SIZE
+            data, data.parameters, tokens, over_size, SIZE
         ),
         "Loss against tokens: runs, and the fitted law": _chart(
-            data, data.tokens, sizes, lines_by_size, "Tokens seen"
+            data, data.tokens, sizes, over_tokens, "Tokens seen"
         ),
         "Loss against compute: runs, and the law's best size": _chart(
-            data, data.flops, sizes, frontier, "Floating-point operations of training"
+            data, data.flops, sizes, frontier, POSITIONS["flops"][1]
         ),
         "Equal FLOPs: the law over the size, and the best size": _equal_flops(data, law),
     }
 
 
-def _rows(x: np.ndarray, losses: Sequence[float] | np.ndarray, label: str) -> Rows:
+def _rows(x: np.ndarray, losses: Iterable[float], label: str) -> Rows:
     return [{"x": at, "loss": float(loss), "of": label} for at, loss in zip(x, losses, strict=True)]
 
 
@@ -52,11 +49,11 @@ def _chart(data: Points, x: np.ndarray, groups: list[str], lines: Rows, title: s
         {"x": at, "loss": loss, "of": group, "run": run.name}
         for at, loss, group, run in zip(x, data.loss, groups, data.runs, strict=True)
     ]
+    encoding = _encoding(title, [*(row["of"] for row in lines), *groups])
     tooltip = ["run:N", "of:N", alt.Tooltip("loss:Q", format=".4f"), alt.Tooltip("x:Q")]
-    encoding = *_axes(title), _color([*(row["of"] for row in lines), *groups])
-    chart = inline(lines).mark_line(strokeWidth=1.5, opacity=0.8).encode(*encoding) + inline(
-        dots
-    ).mark_point(filled=True, size=60, opacity=1).encode(*encoding, tooltip=tooltip)
+    law = inline(lines).mark_line(strokeWidth=1.5, opacity=0.8).encode(*encoding)
+    runs = inline(dots).mark_point(filled=True, size=60, opacity=1)
+    chart = law + runs.encode(*encoding, tooltip=tooltip)
     return to_spec(chart, 300, f"Validation loss against {title.lower()}.")
 
 
@@ -72,20 +69,16 @@ def _equal_flops(data: Points, law: Law) -> Spec:
         lines += _rows(sizes[near], losses[near], label)
         size = np.array([law.best_size(flops)])
         best += _rows(size, law.loss_for_flops(size, flops), label)
-    encoding = *_axes(SIZE), _color([row["of"] for row in best])
+    encoding = _encoding(SIZE, [row["of"] for row in best])
     tooltip = ["of:N", alt.Tooltip("x:Q", format=",.0f"), alt.Tooltip("loss:Q", format=".3f")]
-    chart = inline(lines).mark_line(strokeWidth=1.5).encode(*encoding) + inline(best).mark_point(
-        filled=True, size=90, opacity=1
-    ).encode(*encoding, tooltip=tooltip)
+    curves = inline(lines).mark_line(strokeWidth=1.5).encode(*encoding)
+    lowest = inline(best).mark_point(filled=True, size=90, opacity=1)
+    chart = curves + lowest.encode(*encoding, tooltip=tooltip)
     return to_spec(chart, 300, "Loss over model size at equal FLOPs.")
 
 
-def _color(groups: Sequence[str]) -> alt.Color:
-    return alt.Color("of:N", title=None).scale(domain=list(dict.fromkeys(groups)), range=COLORS)
-
-
-def _axes(title: str) -> tuple[alt.X, alt.Y]:
-    ticks = alt.Axis(tickCount=6, format="~s")
-    x = alt.X("x:Q", title=title, scale=alt.Scale(type="log"), axis=ticks)
-    y = alt.Y("loss:Q", title=LOSS, scale=alt.Scale(type="log", nice=False))
-    return x, y.axis(format=".3~f", tickCount=7)
+def _encoding(title: str, groups: Sequence[str]) -> tuple[alt.X, alt.Y, alt.Color]:
+    x = alt.X("x:Q", title=title, scale=alt.Scale(type="log"))
+    y = alt.Y("loss:Q", title=LOSSES["val"][1], scale=alt.Scale(type="log", nice=False))
+    color = alt.Color("of:N", title=None).scale(domain=list(dict.fromkeys(groups)), range=COLORS)
+    return x.axis(tickCount=6, format="~s"), y.axis(format=".3~f", tickCount=7), color

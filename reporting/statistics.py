@@ -58,20 +58,13 @@ def _dunnett(groups: Groups, others: Sequence[str], baseline: str) -> list[Diffe
     samples = [groups[name] for name in others]
     test = stats.dunnett(*samples, control=groups[baseline], rng=0)
     intervals = test.confidence_interval(CONFIDENCE)
-    mean = fmean(groups[baseline])
+    means = [fmean(groups[name]) - fmean(groups[baseline]) for name in others]
+    lows, highs = intervals.low.tolist(), intervals.high.tolist()
+    verdicts = (test.pvalue < 1 - CONFIDENCE).tolist()
+    columns = zip(others, means, lows, highs, verdicts, strict=True)
     return [
-        Difference(
-            name,
-            baseline,
-            fmean(groups[name]) - mean,
-            float(low),
-            float(high),
-            bool(p_value < 1 - CONFIDENCE),
-            "Dunnett's test",
-        )
-        for name, p_value, low, high in zip(
-            others, test.pvalue, intervals.low, intervals.high, strict=True
-        )
+        Difference(name, baseline, mean, low, high, significant, "Dunnett's test")
+        for name, mean, low, high, significant in columns
     ]
 
 
@@ -112,24 +105,23 @@ def holm(p_values: Sequence[float]) -> list[bool]:
     return rejected
 
 
-def importance(points: Sequence[Mapping[str, Any]], values: Sequence[float]) -> dict[str, float]:
+def importance(
+    parameters: Mapping[str, Sequence[Any]], values: Sequence[float]
+) -> dict[str, float]:
     """Returns each parameter's share in the variance of the values, by fANOVA.
 
     Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance" (2014), over a
-    random forest. Empty for few runs, or if fewer than two parameters vary.
+    random forest. Empty for few runs, or for fewer than two parameters.
     """
-    if len(points) < MIN_RUNS or len(set(values)) < 2:
-        return {}
-    names = [name for name in points[0] if len({repr(point[name]) for point in points}) > 1]
-    if len(names) < 2:
+    if len(values) < MIN_RUNS or len(set(values)) < 2 or len(parameters) < 2:
         return {}
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = {name: _distribution([point[name] for point in points]) for name in names}
+    space = {name: _distribution(column) for name, column in parameters.items()}
     study = optuna.create_study()
-    for point, value in zip(points, values, strict=True):
-        params = {name: point[name] for name in names}
+    for value, *point in zip(values, *parameters.values(), strict=True):
+        params = dict(zip(parameters, point, strict=True))
         study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=value))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     return optuna.importance.get_param_importances(study, evaluator=evaluator)

@@ -9,7 +9,7 @@ import altair as alt
 
 from reporting import scaling_charts, statistics, vocabulary_charts
 from reporting.charts import COLORS, TICKS, Rows, Spec, bar_chart, inline, to_spec
-from reporting.runs import are_numbers, group_by
+from reporting.runs import are_numbers, group_by, sanitize
 from reporting.sweeps import SEED, Sweep, label, text, value
 
 # From good to bad, on a light and on a dark page.
@@ -65,9 +65,7 @@ def is_grid(sweep: Sweep, name: str, others: Sequence[str]) -> bool:
 
 
 def lines(sweep: Sweep, name: str, other: str, third: str = "") -> Spec:
-    """Draws the mean over seeds against a number: a line for each value of another parameter, and
-    a facet for each value of a third.
-    """
+    """Draws the mean over seeds: a line for each value of `other`, a facet of `third`."""
     rows = [
         {
             "x": group[0].swept[name],
@@ -81,20 +79,13 @@ def lines(sweep: Sweep, name: str, other: str, third: str = "") -> Spec:
     order = list(dict.fromkeys(text(run, other) for run in sweep.finished))
     values = sorted({row["x"] for row in rows})
     axis = alt.Axis(values=values, format="~g") if len(values) <= MAX_TICKS else alt.Axis()
-    chart = (
-        inline(rows)
-        .mark_line(point=True, strokeWidth=2)
-        .encode(
-            alt.X(
-                "x:Q",
-                title=label(name),
-                axis=axis,
-                scale=number_scale(values, padding=15, nice=False),
-            ),
-            alt.Y("mean:Q", title=sweep.metric, scale=alt.Scale(zero=False)),
-            alt.Color("of:N", title=label(other)).scale(domain=order, range=COLORS),
-            tooltip=["of:N", "x:Q", alt.Tooltip("mean:Q", format=".4f")],
-        )
+    scale = number_scale(values, padding=15, nice=False)
+    chart = inline(rows).mark_line(point=True, strokeWidth=2)
+    chart = chart.encode(
+        alt.X("x:Q", title=label(name), axis=axis, scale=scale),
+        alt.Y("mean:Q", title=sweep.metric, scale=alt.Scale(zero=False)),
+        alt.Color("of:N", title=label(other)).scale(domain=order, range=COLORS),
+        tooltip=["of:N", "x:Q", alt.Tooltip("mean:Q", format=".4f")],
     )
     what = f"{sweep.metric} against {label(name)} for each {label(other)}."
     if not third:
@@ -122,50 +113,41 @@ def axis_positions(values: Sequence[Any]) -> tuple[list[float], list[tuple[float
     different = sorted(set(values))
     if len(different) > 6:
         different = [different[0], different[-1]]
-    ticks = [((scale(value) - low) / (high - low), f"{value:.4g}") for value in different]
-    return [(scale(value) - low) / (high - low) for value in values], ticks
+    place = {value: (scale(value) - low) / (high - low) for value in values}
+    return [place[value] for value in values], [(place[x], f"{x:.4g}") for x in different]
 
 
 def parallel_coordinates(sweep: Sweep) -> Spec:
     """Draws a line for each run through its parameters to the metric."""
-    columns = [label(name) for name in [*sweep.varying, sweep.metric]]
+    results = [sweep.value(run) for run in sweep.finished]
+    axes = {label(name): [value(run, name) for run in sweep.finished] for name in sweep.varying}
+    axes[label(sweep.metric)] = results
     lines: Rows = []
     ticks: Rows = []
-    for name, column in zip([*sweep.varying, sweep.metric], columns, strict=True):
-        is_metric = name == sweep.metric
-        places, marks = axis_positions(
-            [sweep.value(run) if is_metric else value(run, name) for run in sweep.finished]
-        )
-        ticks += [{"axis": column, "place": place, "text": word} for place, word in marks]
+    for axis, values in axes.items():
+        places, marks = axis_positions(values)
+        ticks += [{"axis": axis, "place": place, "text": word} for place, word in marks]
+        texts = [f"{x:.4f}" if values is results else sanitize(x) for x in values]
         lines += [
-            {
-                "run": run.name,
-                "axis": column,
-                "place": place,
-                "value": sweep.value(run),
-                "here": f"{sweep.value(run):.4f}" if is_metric else text(run, name),
-            }
-            for run, place in zip(sweep.finished, places, strict=True)
+            {"run": run.name, "axis": axis, "place": place, "value": result, "here": here}
+            for run, place, result, here in zip(sweep.finished, places, results, texts, strict=True)
         ]
-    x = alt.X("axis:N", sort=columns, title=None, scale=alt.Scale(type="point", padding=0.5))
+    x = alt.X("axis:N", sort=[*axes], title=None, scale=alt.Scale(type="point", padding=0.5))
     y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[0, 1]))
     color = alt.Scale(range=SCALE, reverse=sweep.goal == "maximize")
-    runs = (
-        inline(lines)
-        .mark_line(strokeWidth=2, opacity=0.75, point=True)
-        .encode(
-            x.axis(labelAngle=0, domain=False, ticks=False, grid=True, orient="top"),
-            y,
-            alt.Detail("run:N"),
-            alt.Color("value:Q", title=sweep.metric, scale=color),
-            tooltip=["run:N", "axis:N", "here:N", alt.Tooltip("value:Q", format=".4f")],
-        )
+    tooltip = ["run:N", "axis:N", "here:N", alt.Tooltip("value:Q", format=".4f")]
+    runs = inline(lines).mark_line(strokeWidth=2, opacity=0.75, point=True)
+    runs = runs.encode(
+        x.axis(labelAngle=0, domain=False, ticks=False, grid=True, orient="top"),
+        y,
+        alt.Detail("run:N"),
+        alt.Color("value:Q", title=sweep.metric, scale=color),
+        tooltip=tooltip,
     )
-    marks = (
-        inline(ticks)
-        .mark_text(align="left", dx=7, color="currentColor", fontWeight=600, limit=170)
-        .encode(x, y, alt.Text("text:N"))
+    marks = inline(ticks).mark_text(
+        align="left", dx=7, color="currentColor", fontWeight=600, limit=170
     )
+    marks = marks.encode(x, y, alt.Text("text:N"))
     return to_spec(runs + marks, 320, "Parameters and result of each finished run.")
 
 
@@ -173,35 +155,29 @@ def importance_bars(shares: dict[str, float]) -> Spec:
     """Draws the importance of each parameter."""
     return bar_chart(
         [{"name": label(name), "share": share} for name, share in shares.items()],
+        "Importance of each parameter.",
         alt.X("share:Q", title=None, axis=alt.Axis(format="%", grid=False, tickCount=TICKS)),
         alt.Text("share:Q", format=".0%"),
-        description="Importance of each parameter.",
     )
 
 
 def comparison(sweep: Sweep, groups: dict[str, list[float]]) -> Spec:
     """Draws each model's mean with its confidence interval, and its runs."""
-    means: Rows = []
+    groups = {f"{name} (n={len(values)})": values for name, values in groups.items()}
+    means = [{"model": model, "mean": fmean(values)} for model, values in groups.items()]
+    runs = [{"model": model, "value": value} for model in groups for value in groups[model]]
     intervals: Rows = []
-    runs: Rows = []
-    for name, values in groups.items():
-        model = f"{name} (n={len(values)})"
-        means.append({"model": model, "mean": fmean(values)})
-        runs += [{"model": model, "value": value} for value in values]
+    for model, values in groups.items():
         if len(values) > 1:
             _, low, high = statistics.mean_interval(values)
             intervals.append({"model": model, "low": low, "high": high})
-    y = alt.Y("model:N", title=None, sort=[row["model"] for row in means])
+    y = alt.Y("model:N", title=None, sort=[*groups])
     scale = alt.Scale(zero=False, padding=12)
     x = alt.X("mean:Q", title=sweep.metric, scale=scale, axis=alt.Axis(tickCount=TICKS))
-    layers = [
-        inline(runs)
-        .mark_tick(color="currentColor", opacity=0.5)
-        .encode(y, alt.X("value:Q", scale=scale)),
-        inline(means)
-        .mark_point(filled=True, size=90, opacity=1)
-        .encode(y, x, tooltip=["model:N", alt.Tooltip("mean:Q", format=".4f")]),
-    ]
+    ticks = inline(runs).mark_tick(color="currentColor", opacity=0.5)
+    dots = inline(means).mark_point(filled=True, size=90, opacity=1)
+    tooltip = ["model:N", alt.Tooltip("mean:Q", format=".4f")]
+    layers = [ticks.encode(y, alt.X("value:Q", scale=scale)), dots.encode(y, x, tooltip=tooltip)]
     if intervals:
         rule = inline(intervals).mark_rule(strokeWidth=3, color="currentColor")
         layers.insert(0, rule.encode(y, alt.X("low:Q", scale=scale), alt.X2("high:Q")))

@@ -61,8 +61,7 @@ class Sweep:
         """Groups finished runs that differ only in the seed."""
 
         def without_seed(run: Run) -> str:
-            rest = {name: value for name, value in run.swept.items() if name != SEED}
-            return json.dumps(rest, sort_keys=True)
+            return json.dumps({**run.swept, SEED: None}, sort_keys=True)
 
         return list(group_by(self.finished, without_seed).values())
 
@@ -103,8 +102,8 @@ class Sweep:
     def importance(self) -> dict[str, float]:
         """Returns each parameter's share in the variance, without the seed; empty if unknown."""
         names = [name for name in self.varying if name != SEED]
-        points = [{name: run.swept.get(name) for name in names} for run in self.finished]
-        return statistics.importance(points, [self.value(run) for run in self.finished])
+        parameters = {name: [value(run, name) for run in self.finished] for name in names}
+        return statistics.importance(parameters, [self.value(run) for run in self.finished])
 
 
 def text(run: Run, name: str) -> str:

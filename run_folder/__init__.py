@@ -166,10 +166,8 @@ def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
     """Returns {"train": {"num_steps": 1}} as {"train.num_steps": 1}."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
+        is_group = isinstance(value, dict)
+        flat |= flatten(value, f"{prefix}{key}.") if is_group else {prefix + key: value}
     return flat
 
 

@@ -1,4 +1,4 @@
-"""Escaping of untrusted text for a terminal: generated text, names of files, values of flags."""
+"""Text for a terminal: escapes untrusted text (generated, names, flags); formats durations."""
 
 
 def escape_controls(text: str, keep: str = "") -> str:
@@ -12,3 +12,9 @@ def escape_controls(text: str, keep: str = "") -> str:
         else char.encode("unicode_escape", "surrogatepass").decode()
         for char in text
     )
+
+
+def format_seconds(seconds: float) -> str:
+    """Returns a duration as 0:01:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

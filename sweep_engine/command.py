@@ -22,21 +22,23 @@ ONLINE = "--config.tracking.wandb_mode=online"
 def build(sweep: SweepFile, parameters: Mapping[str, Any], json_file: Path) -> list[str]:
     """Returns the command of one run, `python main.py --config=...`, without its --workdir.
 
-    `json_file` replaces ${args_json_file}. Raises UserError for an unknown placeholder or an unset
-    environment variable.
+    Raises UserError for an unknown placeholder or an unset environment variable.
     """
     replacements = _replacements(sweep, parameters, json_file)
     argv: list[str] = []
     for word in sweep.command:
         word = VARIABLE.sub(_variable, word)
-        if re.fullmatch(r"\$\{\w+\}", word):
-            if word[2:-1] not in replacements:
-                known = ", ".join(f"${{{name}}}" for name in (*replacements, "envvar:NAME"))
-                raise UserError(f"command has {word}: expected one of {known}")
-            argv += replacements[word[2:-1]]
+        if word in replacements:
+            argv += replacements[word]
+        elif re.fullmatch(r"\$\{\w+\}", word):
+            known = ", ".join([*replacements, "${envvar:NAME}"])
+            raise UserError(f"command has {word}: expected one of {known}")
         elif word != ONLINE:
             argv.append(word)
-    return _with_this_python(argv)
+    # An unspecific `python`, with or without /usr/bin/env, is the one that runs this.
+    rest = argv[1:] if argv[0] == ENV else argv
+    is_python = rest[0] in ("python", "python3", sys.executable)
+    return [sys.executable, *rest[1:]] if is_python else argv
 
 
 def write_parameters(yaml_file: Path, json_file: Path, parameters: Mapping[str, Any]) -> None:
@@ -62,9 +64,9 @@ def _variable(found: re.Match[str]) -> str:
 def _replacements(
     sweep: SweepFile, parameters: Mapping[str, Any], json_file: Path
 ) -> dict[str, list[str]]:
-    """Returns the words by which W&B's agent replaces each ${name}."""
+    """Returns the words by which W&B's agent replaces each placeholder."""
     words = [f"{name}={value}" for name, value in parameters.items()]
-    return {
+    replacements = {
         "env": [ENV],
         "interpreter": [sys.executable],
         "program": [sweep.program],
@@ -83,10 +85,4 @@ def _replacements(
         "args_json": [json.dumps(dict(parameters))],
         "args_json_file": [str(json_file)],
     }
-
-
-def _with_this_python(argv: list[str]) -> list[str]:
-    """Replaces an unspecific `python`, with or without /usr/bin/env, by the one that runs this."""
-    rest = argv[1:] if argv[0] == ENV else argv
-    is_python = rest[0] in ("python", "python3", sys.executable)
-    return [sys.executable, *rest[1:]] if is_python else argv
+    return {f"${{{name}}}": words for name, words in replacements.items()}

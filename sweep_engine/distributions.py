@@ -5,8 +5,9 @@ Names and meanings are W&B's: https://docs.wandb.ai/models/sweeps/sweep-config-k
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -45,44 +46,46 @@ class Parameter:
 
     name: str
     distribution: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any]
 
     def inverse_cdf(self, u: float) -> Any:
         """Returns the value at which the cumulative distribution function is `u`, in [0, 1]."""
-        if self.distribution == "constant":
-            return self.options["value"]
         u = min(max(u, EDGE), 1 - EDGE)
-        if "values" in self.options:
-            return self.options["values"][self._index(u)]
-        if self.distribution == "int_uniform":
-            low, high = self.options["min"], self.options["max"]
-            return low + math.ceil(u * (high - low + 1)) - 1
+        if choices := self._choices():
+            return choices[math.ceil(u * len(choices)) - 1]
+        if "probabilities" in self.options:
+            cumulative = np.cumsum(self.options["probabilities"])
+            index = np.searchsorted(cumulative, u, side="right")
+            return self.options["values"][min(int(index), len(cumulative) - 1)]
         value = INVERSE_CDFS[self.distribution.removeprefix("q_")](u, self.options)
-        return _quantize(value, self.options["q"]) if "q" in self.options else value
+        if "q" not in self.options:
+            return value
+        q = self.options["q"]  # An integer gives integers.
+        multiple = round(value / q) * q
+        return int(multiple) if isinstance(q, int) else multiple
 
-    def grid(self) -> list[Any]:
+    def grid(self) -> Sequence[Any]:
         """Returns all values. Raises UserError if there are infinitely many."""
-        options = self.options
-        match self.distribution:
-            case "constant":
-                return [options["value"]]
-            case "categorical":
-                return list(options["values"])
-            case "int_uniform":
-                return list(range(options["min"], options["max"] + 1))
-            case "q_uniform":
-                return np.arange(options["min"], options["max"], options["q"]).tolist()
+        if choices := self._choices():
+            return choices
+        if self.distribution == "q_uniform":
+            options = self.options
+            return np.arange(options["min"], options["max"], options["q"]).tolist()
         raise UserError(
             f"parameter {self.name!r} has distribution {self.distribution}, which has infinitely "
             "many values, and method is grid: give it `values`, or set method to random or bayes"
         )
 
-    def _index(self, u: float) -> int:
-        count = len(self.options["values"])
-        if self.distribution == "categorical":
-            return math.ceil(u * count) - 1
-        cumulative = np.cumsum(self.options["probabilities"])
-        return min(int(np.searchsorted(cumulative, u, side="right")), count - 1)
+    def _choices(self) -> Sequence[Any]:
+        """Returns all values of a uniform discrete distribution; nothing for any other."""
+        match self.distribution:
+            case "constant":
+                return [self.options["value"]]
+            case "categorical":
+                return self.options["values"]
+            case "int_uniform":
+                return range(self.options["min"], self.options["max"] + 1)
+        return ()
 
 
 def _uniform(u: float, options: dict[str, Any]) -> float:
@@ -94,9 +97,7 @@ def _log_uniform_values(u: float, options: dict[str, Any]) -> float:
 
 
 def _normal(u: float, options: dict[str, Any]) -> float:
-    from scipy.special import ndtri
-
-    return float(options["mu"] + options["sigma"] * ndtri(u))
+    return NormalDist(options["mu"], options["sigma"]).inv_cdf(u)
 
 
 def _beta(u: float, options: dict[str, Any]) -> float:
@@ -118,17 +119,8 @@ INVERSE_CDFS: dict[str, Callable[[float, dict[str, Any]], float]] = {
 }
 
 
-def _quantize(value: float, q: float) -> float | int:
-    """Returns the multiple of `q` nearest to `value`, as an integer if `q` is one."""
-    multiple = round(value / q) * q
-    return int(multiple) if isinstance(q, int) else multiple
-
-
 def parse(name: str, content: Any) -> Parameter:
-    """Returns the parameter that a sweep file describes by `content`.
-
-    Raises UserError for what W&B would refuse or no flag can express.
-    """
+    """Returns a parameter. Raises UserError for what W&B would refuse or no flag can express."""
     where = f"parameter {name!r}"
     if not isinstance(content, dict):
         raise UserError(f"{where} is {content!r}: expected a mapping, such as value: {content!r}")
@@ -137,13 +129,13 @@ def parse(name: str, content: Any) -> Parameter:
             f"{where} has nested parameters, which would be passed as one flag: write the keys "
             f"flat, {name}.{next(iter(content['parameters'] or ['key']))}"
         )
-    distribution = content.get("distribution") or _implied_distribution(content)
+    options = dict(content)
+    distribution = options.pop("distribution", None) or _implied_distribution(content)
     if distribution not in OPTIONS:
         raise UserError(
             f"{where} has distribution {distribution!r}: expected one of {', '.join(OPTIONS)}"
         )
     required, defaults = OPTIONS[distribution]
-    options = {key: value for key, value in content.items() if key != "distribution"}
     for key in options:
         if key not in (*required, *defaults):
             raise UserError(f"{where} has {key!r}, which distribution {distribution} does not take")
@@ -152,6 +144,8 @@ def parse(name: str, content: Any) -> Parameter:
             raise UserError(f"{where} lacks {key!r}, which distribution {distribution} needs")
     options = {**defaults, **options}
     _check_options(where, distribution, options)
+    if "values" in options:
+        _check_values(where, options["values"], options.get("probabilities"))
     return Parameter(name, distribution, options)
 
 
@@ -188,12 +182,9 @@ def _check_options(where: str, distribution: str, options: dict[str, Any]) -> No
             raise UserError(f"{where} has min {low}: {distribution} needs a positive number")
         if distribution == "int_uniform" and not (type(low) is int and type(high) is int):
             raise UserError(f"{where} has min {low} and max {high}: int_uniform needs integers")
-    if "values" in options:
-        _check_values(where, options)
 
 
-def _check_values(where: str, options: dict[str, Any]) -> None:
-    values, probabilities = options["values"], options.get("probabilities")
+def _check_values(where: str, values: Any, probabilities: Any) -> None:
     if not isinstance(values, list) or not values:
         raise UserError(f"{where} has values {values!r}: expected a list of at least one")
     if probabilities is None:

@@ -44,8 +44,7 @@ class ForkServer:
         self._names: dict[int, str] = {}  # By process id.
         self._unread = b""
         self._woken, self._wake = os.pipe()
-        for end in (self._woken, self._wake):
-            os.set_blocking(end, False)
+        os.set_blocking(self._wake, False)
         # The wake-up byte is written only if the signal has a handler.
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake)
@@ -97,7 +96,6 @@ class ForkServer:
             os.write(self._answers, json.dumps(answer).encode() + b"\n")
 
     def _run_child(self, request: dict[str, Any]) -> NoReturn:
-        """Executes the request in the new process, and exits."""
         code = 1
         try:
             os.setsid()
@@ -112,8 +110,7 @@ class ForkServer:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            # Never returns into the server's loop.
-            os._exit(code)
+            os._exit(code)  # Never returns into the server's loop.
 
 
 def execute(request: dict[str, Any]) -> None:

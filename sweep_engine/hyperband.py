@@ -6,7 +6,7 @@ An iteration is one logged value of the metric, at any step.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice, repeat, takewhile
 from operator import mul, truediv
@@ -44,13 +44,10 @@ class Hyperband:
         for name in running:
             history = histories[name]
             if passed := [band for band in bands if band <= len(history)]:
-                cost = history[passed[-1] - 1] if self.strict else min(history)
-                if cost > self._threshold(passed[-1], histories.values()):
+                band = passed[-1]
+                cost = history[band - 1] if self.strict else min(history)
+                costs = sorted(one[band - 1] for one in histories.values() if len(one) >= band)
+                # 1 / eta first: again the engine's rounding.
+                if cost > costs[int(1 / self.eta * len(costs))]:
                     stop.add(name)
         return stop
-
-    def _threshold(self, band: int, histories: Iterable[Sequence[float]]) -> float:
-        """Returns the highest cost at `band` with which a run continues."""
-        costs = sorted(history[band - 1] for history in histories if len(history) >= band)
-        # 1 / eta first: again the engine's rounding.
-        return costs[int(1 / self.eta * len(costs))] if costs else math.inf

@@ -13,12 +13,13 @@ any moment resumes from these lines and the run folders.
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import run_folder
 from runtime.errors import UserError
+from runtime.files import fsync
 from tracking import sweep
 
 EVENTS = "runs.jsonl"
@@ -35,7 +36,7 @@ class SweepRun:
     name: str
     run_id: str
     parameters: dict[str, Any]
-    point: dict[str, float] = field(default_factory=dict)
+    point: dict[str, float]
     failures: int = 0
     starts: int = 0
     is_stopping: bool = False
@@ -48,25 +49,21 @@ class Journal:
     """Folder of one sweep, locked for this process."""
 
     def __init__(self, folder: Path, text: str, seed: int, preset: str, sweep_id: str) -> None:
-        """Opens the folder of a new sweep, or of one to resume.
-
-        Raises UserError if another process works on it, or if it holds another sweep.
-        """
+        """Opens a sweep's folder. Raises UserError if it is in use or holds another sweep."""
         self.folder, self.seed = folder, seed
         self.runs: list[SweepRun] = []
         self._lock = self._lock_folder()
         _drop_unfinished_line(folder / EVENTS)
         events = list(run_folder.read_lines(folder / EVENTS))
         opening = {"event": "opened", "sweep_id": sweep_id, "seed": seed, "preset": preset}
-        if events:
-            self._check_same(opening, events[0], text)
-            self.sweep_id = events[0]["sweep_id"]
-            for event in events[1:]:
-                self._apply(event)
-        else:
-            self.sweep_id = sweep_id
+        if not events:
             (folder / FILE).write_text(text, encoding="utf-8")
             self._write(opening)
+            events = [opening]
+        self._check_same(opening, events[0], text)
+        self.sweep_id = events[0]["sweep_id"]
+        for event in events[1:]:
+            self._apply(event)
 
     def find(self, name: str) -> SweepRun:
         """Returns the run of that name."""
@@ -75,7 +72,9 @@ class Journal:
     def propose(self, run_id: str, parameters: dict[str, Any], point: dict[str, float]) -> SweepRun:
         """Adds a run, to be started later, and returns it."""
         number = len(self.runs) + 1
-        name = f"{number:03}-{_file_name(sweep.run_name(parameters)) or run_id}"
+        # As part of a path: `gpt2,seed=1`.
+        words = re.sub(r"[^\w.=,+-]", "_", sweep.run_name(parameters).replace(" ", ","))
+        name = f"{number:03}-{words[:80] or run_id}"
         details = {"run_id": run_id, "parameters": parameters, "point": point, "number": number}
         self.record("proposed", name, **details)
         return self.runs[-1]
@@ -87,15 +86,13 @@ class Journal:
         self._apply(event)
 
     def _write(self, event: dict[str, Any]) -> None:
-        path = self.folder / EVENTS
-        run_folder.append_line(path, event)
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
+        run_folder.append_line(self.folder / EVENTS, event)
+        fsync(self.folder / EVENTS)
 
     def _apply(self, event: dict[str, Any]) -> None:
         if event["event"] == "proposed":
-            keys = ("number", "run_id", "parameters", "point")
-            self.runs.append(SweepRun(name=event["run"], **{key: event[key] for key in keys}))
+            keys = ("number", "run", "run_id", "parameters", "point")
+            self.runs.append(SweepRun(*(event[key] for key in keys)))
             return
         run = self.find(event["run"])
         match event["event"]:
@@ -146,8 +143,3 @@ def _drop_unfinished_line(path: Path) -> None:
         content = path.read_bytes()
         if not content.endswith(b"\n"):
             os.truncate(path, content.rfind(b"\n") + 1)
-
-
-def _file_name(name: str) -> str:
-    """Returns a run's name as part of a path: `gpt2,seed=1`."""
-    return re.sub(r"[^\w.=,+-]", "_", name.replace(" ", ","))[:80]

@@ -26,11 +26,6 @@ class Progress:
         """Returns the newest value of the metric; None if there is none."""
         return self.values[-1] if self.values else None
 
-    @property
-    def fraction(self) -> float:
-        """Returns the fraction of the run's steps that is done."""
-        return self.step / self.num_steps if self.num_steps else 0.0
-
     def read(self) -> Self:
         """Reads what the run has written since the last call."""
         config, metrics = self._folder / run_folder.CONFIG, self._folder / run_folder.METRICS

@@ -29,62 +29,64 @@ class SweepRunner:
     def __init__(
         self, sweep: SweepFile, journal: Journal, total: int, num_workers: int, retries: int
     ) -> None:
-        self.sweep, self.journal, self.retries = sweep, journal, retries
-        self.total, self.num_workers = total, num_workers
-        self.workers = Workers(num_workers, MODULES.get(sweep.program, ()))
-        self.progress: dict[str, Progress] = {}  # Of all runs that were ever started.
-        self.running: dict[str, Progress] = {}
-        self.stop_times: dict[str, float] = {}  # Times of SIGTERM.
-        self.durations: list[float] = []
-        self.view = view.open_view()
-        self.overview = view.Overview(
-            journal.runs, self.running, sweep.metric, total, num_workers, self.durations
-        )
+        self.sweep, self.journal = sweep, journal
+        self._total, self._num_workers, self._retries = total, num_workers, retries
+        self._workers = Workers(num_workers, MODULES.get(sweep.program, ()))
+        self._progress: dict[str, Progress] = {}  # Of all runs that were ever started.
+        self._stop_times: dict[str, float] = {}  # Times of SIGTERM.
+        self._durations: list[float] = []
+        self._view = view.open_view()
 
     def run(self) -> None:
         """Returns when all runs have ended. Raises KeyboardInterrupt after stopping them."""
         for run in self.journal.runs:
             if run.outcome:
-                self.progress[run.name] = self.new_progress(run).read()
+                self._progress[run.name] = self._new_progress(run).read()
         try:
-            while self.start_runs() or self.workers.running:
-                for name, code in self.workers.wait(POLL_SECONDS):
-                    self.on_exit(self.journal.find(name), code)
-                self.poll()
-                self.view.show(self.overview)
+            while self._start_runs() or self._workers.running:
+                for name, code in self._workers.wait(POLL_SECONDS):
+                    self._on_exit(self.journal.find(name), code)
+                self._poll()
+                self._view.show(self._overview())
         except KeyboardInterrupt:
-            self.stop_all()
+            self._stop_all()
             raise
         finally:
-            self.view.close()
-            self.workers.close()
+            self._view.close()
+            self._workers.close()
 
-    def start_runs(self) -> bool:
+    def _overview(self) -> view.Overview:
+        running = {name: self._progress[name] for name in self._workers.running}
+        metric = self.sweep.metric
+        return view.Overview(
+            self.journal.runs, running, metric, self._total, self._num_workers, self._durations
+        )
+
+    def _start_runs(self) -> bool:
         """Starts runs while a worker is free; returns False when none is left to start."""
-        while self.workers.has_room and (run := self.next_run()) is not None:
-            self.start(run)
-        return not self.is_over()
+        while self._workers.has_room and (run := self._next_run()) is not None:
+            self._start(run)
+        return not self._is_over()
 
-    def is_over(self) -> bool:
-        """Returns True if no run is to be started any more."""
+    def _is_over(self) -> bool:
         runs = self.journal.runs
         if any(self.sweep.metric.reaches_target(run.value) for run in runs):
             return True
         outcomes = [run.outcome for run in runs if run.outcome]
         if len(outcomes) >= MAX_ONLY_FAILED and set(outcomes) == {FAILED}:
             return True
-        return len(outcomes) == len(runs) >= self.total
+        return len(outcomes) == len(runs) >= self._total
 
-    def next_run(self) -> SweepRun | None:
+    def _next_run(self) -> SweepRun | None:
         """Returns the run to start next, interrupted or new; None if there is none now."""
-        if self.is_over():
+        if self._is_over():
             return None
         for run in self.journal.runs:
-            if not run.outcome and run.name not in self.running:
+            if not run.outcome and run.name not in self._workers.running:
                 return run
-        return self.propose() if len(self.journal.runs) < self.total else None
+        return self._propose() if len(self.journal.runs) < self._total else None
 
-    def propose(self) -> SweepRun | None:
+    def _propose(self) -> SweepRun | None:
         """Returns a new run; None if a Bayesian search has to wait for results first.
 
         A Bayesian search chooses run k by the results of exactly the runs 1 to k - num_workers,
@@ -97,7 +99,7 @@ class SweepRunner:
             parameters = search.grid_point(self.sweep, number)
         else:
             is_bayes = self.sweep.method == "bayes"
-            num_known = max(number - self.num_workers, 0) if is_bayes else 0
+            num_known = max(number - self._num_workers, 0) if is_bayes else 0
             known, pending = runs[:num_known], runs[num_known:]
             if not all(run.outcome for run in known):
                 return None
@@ -106,21 +108,19 @@ class SweepRunner:
             parameters = search.values_at(self.sweep, point)
         return self.journal.propose(secrets.token_hex(4), parameters, point)
 
-    def new_progress(self, run: SweepRun) -> Progress:
-        """Returns the progress of `run`, not yet read."""
+    def _new_progress(self, run: SweepRun) -> Progress:
         return Progress(self.journal.folder / run.name, self.sweep.metric.name)
 
-    def file(self, kind: str, run: SweepRun, suffix: str = "") -> Path:
+    def _file(self, kind: str, run: SweepRun, suffix: str = "") -> Path:
         """Returns the path of a file beside the run folders, such as logs/001-seed=1.log."""
         return self.journal.folder / kind / f"{run.name}{suffix}"
 
     def argv(self, run: SweepRun) -> list[str]:
         """Returns the run's command, without its folder."""
-        return command.build(self.sweep, run.parameters, self.file("parameters", run, ".json"))
+        return command.build(self.sweep, run.parameters, self._file("parameters", run, ".json"))
 
-    def start(self, run: SweepRun) -> None:
-        """Starts or resumes `run`."""
-        progress = self.progress[run.name] = self.new_progress(run)
+    def _start(self, run: SweepRun) -> None:
+        progress = self._progress[run.name] = self._new_progress(run)
         if run.is_stopping:  # The sweep was killed after it had decided to stop the run.
             value = progress.read().value
             self.journal.record("ended", run.name, outcome=STOPPED, value=value, reason="")
@@ -128,8 +128,8 @@ class SweepRunner:
         argv = self.argv(run)
         for kind in ("parameters", "logs", "locks"):
             (self.journal.folder / kind).mkdir(exist_ok=True)
-        parameters = self.file("parameters", run, ".yaml")
-        command.write_parameters(parameters, self.file("parameters", run, ".json"), run.parameters)
+        parameters = self._file("parameters", run, ".yaml")
+        command.write_parameters(parameters, self._file("parameters", run, ".json"), run.parameters)
         self.journal.record("started", run.name)
         # The same variables as from W&B's agent.
         environment = {
@@ -139,80 +139,76 @@ class SweepRunner:
             "WANDB_RUN_ID": run.run_id,
             "WANDB_SWEEP_PARAM_PATH": str(parameters.absolute()),
         }
-        self.running[run.name] = progress
-        self.workers.start(
+        self._workers.start(
             run.name,
             [*argv, f"--workdir={self.journal.folder / run.name}", command.RESUME],
             environment,
-            self.file("logs", run, ".log"),
-            self.file("locks", run),
+            self._file("logs", run, ".log"),
+            self._file("locks", run),
         )
         verb = "start" if run.starts == 1 else "resume"
-        self.view.event(f"{verb} {run.number}/{self.total}: {command.as_typed(argv)}")
+        self._view.event(f"{verb} {run.number}/{self._total}: {command.as_typed(argv)}")
 
-    def poll(self) -> None:
+    def _poll(self) -> None:
         """Reads the progress of running runs, terminates early, and kills what ignores SIGTERM."""
-        for progress in self.running.values():
-            progress.read()
+        for name in self._workers.running:
+            self._progress[name].read()
         if self.sweep.early_terminate:
             histories = {
                 name: [self.sweep.metric.cost(value) for value in progress.values]
-                for name, progress in self.progress.items()
+                for name, progress in self._progress.items()
             }
-            running = [name for name in self.running if name not in self.stop_times]
+            running = [name for name in self._workers.running if name not in self._stop_times]
             for name in sorted(self.sweep.early_terminate.runs_to_stop(histories, running)):
                 self.journal.record("stopping", name)
-                self.stop_times[name] = time.monotonic()
-                self.workers.signal(name, signal.SIGTERM)
-        for name, stopped in self.stop_times.items():
+                self._stop_times[name] = time.monotonic()
+                self._workers.signal(name, signal.SIGTERM)
+        for name, stopped in self._stop_times.items():
             if time.monotonic() > stopped + GRACE_SECONDS:
-                self.workers.signal(name, signal.SIGKILL)
+                self._workers.signal(name, signal.SIGKILL)
 
-    def on_exit(self, run: SweepRun, code: int) -> None:
+    def _on_exit(self, run: SweepRun, code: int) -> None:
         """Records how a process ended: as the outcome of its run, or as a failure to retry."""
-        self.stop_times.pop(run.name, None)
-        progress, metric = self.running.pop(run.name).read(), self.sweep.metric.name
+        self._stop_times.pop(run.name, None)
+        progress, metric = self._progress[run.name].read(), self.sweep.metric.name
         value, reason = progress.value, ""
         if code == 0 and value is not None:
             outcome = FINISHED
         elif run.is_stopping:
             outcome = STOPPED
         elif code == errors.DIVERGED:
-            outcome, value, reason = DIVERGED, None, self.last_line(run)
+            outcome, value, reason = DIVERGED, None, self._last_line(run)
         else:
             outcome, value = FAILED, None
-            reason = f"{describe_exit(code)}: {self.last_line(run)}"
             if code == 0:
                 reason = f"it ended without a value of {metric}"
+            else:
+                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+                reason = f"{how}: {self._last_line(run)}"
             # A user's mistake would fail again.
-            if code != errors.USER_ERROR and run.failures < self.retries:
+            if code != errors.USER_ERROR and run.failures < self._retries:
                 self.journal.record("failing", run.name, reason=reason)
-                self.view.event(f"retry {run.name}: {reason}")
+                self._view.event(f"retry {run.name}: {reason}")
                 return
         self.journal.record("ended", run.name, outcome=outcome, value=value, reason=reason)
         seconds = time.monotonic() - progress.started
         if outcome == FINISHED:
-            self.durations.append(seconds)
+            self._durations.append(seconds)
         result = reason if value is None else f"{metric} {view.format_value(value)}"
-        self.view.event(f"{outcome} {run.name}: {result} ({seconds:.1f} s)")
+        self._view.event(f"{outcome} {run.name}: {result} ({seconds:.1f} s)")
 
-    def last_line(self, run: SweepRun) -> str:
+    def _last_line(self, run: SweepRun) -> str:
         """Returns the last line that a run printed, up to 300 characters."""
-        log = self.file("logs", run, ".log")
+        log = self._file("logs", run, ".log")
         text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-        lines = [line for line in text.split("\n") if line.strip()]
-        return lines[-1][:300] if lines else "it printed nothing"
+        lines = (line for line in reversed(text.split("\n")) if line.strip())
+        return next(lines, "it printed nothing")[:300]
 
-    def stop_all(self) -> None:
+    def _stop_all(self) -> None:
         """Asks all runs to save and stop, and waits up to GRACE_SECONDS for them."""
-        self.view.event("stopping: run the same command again to resume")
+        self._view.event("stopping: run the same command again to resume")
         until = time.monotonic() + GRACE_SECONDS
-        for name in self.workers.running:
-            self.workers.signal(name, signal.SIGTERM)
-        while self.workers.running and time.monotonic() < until:
-            self.workers.wait(POLL_SECONDS)
-
-
-def describe_exit(code: int) -> str:
-    """Returns an exit code in words."""
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        for name in self._workers.running:
+            self._workers.signal(name, signal.SIGTERM)
+        while self._workers.running and time.monotonic() < until:
+            self._workers.wait(POLL_SECONDS)

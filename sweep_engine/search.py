@@ -17,9 +17,6 @@ from runtime.errors import UserError
 from sweep_engine.journal import SweepRun
 from sweep_engine.sweep_file import Metric, SweepFile
 
-# The parameter that varies chance alone.
-SEED = "config.seed"
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -37,15 +34,12 @@ def num_points(sweep: SweepFile) -> int | None:
 
 
 def num_runs(sweep: SweepFile, count: int) -> int:
-    """Returns the number of runs: the least of the grid, run_cap and `count`, where 0 is no limit.
-
-    Raises UserError if there is no limit.
-    """
-    limits = [num_points(sweep), sweep.run_cap, count or None]
-    known = [limit for limit in limits if limit is not None]
-    if not known:
+    """Returns the least of the grid, run_cap and `count`. Raises UserError if all are unlimited."""
+    # No grid is empty, and no run_cap is 0.
+    limits = [limit for limit in (num_points(sweep), sweep.run_cap, count) if limit]
+    if not limits:
         raise UserError(f"a {sweep.method} search never ends: give --count, or run_cap in the file")
-    return min(known)
+    return min(limits)
 
 
 def as_trials(done: Sequence[SweepRun], pending: Sequence[SweepRun], metric: Metric) -> list[Trial]:
@@ -72,9 +66,8 @@ def values_at(sweep: SweepFile, point: dict[str, float]) -> dict[str, Any]:
     values = {}
     for parameter in sweep.parameters:
         at = point.get(parameter.name, 0.5)
-        is_index = isinstance(at, int)
         values[parameter.name] = (
-            parameter.options["values"][at] if is_index else parameter.inverse_cdf(at)
+            parameter.options["values"][at] if isinstance(at, int) else parameter.inverse_cdf(at)
         )
     return values
 
@@ -85,13 +78,12 @@ def grid_point(sweep: SweepFile, number: int) -> dict[str, Any]:
     In W&B's order, the last parameter fastest, but the seed slowest of all: a fraction of the sweep
     covers every setting once, and runs that compile the same program do not start side by side.
     """
-    ordered = sorted(sweep.parameters, key=lambda parameter: parameter.name != SEED)
+    ordered = sorted(sweep.parameters, key=lambda parameter: parameter.name != "config.seed")
     points = itertools.product(*[parameter.grid() for parameter in ordered])
     values = next(itertools.islice(points, number - 1, None), None)
     if values is None:
         raise UserError(f"the grid has {num_points(sweep)} points: there is no run {number}")
-    chosen = dict(zip([parameter.name for parameter in ordered], values, strict=True))
-    return {parameter.name: chosen[parameter.name] for parameter in sweep.parameters}
+    return dict(sorted(zip([parameter.name for parameter in ordered], values, strict=True)))
 
 
 def _generator(seed: int, number: int) -> np.random.Generator:
@@ -107,7 +99,8 @@ def _parzen_estimate(
     """
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-    from optuna.trial import TrialState
+    from optuna.samplers import TPESampler
+    from optuna.trial import TrialState, create_trial
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space: dict[str, BaseDistribution] = {
@@ -117,20 +110,17 @@ def _parzen_estimate(
         for parameter in sweep.parameters
         if parameter.distribution != "constant"
     }
-    sampler = optuna.samplers.TPESampler(
-        # A sampler draws from one stream; each run has its own.
-        seed=int(_generator(seed, number).integers(2**32)),
-        # Keeps proposals away from the points of pending runs.
-        constant_liar=True,
-    )
-    study = optuna.create_study(sampler=sampler)
-    for trial in trials:
-        study.add_trial(
-            optuna.trial.create_trial(
-                params={name: trial.point[name] for name in space},
-                distributions=space,
-                value=trial.cost,
-                state=TrialState.RUNNING if trial.cost is None else TrialState.COMPLETE,
-            )
+    # A sampler draws from one stream; each run has its own.
+    draw = int(_generator(seed, number).integers(2**32))
+    # The constant liar keeps proposals away from the points of pending runs.
+    study = optuna.create_study(sampler=TPESampler(seed=draw, constant_liar=True))
+    study.add_trials(
+        create_trial(
+            params={name: trial.point[name] for name in space},
+            distributions=space,
+            value=trial.cost,
+            state=TrialState.RUNNING if trial.cost is None else TrialState.COMPLETE,
         )
+        for trial in trials
+    )
     return study.ask(space).params

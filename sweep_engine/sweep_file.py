@@ -14,8 +14,6 @@ from sweep_engine.distributions import Parameter, is_number
 from sweep_engine.hyperband import Hyperband
 
 METHODS = ("grid", "random", "bayes")
-GOALS = ("minimize", "maximize")
-DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
 KEYS = (
     *("program", "method", "metric", "parameters", "command", "early_terminate", "run_cap"),
     # For the server's records, ignored here.
@@ -50,10 +48,6 @@ class Metric:
         return self.target is not None and self.cost(value) <= self.cost(self.target)
 
 
-# The metric that compares all stages, for a file that names none.
-DEFAULT_METRIC = Metric("val/loss")
-
-
 @dataclass(frozen=True)
 class SweepFile:
     """Content of a sweep file."""
@@ -77,7 +71,7 @@ def read(path: Path) -> tuple[SweepFile, str]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        message = " ".join(str(getattr(error, "strerror", None) or error).split())
+        message = getattr(error, "strerror", None) or error
         raise UserError(f"{path} can't be read as a sweep file: {message}") from None
 
 
@@ -101,15 +95,23 @@ def parse(content: Any) -> SweepFile:
     if method == "grid":
         for parameter in parameters:
             parameter.grid()
-    return SweepFile(
-        program=_program(content.get("program")),
-        method=method,
-        parameters=parameters,
-        command=_command(content.get("command")),
-        metric=metric or DEFAULT_METRIC,
-        early_terminate=early_terminate,
-        run_cap=_run_cap(content.get("run_cap")),
-    )
+    program = content.get("program")
+    if not isinstance(program, str) or not program:
+        raise UserError("program is missing: program: main.py")
+    if not os.path.isfile(program):
+        raise UserError(f"program {program!r} is not a file in {os.getcwd()}")
+    command = content.get("command")
+    if command is None:
+        command = ("${env}", "${interpreter}", "${program}", "${args}")
+    elif not isinstance(command, list) or not command:
+        raise UserError(f"command is {command!r}: expected a list of words")
+    run_cap = content.get("run_cap")
+    if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
+        raise UserError(f"run_cap is {run_cap!r}: expected a positive integer")
+    words = tuple(map(str, command))
+    # The metric that compares all stages, for a file that names none.
+    metric = metric or Metric("val/loss")
+    return SweepFile(program, method, parameters, words, metric, early_terminate, run_cap)
 
 
 def with_preset(sweep: SweepFile, preset: str) -> SweepFile:
@@ -118,17 +120,16 @@ def with_preset(sweep: SweepFile, preset: str) -> SweepFile:
     Drops constant parameters and the command's --config.* flags, which would override the preset.
     """
 
-    def add_preset(experiment: Any) -> str:
+    def add_preset(experiment: Any) -> Any:
+        if isinstance(experiment, list):
+            return [add_preset(one) for one in experiment]
         return f"{experiment}{'+' if ':' in str(experiment) else ':'}{preset}"
 
     parameters = []
     for parameter in sweep.parameters:
         if parameter.name == "config":
-            options = dict(parameter.options)
-            if "values" in options:
-                options["values"] = [add_preset(value) for value in options["values"]]
-            else:
-                options["value"] = add_preset(options["value"])
+            key = "values" if "values" in parameter.options else "value"
+            options = {**parameter.options, key: add_preset(parameter.options[key])}
             parameters.append(replace(parameter, options=options))
         elif parameter.distribution != "constant":
             parameters.append(parameter)
@@ -150,28 +151,6 @@ def _check_keys(what: str, content: Mapping[str, Any], known: tuple[str, ...]) -
             raise UserError(f"{what} has no key {key!r}: {hint}")
 
 
-def _program(program: Any) -> str:
-    if not isinstance(program, str) or not program:
-        raise UserError("program is missing: program: main.py")
-    if not os.path.isfile(program):
-        raise UserError(f"program {program!r} is not a file in {os.getcwd()}")
-    return program
-
-
-def _command(words: Any) -> tuple[str, ...]:
-    if words is None:
-        return DEFAULT_COMMAND
-    if not isinstance(words, list) or not words:
-        raise UserError(f"command is {words!r}: expected a list of words")
-    return tuple(map(str, words))
-
-
-def _run_cap(run_cap: Any) -> int | None:
-    if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
-        raise UserError(f"run_cap is {run_cap!r}: expected a positive integer")
-    return run_cap
-
-
 def _metric(content: Any) -> Metric | None:
     if content is None:
         return None
@@ -179,7 +158,7 @@ def _metric(content: Any) -> Metric | None:
         raise UserError(f"metric is {content!r}: expected name, such as val/loss, and goal")
     _check_keys("metric", content, ("name", "goal", "target", "impute", "impute_while_running"))
     goal, target = content.get("goal", "minimize"), content.get("target")
-    if goal not in GOALS:
+    if goal not in ("minimize", "maximize"):
         raise UserError(f"metric has goal {goal!r}: expected minimize or maximize")
     if target is not None and not is_number(target):
         raise UserError(f"metric has target {target!r}: expected a number")

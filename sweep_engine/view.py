@@ -3,11 +3,12 @@
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runtime.terminal import escape_controls
+from runtime.terminal import escape_controls, format_seconds
 from sweep_engine.journal import FINISHED, OUTCOMES, SweepRun
 from sweep_engine.progress import Progress
 from sweep_engine.sweep_file import Metric
@@ -34,37 +35,28 @@ class Overview:
         """Returns the number of runs that have ended."""
         return sum(bool(run.outcome) for run in self.runs)
 
-    def seconds_left(self) -> float | None:
-        """Returns the seconds left at the mean duration so far; None before a run has finished."""
-        if not self.durations:
-            return None
+    def _seconds_left(self) -> float:
+        """Returns the seconds left at the mean duration so far."""
         mean = sum(self.durations) / len(self.durations)
-        unfinished = sum(1 - progress.fraction for progress in self.running.values())
-        waiting = self.total - self.num_ended() - len(self.running)
-        return mean * max((waiting + unfinished) / self.num_workers, 0)
+        done = sum(run.step / run.num_steps for run in self.running.values() if run.num_steps)
+        return mean * max(self.total - self.num_ended() - done, 0) / self.num_workers
 
     def headline(self) -> str:
         """Returns the state in one line."""
-        counts = {outcome: sum(run.outcome == outcome for run in self.runs) for outcome in OUTCOMES}
+        counts = Counter(run.outcome for run in self.runs)
         parts = [f"{self.num_ended()} of {self.total} runs have ended"]
         parts += [f"{counts[outcome]} {outcome}" for outcome in OUTCOMES[1:] if counts[outcome]]
         if best := best_of(self.runs, self.metric):
             parts.append(f"best {self.metric.name} {format_value(best.value)} by {best.name}")
-        if (left := self.seconds_left()) is not None and self.num_ended() < self.total:
-            parts.append(f"{format_seconds(left)} left")
+        if self.durations and self.num_ended() < self.total:
+            parts.append(f"{format_seconds(self._seconds_left())} left")
         return ", ".join(parts)
 
 
 def best_of(runs: Sequence[SweepRun], metric: Metric) -> SweepRun | None:
     """Returns the finished run with the best value; None if no run has finished."""
-    finished = [run for run in runs if run.outcome == FINISHED]
+    finished = (run for run in runs if run.outcome == FINISHED)
     return min(finished, key=lambda run: metric.cost(run.value), default=None)
-
-
-def format_seconds(seconds: float) -> str:
-    """Returns a duration as 0:01:05."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def format_value(value: float | None) -> str:

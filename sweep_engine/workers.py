@@ -1,6 +1,7 @@
 """Processes of a sweep's runs: starts and signals them, and reports how they ended."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -8,7 +9,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,7 +28,6 @@ class Workers:
         self._cores = share_cores(count)
         self._gpus = share_gpus(count, visible_gpus())
         self._workers: dict[str, int] = {}  # Index of the worker, by the name of its run.
-        self._unread = b""
         self._start_server()
 
     @property
@@ -42,13 +41,12 @@ class Workers:
         return len(self._workers) < len(self._cores)
 
     def start(
-        self, name: str, argv: Sequence[str], environment: Mapping[str, str], log: Path, lock: Path
+        self, name: str, argv: list[str], environment: Mapping[str, str], log: Path, lock: Path
     ) -> None:
         """Starts a run, which prints to `log` and holds `lock` while it lives."""
         free = next(i for i in range(len(self._cores)) if i not in self._workers.values())
         self._workers[name] = free
-        environment = {**environment, **self._gpus[free]}
-        request = {"start": name, "argv": list(argv), "environment": environment}
+        request = {"start": name, "argv": argv, "environment": {**environment, **self._gpus[free]}}
         self._send({**request, "cores": self._cores[free], "log": str(log), "lock": str(lock)})
 
     def signal(self, name: str, number: int) -> None:
@@ -58,17 +56,17 @@ class Workers:
     def wait(self, seconds: float) -> list[tuple[str, int]]:
         """Returns runs that ended and their exit codes, waiting up to `seconds` for the first."""
         ended: list[tuple[str, int]] = []
-        until = time.monotonic() + seconds
-        while not ended and (left := until - time.monotonic()) > 0:
-            if not select.select([self._answers], [], [], left)[0]:
+        while select.select([self._answers], [], [], 0 if ended else seconds)[0]:
+            line = self._answers.readline()
+            if not line:  # The server was killed, and its runs with it.
+                self._server.wait()
+                ended += [(name, KILLED) for name in self._workers]
+                self._workers.clear()
+                self._start_server()
                 break
-            received = os.read(self._answers.fileno(), 65536)
-            if not received:
-                return self._restart()
-            *lines, self._unread = (self._unread + received).split(b"\n")
-            for answer in map(json.loads, lines):
-                del self._workers[answer["ended"]]
-                ended.append((answer["ended"], answer["code"]))
+            answer = json.loads(line)
+            del self._workers[answer["ended"]]
+            ended.append((answer["ended"], answer["code"]))
         return ended
 
     def close(self) -> None:
@@ -88,16 +86,9 @@ class Workers:
             [sys.executable, script, *self._modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert self._server.stdin and self._server.stdout
-        self._requests, self._answers = self._server.stdin, self._server.stdout
-
-    def _restart(self) -> list[tuple[str, int]]:
-        """Starts another server after one that is gone, and returns the runs lost with it."""
-        self._server.wait()
-        lost = [(name, KILLED) for name in self._workers]
-        self._workers.clear()
-        self._unread = b""
-        self._start_server()
-        return lost
+        self._requests = self._server.stdin
+        # Unbuffered: `select` must see every line that was not read yet.
+        self._answers = io.FileIO(self._server.stdout.fileno(), closefd=False)
 
 
 def share_cores(count: int) -> list[list[int]]:

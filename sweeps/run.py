@@ -53,16 +53,11 @@ def main(*files: str) -> None:
     command.build(sweep, search.values_at(sweep, {}), Path("x"))
     folder = Path(WORKDIR.value or f"runs/{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     sweep_id = SWEEP_ID.value or secrets.token_hex(4)
-    runner = SweepRunner(
-        sweep,
-        Journal(folder, text, SEED.value, PRESET.value, sweep_id),
-        total,
-        WORKERS.value,
-        RETRIES.value,
-    )
+    journal = Journal(folder, text, SEED.value, PRESET.value, sweep_id)
+    runner = SweepRunner(sweep, journal, total, WORKERS.value, RETRIES.value)
     runner.run()
     print_results(runner)
-    if any(run.outcome == FAILED for run in runner.journal.runs):
+    if any(run.outcome == FAILED for run in journal.runs):
         sys.exit(errors.FAILED)
 
 

@@ -120,7 +120,7 @@ FLAGS = [
     key("train.batch_size", 0, "config.train.batch_size=0: expected 1 to"),
     key("train.batch_size", -8, "config.train.batch_size=-8: expected 1 to"),
     key("train.grad_accumulation_steps", 0, "expected 1 to"),
-    key("train.grad_accumulation_steps", 3, "expected a divisor of config.train.batch_size=4"),
+    key("train.grad_accumulation_steps", 3, "expected a divisor of --config.train.batch_size=4"),
     key("train.num_steps", 0, "config.train.num_steps=0: expected 1 to 2147483647"),
     key("train.num_steps", 2**31, "expected 1 to 2147483647"),
     key("train.log_every_steps", 0, "expected 1 to"),
@@ -132,14 +132,16 @@ FLAGS = [
     ),
     key("train.max_skipped_updates", -1, "expected 0 to"),
     key("train.loss_chunks", 0, "config.train.loss_chunks=0: expected 1 to"),
-    key("train.loss_chunks", 3, "expected a divisor of config.model.context_length=", config=GPT2),
+    key(
+        "train.loss_chunks", 3, "expected a divisor of --config.model.context_length=", config=GPT2
+    ),
     key(
         "train.loss_chunks", 2, "can neither recompute blocks nor compute its logits in chunks: set"
     ),
     key("train.remat", "all", "config.train.remat='all': expected 'none' or 'blocks'", config=GPT2),
     key("train.remat", "blocks", "config.model.name='bigram' can neither recompute blocks nor"),
-    key("model.attention_dropout_rate", 1, "expected -1 (the value of config.mod", config=GPT2),
-    key("model.attention_dropout_rate", -0.5, "expected -1 (the value of config.mo", config=GPT2),
+    key("model.attention_dropout_rate", 1, "expected -1 (the value of --config.m", config=GPT2),
+    key("model.attention_dropout_rate", -0.5, "expected -1 (the value of --config.m", config=GPT2),
     key("model.attention_dropout_rate", 0.1, "bigram has none; leave it at -1.0"),
     key("train.precision", "int8", "config.train.precision='int8': expected 'float32' or 'bfloat"),
     key("eval.every_steps", -1, "expected 0 (first and last step only) to"),
@@ -167,7 +169,7 @@ FLAGS = [
     key("optimizer.grad_clip_norm", -1, "config.optimizer.grad_clip_norm=-1.0: expected 0 or more"),
     key("model.name", "rnn", "config.model.name='rnn': expected one of bigram, self_attention"),
     key("model.num_heads", 4, "config.model.num_heads=4: bigram has none; leave it at 0"),
-    key("model.num_heads", 3, "embed_dim=16 is not divisible by config.model.num_heads=3", GPT2),
+    key("model.num_heads", 3, "embed_dim=16 is not divisible by --config.model.num_heads=3", GPT2),
     key("model.dropout_rate", 1, "config.model.dropout_rate=1.0: expected 0 or more, and", GPT2),
     key("model.embed_dim", 10**9, "config.model.embed_dim=1000000000: expected 0 to 65536", GPT2),
     key("model.num_layers", 0, "config.model.num_layers=0: gpt2 needs at least 1", GPT2),

@@ -29,10 +29,10 @@ LAYERS = [
     "training",
     "reporting",
     "sweep_engine",
-    *("train", "generate", "evaluate", "export", "report", "main", "sweeps"),
+    *("train", "generate", "evaluate", "export", "report", "main", "ladder", "sweeps"),
 ]
 QUESTIONS = ("What", "How", "Whether", "Where", "Which", "That")
-EXPERIMENTS = ["bigram", "self_attention", "multi_head_attention", "transformer_decoder", "gpt2"]
+EXPERIMENTS = default.LADDER
 
 
 def sources(*folders):

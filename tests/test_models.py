@@ -448,7 +448,7 @@ def test_more_tokens_than_the_context_is_an_error():
     ("changes", "message"),
     [
         ({"name": "gpt3"}, "config.model.name='gpt3': expected one of bigram, self_attention"),
-        ({"name": "gpt2", "num_heads": 3}, "embed_dim=16 is not divisible by config.model.num_h"),
+        ({"name": "gpt2", "num_heads": 3}, "embed_dim=16 is not divisible by --config.model.num_h"),
         ({"name": "gpt2", "num_layers": 0}, "config.model.num_layers=0: gpt2 needs at least 1"),
         ({"num_heads": 4}, "config.model.num_heads=4: bigram has none; leave it at 0"),
         (
@@ -458,7 +458,7 @@ def test_more_tokens_than_the_context_is_an_error():
         ({"name": "gpt2", "norm": "l2"}, "norm='l2': expected one of layer_norm, rms_norm"),
         (
             {"name": "gpt2", "num_kv_heads": 3},
-            "num_kv_heads=3: expected a divisor of config.model.n",
+            "num_kv_heads=3: expected a divisor of --config.model.n",
         ),
         (
             {"name": "gpt2", "positions": "rotary", "embed_dim": 12},

@@ -227,7 +227,7 @@ def test_what_the_weights_were_not_trained_with_is_refused(beside, key, value):
 )
 def test_a_choice_that_is_not_the_weights_own_is_refused(beside, key, value):
     """The weights' own choice would silently replace it."""
-    assert f"config.{key}={value}: the weights of config.model.init_from have" in refused(
+    assert f"config.{key}={value}: the weights of --config.model.init_from have" in refused(
         beside, **{key: value}
     )
 

@@ -456,7 +456,7 @@ def test_two_devices_train_as_one(fast_bfloat16, tolerance, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["bigram", "gpt2"])  # The layers between are in gpt2.
 def test_a_step_lowers_for_cuda(stage):
     """No GPU is needed to compile for one as far as StableHLO; it says so if a path can't."""
     tx, schedule = optimizer.build(smoke("bigram").optimizer, 10)

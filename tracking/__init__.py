@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from tracking.console import PlainLines, open_console
 from tracking.json_lines import JsonLines
-from tracking.wandb_run import WandbRun, choose_mode
+from tracking.wandb_run import WandbRun, choose_mode, init_arguments
 
 
 class Sink(Protocol):
@@ -38,35 +38,32 @@ class Sink(Protocol):
 
 
 class Tracker:
-    """Passes what a run measures to a record, which may fail, and to sinks that may not."""
+    """Passes what a run measures to a record and to other sinks.
 
-    def __init__(self, record: JsonLines, console: PlainLines | None = None) -> None:
+    `log`, `log_sample` and `sync` raise OSError if the record can't be written.
+    """
+
+    def __init__(self, record: JsonLines, console: PlainLines) -> None:
         self._record = record
-        self._console = console
-        self._others: list[Sink] = [console] if console else []
+        self._console: PlainLines | None = console
+        self._others: list[Sink] = [console]
 
     def add(self, sink: Sink) -> None:
         """Adds a sink for everything from now on."""
         self._others.append(sink)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Logs the metrics measured after `step` updates. Called at most once per step.
-
-        Raises OSError if the record can't be written.
-        """
+        """Logs the metrics measured after `step` updates. Called at most once per step."""
         self._record.log(step, metrics)
         self._tell_others("log", step, metrics)
 
     def log_sample(self, step: int, prompt: str, text: str) -> None:
-        """Logs the `text` that the model of `step` generated after `prompt`.
-
-        Raises OSError if the record can't be written.
-        """
+        """Logs the `text` that the model of `step` generated after `prompt`."""
         self._record.log_sample(step, prompt, text)
         self._tell_others("log_sample", step, prompt, text)
 
     def sync(self) -> None:
-        """Flushes the record to the disk. Raises OSError if it can't be written."""
+        """Flushes the record to the disk."""
         self._record.sync()
 
     def note(self, message: str) -> None:
@@ -78,10 +75,7 @@ class Tracker:
                 self._drop(self._console)
 
     def finish(self, summary: Mapping[str, Any], exit_code: int = 0) -> bool:
-        """Writes the summary and closes every sink. Never raises; takes seconds at most.
-
-        Returns True if the record has the summary.
-        """
+        """Writes the summary, closes all sinks, never raises; returns True if the record has it."""
         written = True
         try:
             self._record.finish(summary, exit_code)
@@ -123,7 +117,8 @@ def open_tracker(
     if mode != "disabled":
         try:
             earlier = record.earlier_lines() if resumed_from is not None else []
-            tracker.add(WandbRun(config, workdir, num_params, mode, earlier, tracker.note))
+            arguments = init_arguments(config, workdir, num_params, mode)
+            tracker.add(WandbRun(workdir, arguments, earlier, tracker.note))
         except Exception as error:
             tracker.note(f"W&B did not start, the run continues without it: {error}")
     return tracker

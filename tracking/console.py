@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from runtime.terminal import escape_controls
+from runtime.terminal import escape_controls, format_seconds
 
 # Metrics to show: (name, label before the number, format, unit after it).
 SHOWN = (
@@ -25,10 +25,7 @@ SAMPLE_WIDTH = 96
 
 
 def open_console(num_steps: int, start: int, stream: TextIO) -> "PlainLines":
-    """Returns a progress bar if `stream` is a terminal that can redraw a line, else plain lines.
-
-    The run goes from step `start` to `num_steps`.
-    """
+    """Returns a progress bar if `stream` is a terminal that can redraw a line, else plain lines."""
     if stream.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         return ProgressBar(num_steps, start, stream)
     return PlainLines(num_steps, stream)
@@ -36,11 +33,11 @@ def open_console(num_steps: int, start: int, stream: TextIO) -> "PlainLines":
 
 def sample_lines(step: int, prompt: str, text: str) -> list[str]:
     """Returns a heading and the first lines of a sample, escaped and cut to `SAMPLE_WIDTH`."""
-    lines = [
-        escape_controls(line)[:SAMPLE_WIDTH] for line in (prompt + text).strip("\n").split("\n")
-    ]
-    more = [f"  | ... {len(lines) - SAMPLE_LINES} more lines"] if len(lines) > SAMPLE_LINES else []
-    return [f"sample at step {step}:", *(f"  | {line}" for line in lines[:SAMPLE_LINES]), *more]
+    lines = (prompt + text).strip("\n").split("\n")
+    shown = [f"  | {escape_controls(line)[:SAMPLE_WIDTH]}" for line in lines[:SAMPLE_LINES]]
+    if len(lines) > SAMPLE_LINES:
+        shown.append(f"  | ... {len(lines) - SAMPLE_LINES} more lines")
+    return [f"sample at step {step}:", *shown]
 
 
 def _numbers(shown: tuple, metrics: Mapping[str, Any]) -> str:
@@ -85,8 +82,7 @@ class PlainLines:
         if step in (first_step, self._num_steps):
             return ""
         seconds = (now - first_time) / (step - first_step) * (self._num_steps - step)
-        minutes, seconds = divmod(round(seconds), 60)
-        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left"
+        return f"{format_seconds(seconds)} left"
 
     def _print(self, *lines: str) -> None:
         encoding = self._stream.encoding or "utf-8"

@@ -37,10 +37,7 @@ class SweepRun:
 
 
 def current() -> SweepRun | None:
-    """Returns the sweep run of this process; None if it belongs to no sweep.
-
-    Raises UserError if the parameter file can't be read.
-    """
+    """Returns the sweep run of this process, if any. Raises UserError for a bad parameter file."""
     sweep_id = os.environ.get("WANDB_SWEEP_ID", "")
     path = os.environ.get("WANDB_SWEEP_PARAM_PATH", "")
     if not (sweep_id and path):
@@ -52,7 +49,7 @@ def current() -> SweepRun | None:
         # The agent's file begins with the version of its format, a bare number.
         given = {key: entry["value"] for key, entry in parameters.items() if key != "wandb_version"}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        message = " ".join(f"{type(error).__name__}: {error}".split())
+        message = f"{type(error).__name__}: {error}"
         raise UserError(f"WANDB_SWEEP_PARAM_PATH={path} can't be read: {message}") from None
     return SweepRun(sweep_id, os.environ.get("WANDB_RUN_ID", ""), given)
 

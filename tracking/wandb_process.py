@@ -34,7 +34,6 @@ TRAINING_PROCESS = os.getppid()
 
 
 def main() -> None:
-    """Mirrors the events, then exits."""
     os.nice(10)  # On a busy machine the training has priority.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # W&B's prints must not mix with the answers.

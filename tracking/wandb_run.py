@@ -34,14 +34,11 @@ FINISH_SECONDS = 15
 
 
 def choose_mode(configured: str) -> str:
-    """Returns one of `MODES`: WANDB_MODE if it is set, else `configured`.
-
-    Raises UserError for any other value.
-    """
+    """Returns WANDB_MODE if it is set, else `configured`. Raises UserError if not in `MODES`."""
     from_environment = os.environ.get("WANDB_MODE", "")
     mode = SYNONYMS.get(from_environment, from_environment or configured)
     if mode not in MODES:
-        where = "WANDB_MODE" if from_environment else "config.tracking.wandb_mode"
+        where = "WANDB_MODE" if from_environment else "--config.tracking.wandb_mode"
         raise UserError(f"{where}={mode!r}: expected one of {', '.join(MODES)}")
     return mode
 
@@ -53,13 +50,7 @@ class WandbRun:
     """
 
     def __init__(
-        self,
-        config: ConfigDict,
-        workdir: Path,
-        num_params: int,
-        mode: str,
-        earlier: list[dict],
-        note: Callable[[str], None],
+        self, workdir: Path, arguments: dict, earlier: list[dict], note: Callable[[str], None]
     ) -> None:
         self._note = note
         self._id_file = workdir / run_folder.WANDB
@@ -72,7 +63,6 @@ class WandbRun:
         self._input, self._output = self._process.stdin, self._process.stdout
         os.set_blocking(self._input.fileno(), False)
         os.set_blocking(self._output.fileno(), False)
-        arguments = _init_arguments(config, workdir, num_params, mode)
         self._send({"open": {**arguments, "id": run_id, "kept": kept}})
         for line in earlier:
             self._send({"sample" if "text" in line else "row": line})
@@ -102,11 +92,10 @@ class WandbRun:
         """Returns the id of the W&B run, and how many of its rows to keep."""
         # A sweep's agent chooses the id, and so may a user.
         chosen = os.environ.get("WANDB_RUN_ID", "")
-        saved = ""
-        if self._id_file.exists():
-            saved = run_folder.read_object(self._id_file).get("id", "")
-        if earlier and saved and saved == (chosen or saved):
-            return saved, len(earlier)
+        if earlier and self._id_file.exists():
+            saved = run_folder.read_object(self._id_file).get("id")
+            if saved and chosen in ("", saved):
+                return saved, len(earlier)
         self._id_file.unlink(missing_ok=True)
         return chosen or secrets.token_hex(4), 0
 
@@ -163,7 +152,7 @@ def _start_process(workdir: Path) -> subprocess.Popen:
     )
 
 
-def _init_arguments(config: ConfigDict, workdir: Path, num_params: int, mode: str) -> dict:
+def init_arguments(config: ConfigDict, workdir: Path, num_params: int, mode: str) -> dict:
     """Returns the arguments of wandb.init that the config determines."""
     tracking, swept = config.tracking, sweep.current()
     return {

@@ -14,6 +14,7 @@ W&B draws them by itself on the page of each sweep.
 import hashlib
 import os
 import sys
+from functools import partial
 from typing import Any
 
 from absl import flags
@@ -36,19 +37,19 @@ TRAINING = (
     ("train/grad_norm", "gradient norm, before clipping"),
     ("train/tokens_per_second", "tokens per second"),
 )
-# A stage's costs, for the final loss: key of the summary, title.
-COSTS = (("num_params", "parameters"), ("train_flops", "FLOPs of training"))
 # Columns of the list of runs, from their summary.
 COLUMNS = ("val/loss", "val/bits_per_byte", "num_params", "tokens_seen", "train_flops", "seconds")
 STAGE = "Group"
-SERVER_SECONDS = 15
+
+CONFIG = default.get_config().tracking
+PROJECT = flags.DEFINE_string("project", CONFIG.wandb_project, "W&B project of the runs.")
+ENTITY = flags.DEFINE_string("entity", CONFIG.wandb_entity, "Owner of the project; default: yours.")
+NAME = flags.DEFINE_string("name", "Stages side by side", "Name of the workspace.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the panels; needs no server.")
 
 
 def build(entity: str, project: str, name: str) -> Any:
-    """Returns the wandb_workspaces Workspace, without contacting a server.
-
-    Raises UserError for a project or a name that W&B does not accept.
-    """
+    """Returns the Workspace, without a server. Raises UserError for a name that W&B refuses."""
     import wandb_workspaces.workspaces as ws
 
     if not project or "/" in project:
@@ -84,25 +85,20 @@ def _sections() -> list:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    def lines(metric: str, title: str, x: str, x_title: str, log_x: bool) -> wr.LinePlot:
-        return wr.LinePlot(
-            title=title,
-            x=x,
-            y=[metric],
-            title_x=x_title,
-            log_x=log_x,
-            groupby=STAGE,
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
-            smoothing_type="none",
-        )
+    lines = partial(
+        wr.LinePlot,
+        groupby=STAGE,
+        groupby_aggfunc="mean",
+        groupby_rangefunc="minmax",
+        smoothing_type="none",
+    )
 
     def section(title: str, panels: list, columns: int = 3, rows: int = 2) -> ws.Section:
         layout = ws.SectionLayoutSettings(columns=columns, rows=rows)
         return ws.Section(title, panels, is_open=True, layout_settings=layout)
 
     losses = [
-        lines("val/loss", f"validation loss against {title}", metric, title, log_x=True)
+        lines(f"validation loss against {title}", metric, ["val/loss"], title_x=title, log_x=True)
         for metric, title in POSITIONS
     ]
     bits = wr.BarPlot(
@@ -112,8 +108,9 @@ def _sections() -> list:
         groupby_aggfunc="mean",
         groupby_rangefunc="stderr",
     )
-    samples = wr.WeavePanelSummaryTable(table_name="samples")
-    training = [lines(metric, title, "step", "updates", log_x=False) for metric, title in TRAINING]
+    training = [
+        lines(title, "step", [metric], title_x="updates", log_x=False) for metric, title in TRAINING
+    ]
     points = [
         wr.ScatterPlot(
             title=f"validation loss against {title}",
@@ -121,21 +118,19 @@ def _sections() -> list:
             y=wr.SummaryMetric("val/loss"),
             log_x=True,
         )
-        for cost, title in COSTS
+        for cost, title in (("num_params", "parameters"), ("train_flops", "FLOPs of training"))
     ]
     return [
         section("Validation loss of each stage", [*losses, bits]),
-        section("Samples", [samples], columns=1, rows=1),  # One column, because text is wide.
+        # One column, because text is wide.
+        section("Samples", [wr.WeavePanelSummaryTable(table_name="samples")], columns=1, rows=1),
         section("Training", training, columns=2),
         section("Final loss against its cost", points, columns=2, rows=1),
     ]
 
 
 def view_name(name: str) -> str:
-    """Returns W&B's internal name for the workspace called `name`, in W&B's own format.
-
-    A hash, so that a second call finds the same workspace, and another name another one.
-    """
+    """Returns W&B's internal name, in its own format: a hash, so one `name` is one workspace."""
     return f"nw-{hashlib.sha256(name.encode()).hexdigest()[:11]}-v"
 
 
@@ -162,7 +157,7 @@ def describe(panel: Any) -> str:
     return f"table: {panel.table_name}"
 
 
-def save(project: str, entity: str, name: str) -> tuple[str, bool]:
+def save(entity: str, project: str, name: str) -> tuple[str, bool]:
     """Saves the workspace on the server; returns its URL, and True if it replaced an earlier one.
 
     Raises UserError if the server can't be reached or refuses the workspace.
@@ -170,7 +165,7 @@ def save(project: str, entity: str, name: str) -> tuple[str, bool]:
     # W&B then reports a missing key as an error and does not prompt for one.
     os.environ["WANDB_SILENT"] = "true"
     # Per query; by default the client retries for minutes. Read when wandb is imported.
-    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(SERVER_SECONDS))
+    os.environ.setdefault("WANDB_HTTP_TIMEOUT", "15")
     workspace = build(entity, project, name)
     import wandb
 
@@ -178,14 +173,17 @@ def save(project: str, entity: str, name: str) -> tuple[str, bool]:
         workspace.entity = entity or wandb.Api().default_entity or ""
         if not workspace.entity:
             raise errors.UserError("--entity= is empty and your account has no default: set it")
-        workspace._internal_id = _earlier_id(workspace)
-        replaced = bool(workspace._internal_id)
-        return workspace.save().url, replaced
+        workspace._internal_id = earlier_id = _earlier_id(workspace)
+        return workspace.save().url, bool(earlier_id)
     except errors.UserError:
         raise
     except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        # For a server that does not answer, the client's own message blames its local process.
+        if "did not respond in time" in reason:
+            reason = f"no answer from the server within {os.environ['WANDB_HTTP_TIMEOUT']} s"
         raise errors.UserError(
-            f"W&B did not accept the workspace ({_reason(error)}): check the network, "
+            f"W&B did not accept the workspace ({reason}): check the network, "
             "WANDB_BASE_URL and `wandb login`; --dry_run needs none of them"
         ) from None
 
@@ -209,43 +207,18 @@ def _earlier_id(workspace: Any) -> str:
         ) from None
 
 
-def _reason(error: Exception) -> str:
-    """Returns an exception's message on one line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    # For a server that does not answer, the client's own message blames its local process.
-    if "did not respond in time" in text:
-        return f"no answer from the server within {os.environ['WANDB_HTTP_TIMEOUT']} s"
-    return text
-
-
 def main() -> None:
-    """Prints the outline with --dry_run, else saves the workspace and prints its URL."""
-    flag = flags.FLAGS
-    if flag.dry_run:
-        entity = flag.entity or "<your entity>"
-        print(outline(build(entity, flag.project, flag.name)), flush=True)
+    entity, project, name = ENTITY.value, PROJECT.value, NAME.value
+    if DRY_RUN.value:
+        print(outline(build(entity or "<your entity>", project, name)), flush=True)
         return
-    url, replaced = save(flag.project, flag.entity, flag.name)
+    url, replaced = save(entity, project, name)
     print(f"workspace: {url}")
-    print(
-        f"It replaced the earlier workspace {flag.name!r}."
-        if replaced
-        else "It is new: the same command replaces it, another --name=... creates another.",
-        flush=True,
-    )
-
-
-def define_flags() -> None:
-    """Defines the command's flags."""
-    tracking = default.get_config().tracking
-    flags.DEFINE_string("project", tracking.wandb_project, "W&B project of the runs.")
-    flags.DEFINE_string("entity", tracking.wandb_entity, "Owner of the project; default: yours.")
-    flags.DEFINE_string("name", "Stages side by side", "Name of the workspace.")
-    flags.DEFINE_bool("dry_run", False, "Print the panels; needs no server.")
+    how = "It is new: the same command replaces it, another --name=... creates another."
+    print(f"It replaced the earlier workspace {name!r}." if replaced else how, flush=True)
 
 
 if __name__ == "__main__":
-    define_flags()
     try:
         errors.run_command(main)
     except SystemExit as end:

@@ -32,15 +32,15 @@ def build(
     mistakes = []
     if config.name not in OPTIMIZERS:
         names = ", ".join(OPTIMIZERS)
-        mistakes.append(f"config.optimizer.name={config.name!r}: expected one of {names}")
+        mistakes.append(f"--config.optimizer.name={config.name!r}: expected one of {names}")
     elif width_multiplier != 1 and config.name not in (*SIGN_LIKE, "muon"):
         mistakes.append(
-            f"config.optimizer.name={config.name!r} has no rule for config.model.mup_base_dim: "
+            f"--config.optimizer.name={config.name!r} has no rule for --config.model.mup_base_dim: "
             f"expected one of {', '.join(SIGN_LIKE)}, muon"
         )
     if config.schedule not in schedules.SCHEDULES:
         names = ", ".join(schedules.SCHEDULES)
-        mistakes.append(f"config.optimizer.schedule={config.schedule!r}: expected one of {names}")
+        mistakes.append(f"--config.optimizer.schedule={config.schedule!r}: expected one of {names}")
     if mistakes:
         raise UserError("; ".join(mistakes))
     schedule = schedules.build(config, num_steps)

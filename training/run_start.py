@@ -129,8 +129,9 @@ def first_weights(
     before = _last_environment(workdir)
     if before and (digest := before.get("weights_sha256")) != weights.digest:
         raise UserError(
-            f"{workdir} began with weights of sha256 {digest}, and now config.model.init_from has "
-            f"{weights.digest}: put those back, or begin with these in another folder"
+            f"{workdir} began with weights of sha256 {digest}, and now "
+            f"--config.model.init_from has {weights.digest}: put those back, "
+            "or begin with these in another folder"
         )
     return weights
 
@@ -172,8 +173,8 @@ def restore(checkpoints: Checkpoints, state: TrainState, max_skipped: int) -> Re
         return Restored(0, state, progress.fresh())
     if (skipped := restored.progress["skipped"]) > max_skipped:
         raise UserError(
-            f"config.train.max_skipped_updates={max_skipped}: expected {skipped} or more, for this "
-            "run has skipped so many"
+            f"--config.train.max_skipped_updates={max_skipped}: expected {skipped} or more, "
+            "for this run has skipped so many"
         )
     return restored
 

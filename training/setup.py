@@ -45,7 +45,7 @@ def check_config(config: ConfigDict) -> None:
             ),
             partial(choose_precision, config.train.precision),
             partial(choose_mode, config.tracking.wandb_mode),
-            partial(sampling.check, "config.sample."),
+            partial(sampling.check, "--config.sample."),
         )
     )
 
@@ -190,7 +190,7 @@ def set_up(config: ConfigDict) -> Setup:
     batches.check_lengths(data.train, data.val, config.model.context_length)
     prompt = data.tokenizer.encode(config.sample.prompt)
     if not len(prompt):
-        raise UserError("config.sample.prompt is empty: a model continues at least one token")
+        raise UserError("--config.sample.prompt is empty: a model continues at least one token")
     model = build_model(config, data.tokenizer.vocab_size)
     tx, schedule = optimizer.build(
         config.optimizer, config.train.num_steps, models.width_multiplier(config.model)
@@ -231,5 +231,5 @@ def choose_precision(wanted: str) -> str:
     Raises UserError for a word that is neither float32 nor bfloat16.
     """
     if wanted not in ("float32", "bfloat16"):
-        raise UserError(f"config.train.precision={wanted!r}: expected 'float32' or 'bfloat16'")
+        raise UserError(f"--config.train.precision={wanted!r}: expected 'float32' or 'bfloat16'")
     return wanted if process.has_fast_bfloat16() else "float32"

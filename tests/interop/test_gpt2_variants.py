@@ -17,7 +17,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from experiments import default
-from models.gpt2_parts import NORMS, SwiGLU, relu_squared
+from models.gpt2_parts import ACTIVATIONS, NORMS, VariantMlp
 from models.gpt2_variants import VariantAttention
 from models.layers import Dense
 from models.positions import alibi_slopes, apply_rope
@@ -57,7 +57,7 @@ def test_rms_norm_is_that_of_llama():
 
 
 def test_swiglu_is_the_mlp_of_llama():
-    ours = SwiGLU(DENSE, DENSE, hidden_dim=20)
+    ours = VariantMlp(DENSE, DENSE, "swiglu", hidden_dim=20)
     params = random_params(ours)
     config = LlamaConfig(hidden_size=D, num_attention_heads=H, intermediate_size=20)
     theirs = LlamaMLP(config)
@@ -70,7 +70,7 @@ def test_swiglu_is_the_mlp_of_llama():
 
 def test_relu_squared():
     expected = torch.relu(torch.from_numpy(X_BTD)) ** 2
-    np.testing.assert_allclose(relu_squared(X_BTD), expected, rtol=1e-6)
+    np.testing.assert_allclose(ACTIVATIONS["relu_squared"](X_BTD), expected, rtol=1e-6)
 
 
 def test_grouped_queries_are_those_of_torch():
