@@ -108,5 +108,5 @@ speedrun: .venv/setup.stamp  ## Train the speedruns with three seeds: benchmarks
 	.venv/bin/python -m benchmarks.speedrun
 
 clean:  ## Remove the environments and caches; runs stay.
-	rm -rf .venv .venv-peers .venv-gpu-compile .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-gpu-compile .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

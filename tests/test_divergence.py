@@ -207,6 +207,7 @@ def test_a_z_loss_is_in_the_gradient_and_not_in_the_loss(parts):
     assert jnp.abs(more_VV - gradient_VV).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_drop_differently_and_repeatably():
     state = create_state(TINY["gpt2"], optax.adam(1e-2), 0, data_mesh(1))
     same_rows_BT = np.repeat(BATCH_BT[:1], 4, axis=0)

@@ -43,6 +43,7 @@ def part(name, *, seconds=60, must_pass=True, body=None):
     return checklist.Part(name, f"{name}?", seconds, command, {"SIGN": "seen"}, must_pass)
 
 
+@pytest.mark.slow
 def test_every_outcome_of_a_part_is_recorded_and_the_others_run():
     rows = {
         row["name"]: row for row in checklist.run([part(name) for name in list(BODIES)[:-1]], 99)
@@ -68,6 +69,7 @@ def test_every_outcome_of_a_part_is_recorded_and_the_others_run():
     assert "error" not in rows["good"] | rows["recorded"] | rows["failing"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("must_pass", "passed"), [(True, False), (False, None)])
 def test_a_part_is_stopped_at_its_limit(must_pass, passed):
     hanging = part("hanging", seconds=4, must_pass=must_pass)
@@ -80,6 +82,7 @@ def test_a_part_is_stopped_at_its_limit(must_pass, passed):
     assert second["passed"]
 
 
+@pytest.mark.slow
 def test_the_limit_ends_the_whole_process_group(tmp_path):
     """Also kills a part's child, and one that it leaves behind when it ends by itself."""
     for name, end in [("limit", "time.sleep(99)"), ("leave", "")]:
@@ -96,6 +99,7 @@ def test_the_limit_ends_the_whole_process_group(tmp_path):
         assert has_ended(int(pid.read_text()))
 
 
+@pytest.mark.slow
 def test_a_part_ends_with_the_process_that_waits_for_it(tmp_path):
     """Also kills the part when the check itself is interrupted."""
 
@@ -148,6 +152,7 @@ def test_a_part_gets_its_own_seconds_and_spare_ones(left, own, later, expected):
     assert checklist.time_limit(left, own, later) == expected
 
 
+@pytest.mark.slow
 def test_a_part_without_time_left_is_listed_as_skipped():
     parts = [part("hanging", seconds=4), part("good"), part("recorded", must_pass=False)]
     rows = list(checklist.run(parts, 5))

@@ -194,6 +194,7 @@ def test_no_six_lines_are_equal_in_two_stages():
             assert seen.setdefault(run, path) == path, f"{path.name}, {seen[run].name}: {run[0]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "experiment",
     [

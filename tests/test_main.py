@@ -59,6 +59,7 @@ def test_a_diverging_run_exits_with_3(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_text_goes_to_standard_output_and_nothing_else(finished):
     workdir, _ = finished
     result = run(
@@ -99,6 +100,7 @@ def test_greedy_text_does_not_depend_on_the_seed(finished):
     assert run("generate.py", *flags).stdout == run("generate.py", *flags, "--seed=5").stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["generate.py", "evaluate.py"])
 def test_a_folder_without_a_run_is_refused(command, tmp_path):
     assert_refused(run(command, f"--workdir={tmp_path}"), "is not a run folder")

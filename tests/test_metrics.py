@@ -14,6 +14,7 @@ from models.layers import reference
 B, T, V = 2, 5, 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 1e4])
 def test_nats_and_their_gradient_equal_the_library(scale):
     """Equal logits, ordinary ones, and some for which exp overflows."""

@@ -35,6 +35,7 @@ def test_logits_are_float32_of_shape_btv_in_both_modes(name):
         assert logits.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ATTENTIVE, *CHANGED])
 def test_no_logit_depends_on_a_later_token(name):
     """The gradient of a logit at t with respect to the token at s > t is exactly zero."""
@@ -117,6 +118,7 @@ def test_attention_equals_the_library(heads):
     np.testing.assert_allclose(ours, theirs.reshape(ours.shape), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_shared_keys_and_values_equal_the_library():
     dense = partial(Dense, use_bias=False)
     model = VariantAttention(6, T, dense, dense, num_kv_heads=2)
@@ -162,6 +164,7 @@ def test_a_pair_takes_the_row_of_its_number(num_rows):
     )
 
 
+@pytest.mark.slow
 def test_alibi_subtracts_a_multiple_of_the_distance_from_the_scores():
     """Press et al. (2021): slopes 1/2, 1/4, ... for 8 heads; nothing at distance 0."""
     np.testing.assert_allclose(alibi_slopes(8), 0.5 ** np.arange(1, 9))
@@ -234,7 +237,7 @@ def reference_attention(query, key, value):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("heads", [(), (3,)], ids=["one head", "three heads"])
-@pytest.mark.parametrize("length", [1, 32, 64, 100, 256])
+@pytest.mark.parametrize("length", [1, 100, 256])
 def test_attention_in_blocks_and_its_gradients_equal_the_reference(length, heads):
     """One block, several, a shorter last one; and keys after the last query are ignored."""
     rngs = jax.random.split(jax.random.key(0), 4)
@@ -283,6 +286,7 @@ def test_product_and_its_gradients_equal_einsum():
     )
 
 
+@pytest.mark.slow
 def test_a_product_of_bfloat16_factors_is_near_the_exact_one_and_so_are_its_gradients():
     """bfloat16 keeps 8 bits: rounding changes a factor by 2 ** -9 of itself at most."""
     rngs = jax.random.split(jax.random.key(0), 3)
@@ -408,6 +412,7 @@ def test_parameter_tree(name, tree):
     assert shapes(init(name)) == tree
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "count"),
     [
@@ -425,6 +430,7 @@ def test_published_sizes_count_exactly(size, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(tree)) == count
 
 
+@pytest.mark.slow
 def test_gpt2_initial_scales():
     """N(0, 0.02), over sqrt(2 L) for the layers that write to the residual stream."""
     model = models.GPT2(65, 64, embed_dim=128, num_heads=4, num_layers=8)

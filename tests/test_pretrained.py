@@ -232,6 +232,7 @@ def test_a_choice_that_is_not_the_weights_own_is_refused(beside, key, value):
     )
 
 
+@pytest.mark.slow
 def test_other_weights_than_a_run_began_with_are_refused(exported, copy, tmp_path):
     flags = ["--config=experiments/gpt2.py:smoke", f"--config.model.init_from={copy}"]
     flags += [f"--workdir={tmp_path / 'run'}", "--config.checkpoint.resume=true"]
@@ -296,6 +297,7 @@ def test_export_takes_two_flags(words, message):
     assert_refused(run("export.py", *words), message)
 
 
+@pytest.mark.slow
 def test_export_refuses_settings_that_gpt2_lacks(finished, exported, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "run")
     words = [f"--workdir={workdir}"]

@@ -277,6 +277,7 @@ def test_broken_runs_are_named_and_the_others_compared(tmp_path):
         assert warning.removeprefix("warning: left out: ") in page
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line_each(ladder, tmp_path):
     write_broken_runs(tmp_path / "broken")
     (tmp_path / "empty").mkdir()
@@ -300,6 +301,7 @@ def test_mistakes_are_one_line_each(ladder, tmp_path):
     assert (tmp_path / "taken").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_charts_are_written_as_files(ladder, tmp_path):
     output = tmp_path / "report.html"
     figures = tmp_path / "new" / "figures"
@@ -421,6 +423,7 @@ class TestPage:
         with browser.launch() as chromium:
             yield chromium
 
+    @pytest.mark.slow
     def test_switches_change_what_the_curves_show(self, chromium, ladder):
         with browser.open_file(chromium, ladder / "report.html") as page:
             axes = page.locator("#curves [aria-roledescription=axis]")

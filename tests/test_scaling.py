@@ -70,6 +70,7 @@ def test_a_known_law_is_recovered():
     )
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_and_grow_with_the_noise():
     widths = []
     for noise in (0.001, 0.01):
@@ -104,6 +105,7 @@ def test_the_cost_of_a_token_is_that_of_the_runs():
     assert law.flops_per_token(1e9) == pytest.approx(6.5e9)
 
 
+@pytest.mark.slow
 def test_the_largest_size_is_predicted_from_the_others():
     seen = scaling.points(ladder(range(1, 6), noise=0.001))
     law, largest = scaling.held_out(seen)
@@ -122,6 +124,7 @@ def test_the_largest_size_is_predicted_from_the_others():
     np.testing.assert_array_equal(scaling.held_out(worse)[0].coefficients, law.coefficients)
 
 
+@pytest.mark.slow
 def test_statements():
     runs = ladder(range(1, 5))
     sweep = sweeps.Sweep("scaling", "val/loss", "minimize", runs, {})
@@ -137,6 +140,7 @@ def test_statements():
     assert tested.count("tokens:") == predicted.count("tokens:") == len(TOKENS)
 
 
+@pytest.mark.slow
 def test_a_best_size_outside_of_the_trained_range_is_marked():
     for rungs, values, is_far in (
         (range(1, 5), KNOWN * [1, 5, 1, 1, 1], False),

@@ -32,6 +32,7 @@ def params_of(model):
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["", *gpt2.PRESETS, *FAMILY])
 def test_parameters_are_counted_exactly(preset):
     config, vocab_size, model = built(preset)
@@ -42,6 +43,7 @@ def test_parameters_are_counted_exactly(preset):
     assert count.embedding == sum(leaf.size for leaf in jax.tree.leaves(outside))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["", "laptop", "swiglu", "grouped_queries", "untied", *FAMILY])
 def test_flops_are_those_that_xla_counts(preset):
     """Within 5 %."""

@@ -148,6 +148,7 @@ def test_with_a_baseline_it_is_dunnetts():
         assert made.mean - made.low == pytest.approx(half, rel=0.03)
 
 
+@pytest.mark.slow
 def test_a_clear_effect_among_many_changes_is_seen_with_two_seeds():
     rng = np.random.default_rng(0)
     groups = {f"{i}": rng.normal(0, 0.01, 2).tolist() for i in range(20)}
@@ -342,6 +343,7 @@ def test_positions_keep_the_order_and_the_ends():
     assert sweep_charts.axis_positions([3, 3])[0] == [0.5, 0.5]
 
 
+@pytest.mark.slow
 def test_hostile_names_stay_text(tmp_path):
     bad = "<script>alert(1)</script>"
     points = [{"config.x.y": f"{bad}{i}", "config.seed": i, "value": i + 1.0} for i in range(2)]
@@ -357,6 +359,7 @@ def test_hostile_names_stay_text(tmp_path):
     assert "<script>alert" not in page.render(made, swept, unread)
 
 
+@pytest.mark.slow
 def test_figures_of_hostile_values(tmp_path):
     points = [{"config.seed": i, "value": i + 1.0} for i in range(3)]
     write_sweep(tmp_path / "s", points)
@@ -381,6 +384,7 @@ def test_names_are_whole_in_figures(tmp_path):
     assert name in ElementTree.parse(path).getroot().itertext()
 
 
+@pytest.mark.slow
 def test_more_curves_than_labels_are_not_drawn(tmp_path):
     for count in (8, 9):
         folder = tmp_path / f"{count}"

@@ -82,6 +82,7 @@ def test_a_finished_sweep_is_not_run_again(tmp_path):
     assert "best val/loss 1.3333" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_grows_by_a_higher_count(tmp_path):
     content = {**OBJECTIVE, "method": "random", "parameters": {"level": {"min": 0.0, "max": 1.0}}}
     sweep(tmp_path, content, "--count=2")
@@ -248,6 +249,7 @@ def test_hyperband_stops_real_processes(tmp_path):
         assert (len(lines) < 6) == (outcome == "stopped")
 
 
+@pytest.mark.slow
 def test_a_bayesian_sweep_repeats_exactly_with_any_timing(tmp_path):
     """The order in which runs end changes nothing."""
     made = []
@@ -470,6 +472,7 @@ def test_a_file_without_a_sweep_is_refused(text, message, tmp_path):
         sweep_file.read(path)
 
 
+@pytest.mark.slow
 def test_wrong_flags_and_folders_are_refused(tmp_path):
     file = write(tmp_path / "file.yaml", OBJECTIVE)
     assert_refused(run("sweeps/run.py"), "expected one sweep file, not 0")
@@ -483,6 +486,7 @@ def test_wrong_flags_and_folders_are_refused(tmp_path):
     assert_refused(run("sweeps/run.py", file, f"--workdir={full}"), "holds files but no sweep")
 
 
+@pytest.mark.slow
 def test_another_sweep_in_the_folder_is_refused(tmp_path):
     assert sweep(tmp_path, OBJECTIVE).returncode == 0
     other = {**OBJECTIVE, "parameters": {"level": {"values": [7]}}}
@@ -504,6 +508,7 @@ def test_a_command_is_filled_in_as_the_agent_does():
         assert ours == ["run", *theirs[name]], name
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_live_table(tmp_path):
     parameters = {**OBJECTIVE["parameters"], "pause": {"value": 0.3}, "steps": {"value": 4}}
     file = write(tmp_path / "file.yaml", {**OBJECTIVE, "parameters": parameters})

@@ -223,6 +223,7 @@ def test_finish_never_raises(tmp_path, capsys):
 # --- W&B, offline --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_wandb_mirrors_the_record(tmp_path):
     workdir = tmp_path / "my run"
     workdir.mkdir()
@@ -296,6 +297,7 @@ def test_nothing_about_machine_or_code_is_saved(tmp_path, monkeypatch):
     assert b"k" * 40 not in content and b"hunter2" not in content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wandb_knows_the_run", [True, False])
 def test_a_resumed_run_is_whole(tmp_path, wandb_knows_the_run):
     tracker = open_tracker(make_config(), tmp_path, num_params=1)
@@ -386,6 +388,7 @@ def kill_our_process(workdir):
     process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [kill_service, kill_our_process])
 def test_wandb_killed_in_mid_run_costs_nothing_but_wandb(tmp_path, capsys, fault):
     tracker = open_tracker(make_config(), tmp_path, num_params=1)
@@ -425,6 +428,7 @@ def test_a_process_that_hangs_delays_no_log_and_is_ended(tmp_path, capsys, monke
     assert "did not finish within 0.5 s" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_rows_that_waited_for_a_slow_process_all_arrive(tmp_path):
     tracker = open_tracker(make_config(), tmp_path, num_params=1)
     step = wait_for_wandb(tracker, tmp_path)
@@ -476,6 +480,7 @@ def test_a_full_disk_for_wandb_leaves_the_record_whole(tmp_path):
     assert file.stat().st_size == 8192
 
 
+@pytest.mark.slow
 def test_a_killed_run_keeps_its_record_and_its_wandb_rows(tmp_path):
     process = subprocess.Popen(
         [sys.executable, RUN, tmp_path, "10000", "0.02"], stdout=subprocess.PIPE, text=True
@@ -493,6 +498,7 @@ def test_a_killed_run_keeps_its_record_and_its_wandb_rows(tmp_path):
     assert json.loads(leet(folder, "--summary"))["state"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_machine_that_dies_keeps_all_but_the_last_second_or_so(tmp_path):
     process = subprocess.Popen(
         [sys.executable, RUN, tmp_path, "10000", "0.02"], stdout=subprocess.PIPE, text=True

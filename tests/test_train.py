@@ -392,6 +392,7 @@ def test_a_run_that_died_before_its_summary_gets_one(tmp_path):
     assert [line["step"] for line in lines(tmp_path / "run")] == [0, 5, 10, 15, 20]
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_on_another_text(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("what follows what, and nothing else. " * 40)
@@ -407,6 +408,7 @@ def test_a_run_is_not_resumed_on_another_text(tmp_path):
     assert (tmp_path / "run/tokenizer.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_flops_are_counted_by_the_cpu_s_compiler_whatever_the_run_trains_on(monkeypatch):
     """Plugins of other devices do not count, and a GPU's attention kernel counts as nothing."""
     tx, _ = optimizer.build(smoke("bigram").optimizer, 10)
@@ -499,6 +501,7 @@ def test_attention_lowers_for_cuda_as_one_kernel():
         assert "__cudnn" not in lowered()  # Nor for the CPU.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "z_loss"),
     [
@@ -520,7 +523,8 @@ def test_chunks_of_the_loss_and_recomputed_blocks_change_nothing(changes, z_loss
 
     loss, gradient = measured(remat=False, num_chunks=1)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
-    for remat, num_chunks in ((True, 1), (False, 2), (True, 6)):
+    alone = [(True, 1), (False, 2)] if changes == {"dropout_rate": 0.5} else []
+    for remat, num_chunks in (*alone, (True, 6)):
         found = measured(remat, num_chunks)
         assert float(found[0]) == pytest.approx(float(loss), rel=1e-5)
         jax.tree.map(
@@ -528,6 +532,7 @@ def test_chunks_of_the_loss_and_recomputed_blocks_change_nothing(changes, z_loss
         )
 
 
+@pytest.mark.slow
 def test_the_logits_of_all_chunks_are_never_there_at_once():
     """By XLA's plan; that of recomputed blocks is in tests/test_gpu_compile.py, for a CPU's
     compiler undoes them.
@@ -560,6 +565,7 @@ def test_a_tied_head_for_a_gpu_is_the_same_product():
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), value_and_gradient(), expected)
 
 
+@pytest.mark.slow
 def test_attention_has_a_dropout_rate_of_its_own():
     tokens_BT = np.random.default_rng(0).integers(0, V, (2, 5)).astype(np.int32)
     params = init("gpt2", scale=5.0)

@@ -251,6 +251,7 @@ def test_names_that_wandb_does_not_accept_are_refused(flags, words):
         workspace.build(*flags)
 
 
+@pytest.mark.slow
 def test_errors_are_one_line():
     assert_refused(command("--projekt=x"), "projekt")
     no_key = command(WANDB_API_KEY="", WANDB_BASE_URL=NOWHERE, HOME="/nonexistent")

@@ -59,6 +59,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, finished):
     assert seconds == sorted(seconds) and seconds[-1] > 0
 
 
+@pytest.mark.slow
 def test_resuming_with_other_versions_warns_and_records_both(tmp_path, finished):
     shutil.copytree(finished, tmp_path / "run")
     before = run_folder.read_json(tmp_path / "run/environment.json")
