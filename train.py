@@ -1,7 +1,7 @@
 """Trains a model and measures it: main.py calls `train_and_evaluate(config, workdir)`.
 
-config -> set-up -> run folder -> restored state -> the loop: chunks of batches -> train_steps,
-and at the steps that ask for it a line of metrics, an evaluation, a sample, a checkpoint
+A run is set up from its config, gets its folder, restores its state, and trains in a loop. After
+the steps that ask for it, it logs, evaluates, samples and saves.
 """
 
 import math
@@ -47,8 +47,8 @@ class Run:
         Raises Diverged, or what `stop` asks for after the state has been saved.
         """
         setup, due, progress = self.setup, self.due, self.progress
-        metrics = in_flight = initial_metrics(setup.mesh, progress.skipped)
-        # The step compiles on one core while the fresh model is evaluated on another.
+        metrics = before = initial_metrics(setup.mesh, progress.skipped)
+        # The step compiles and its FLOPs are counted while the fresh model is evaluated.
         with phase("compile"), ThreadPoolExecutor(max_workers=2) as pool:
             compiling = pool.submit(setup.compile_train_steps, state)
             counting = pool.submit(setup.flops_per_step, state)
@@ -59,9 +59,10 @@ class Run:
         for chunk in setup.chunks(step):
             while step < chunk.end:
                 until = due.next(step, chunk.end)
-                # At most two dispatches are in flight: a request to stop waits for them.
-                jax.block_until_ready(in_flight)
-                in_flight = metrics
+                # At most two dispatches are in flight, for a request to stop waits for them: the
+                # one before the last has to end before the next begins.
+                jax.block_until_ready(before)
+                before = metrics
                 state, metrics = train_steps(state, metrics, chunk, step, until)
                 step = until
                 if due.at(step) or stop.requested:
@@ -77,11 +78,11 @@ class Run:
         validation loss is not finite. Raises what `stop` asks for after everything else.
         """
         leaving = stop.requested
-        self.checkpoints.report()
+        self.checkpoints.note_failure()
         self.check_steps(state, metrics)
         scores, sample = self.measure(state.params, step)
-        line = (self.step_metrics(step, metrics) if self.due.log(step) else {}) | scores
-        if line:
+        line = self.step_metrics(step, metrics) if self.due.log(step) else {}
+        if line := line | scores:
             self.log(step, line)
         self.check_scores(state, scores)
         if sample is not None:
@@ -92,12 +93,12 @@ class Run:
             self.leave(step, stop)
 
     def check_steps(self, state: TrainState, metrics: Metrics) -> None:
-        """Raises Diverged, after logging the step it was at, if too many steps were skipped."""
+        """Counts the skipped steps. Raises Diverged, after logging, if they are too many."""
         self.progress.skipped = int(metrics.skipped)
-        step = int(state.step)
+        step = int(state.step)  # A dispatch ends at the first skipped step too many.
         if mistake := divergence.mistake_in(metrics, step, self.setup.train.max_skipped_updates):
             self.log(step, self.step_metrics(step, metrics))
-            self.stop_diverged(mistake, state.replace(step=state.step - 1))
+            self.stop_diverged(mistake, state.replace(step=state.step - 1))  # Before that step.
 
     def check_scores(self, state: TrainState, scores: dict[str, float]) -> None:
         """Raises Diverged if the validation loss is not finite."""
@@ -126,7 +127,7 @@ class Run:
             "train/loss": float(metrics.loss),
             "train/grad_norm": float(metrics.grad_norm),
             "train/learning_rate": float(metrics.learning_rate),
-            **self.progress.speed(step),
+            **self.progress.speed_since_last(step),
         }
         if self.setup.train.max_skipped_updates:
             named["train/skipped_updates"] = int(metrics.skipped)
@@ -206,9 +207,9 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
         run_start.locked(config, workdir),
         Checkpoints(workdir, config.checkpoint.keep) as checkpoints,
     ):
-        newest = checkpoints.latest_step()
-        if run_start.is_finished(workdir, newest, config.train.num_steps):
-            print(f"{workdir}: finished at step {newest} already")
+        step = checkpoints.latest_step()
+        if run_start.is_finished(workdir, step, config.train.num_steps):
+            print(f"{workdir}: finished at step {step} already")
             return
         try:
             run_in(config, workdir, setup, checkpoints, weights, started)
@@ -232,8 +233,8 @@ def run_in(
     Raises OSError if the folder can't be written, and else what `train_and_evaluate` does.
     """
     state = setup.initial_state(weights and weights.params)
-    total, inside = models.count_parameters(dict(state.params))
-    num_params = {"num_params": total, "num_params_without_embeddings": inside}
+    total, without_embeddings = models.count_parameters(dict(state.params))
+    num_params = {"num_params": total, "num_params_without_embeddings": without_embeddings}
     restored = run_start.restore(checkpoints, state, config.train.max_skipped_updates)
     notes = run_start.write_start(
         config,
@@ -246,7 +247,7 @@ def run_in(
     )
     resumed_from = restored.step or None
     tracker = open_tracker(config, workdir, num_params=total, resumed_from=resumed_from)
-    checkpoints.note = tracker.note
+    checkpoints.note = tracker.note  # Until here, to standard error.
     for note in notes:
         tracker.note(note)
     due = Due(
@@ -258,7 +259,7 @@ def run_in(
         save_minutes=config.checkpoint.every_minutes,
     )
     tokens_per_step = config.train.batch_size * config.model.context_length
-    so_far = Progress(restored.progress, tokens_per_step, devices.peak_flops(setup.mesh))
+    progress = Progress(restored.progress, tokens_per_step, devices.peak_flops(setup.mesh))
     newest = run_start.newest_metrics(workdir)
-    run = Run(setup, due, so_far, checkpoints, tracker, workdir, newest)
+    run = Run(setup, due, progress, checkpoints, tracker, workdir, newest)
     run.run_to_end(restored.state, restored.step, num_params, started)

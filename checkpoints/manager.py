@@ -132,7 +132,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             f"above, and {kept}: mend that and resume with --config.checkpoint.resume=true"
         )
 
-    def report(self) -> None:
+    def note_failure(self) -> None:
         """Warns of a save that has failed; does not wait for one that is under way."""
         if self._saving and self._saving[1].done():
             self.wait()

@@ -2,17 +2,21 @@
 
     bigram -> self_attention -> multi_head_attention -> transformer_decoder -> gpt2
 
-**Axis letters**, in names (`x_BTD`) and in einsum strings alike: B batch, T query time, S key
-time, D embed, H heads, K per head, F MLP, V vocabulary. (`jax.nn` spells heads N and K H.)
+**Axis letters**, in names (`x_BTD`) and in einsum strings alike: B batch, T query time (a window
+has T tokens), S key time, D embed, H heads, K per head, F MLP, V vocabulary; L blocks; 1 an axis of
+one.
 
 **Flax.** A module is a dataclass of sizes. `@nn.compact` lets `__call__` create layers where it
-uses them; `name=` is a layer's key in the tree of parameters.
+uses them; `name=` is a layer's key in the tree of parameters. A module with `setup` creates them
+there, and their attributes are the keys.
 
-**Model contract.** `model(tokens_BT, *, start=0, train=False) -> logits_BTV`, float32. Position t
-of the logits scores the token after tokens[:, t] and depends on no later token. `start` is the
-position of the first token in the context; unless it is 0, the model needs the collection "cache"
-of the calls before, which `apply(..., mutable=["cache"])` fills and returns. `train=True` turns
-dropout on and needs an rng named "dropout". No loss inside, no shape that depends on the mode.
+**Model contract.** `model(tokens_BT, *, start=0, train=False) -> logits_BTV`, float32. Logits are
+scores whose softmax is the probability of each token; those at position t are for the token after
+tokens[:, t] and depend on no later token. Training calls a model once for a window. Generation
+calls it for a few tokens at a time: `start` is the position of the first of them, and what earlier
+calls kept is in the Flax collection "cache", which `apply(..., mutable=["cache"])` fills and
+returns. `train=True` turns dropout on, from stage 5 on, with an rng named "dropout". The loss is
+not the model's.
 """
 
 from dataclasses import fields

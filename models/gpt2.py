@@ -1,7 +1,8 @@
 """Stage 5, GPT-2: stage 4 as Radford et al. (2019) built it.
 
-New here: dropout, GELU, biases in attention, initial weights from N(0, 0.02), scaled down by depth
-in the layers that write to the residual stream, and one matrix for token embedding and logits.
+New here: dropout, which zeroes random activations in training (Srivastava et al., 2014); GELU;
+biases in attention; initial weights of standard deviation 0.02, less by depth in the layers that
+write to the residual stream; one matrix for token embedding and logits.
 Later changes to the architecture are in models/gpt2_variants.py.
 """
 
@@ -29,13 +30,13 @@ def attention_with_dropout(
     start: Position = 0,
     drop: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """Returns stage 2's attention with its weights dropped by `drop`."""
+    """Returns stage 2's attention with `drop` on the softmax; the fast kernels have no dropout."""
     weights = drop(jax.nn.softmax(causal_scores(query, key, start)))
     return jnp.einsum("B...TS,BS...K->BT...K", weights, value)
 
 
 class GPT2Attention(nn.Module):
-    """Stage 3's attention with biases, GPT-2's initial weights, and dropout on its weights."""
+    """Stage 3's attention with biases, GPT-2's initial weights, and dropout on the softmax."""
 
     num_heads: int
     context_length: int
@@ -132,7 +133,7 @@ class GPT2(nn.Module):
     def __call__(
         self, tokens_BT: jax.Array, *, start: Position = 0, train: bool = False
     ) -> jax.Array:
-        # 2 L sub-layers add to the residual stream; 1 / sqrt(2 L) keeps its variance (section 2.3).
+        # 2 L sub-layers add to the residual stream; 1 / sqrt(2 L) keeps its variance (ibid., 2.3).
         out_init = nn.initializers.normal(0.02 / (2 * self.num_layers) ** 0.5)
         embed = TiedEmbed(self.vocab_size, self.context_length, self.embed_dim, name="embed")
         x_BTD = embed(tokens_BT, start)

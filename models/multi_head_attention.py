@@ -1,6 +1,7 @@
 """Stage 3, multi-head self-attention: H heads in parallel, each of width K = D / H.
 
-New here: the head axis and the output projection. Stage 2's attention is one head, with K = D.
+New here: the head axis, in place of stage 2's dots, and the output projection. Stage 2's attention
+is one head, with K = D.
 """
 
 import jax

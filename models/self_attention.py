@@ -1,7 +1,8 @@
 """Stage 2, scaled dot-product self-attention: each position looks back at the ones before it.
 
 New here: position embeddings; queries, keys and values; the causal mask; the 1/sqrt(K) scale.
-`Dense` is Flax's linear layer, x @ kernel + bias, made faster in models/layers/dense.py.
+From models/layers: `Dense`, Flax's linear layer x @ kernel + bias, made faster; `KeyValueCache`,
+for generation; `in_query_blocks`, attention for a block of queries at a time; `Position`, an int.
 """
 
 import jax
@@ -12,7 +13,10 @@ from models.layers import Dense, KeyValueCache, Position, in_query_blocks
 
 
 def causal_scores(query: jax.Array, key: jax.Array, start: Position) -> jax.Array:
-    """Returns query . key / sqrt(K) [B, ..., T, S], with -inf for keys after the query."""
+    """Returns query . key / sqrt(K) [B, ..., T, S], with -inf for keys after the query.
+
+    The dots stand for axes that a later stage adds.
+    """
     T, S, K = query.shape[1], key.shape[1], query.shape[-1]
     # Scaled before the product: T x K numbers to divide, not T x S.
     scores = jnp.einsum("BT...K,BS...K->B...TS", query / K**0.5, key)
@@ -27,8 +31,7 @@ def causal_attention(
 ) -> jax.Array:
     """Returns softmax(query . key / sqrt(K)) . value over the past (Vaswani et al., 2017, eq. 1).
 
-    query [B, T, ..., K], key and value [B, S, ..., K]; query t stands at position start + t. The
-    dots stand for axes that a later stage adds.
+    query [B, T, ..., K], key and value [B, S, ..., K]; query t stands at position start + t.
     """
     weights = jax.nn.softmax(causal_scores(query, key, start))
     return jnp.einsum("B...TS,BS...K->BT...K", weights, value)
@@ -52,7 +55,7 @@ class TokenPositionEmbed(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Causal attention with queries, keys and values that are linear maps of x."""
+    """Causal attention with queries, keys and values that are linear maps of x, without biases."""
 
     head_dim: int
     context_length: int
@@ -63,7 +66,7 @@ class SelfAttention(nn.Module):
             Dense(self.head_dim, use_bias=False, name=name)(x_BTD)
             for name in ("query", "key", "value")
         )
-        # In training S = T; generation adds the keys and values of earlier calls.
+        # In training, k and v as they are: S = T. In generation, after those of earlier calls.
         past = KeyValueCache(self.context_length, name="past")
         k_BSK, v_BSK = past(start, key=k_BTK, value=v_BTK)
         return causal_attention(q_BTK, k_BSK, v_BSK, start=start)

@@ -1,7 +1,8 @@
 """Stage 4, transformer decoder: a stack of blocks, each of attention and an MLP.
 
-New here: the MLP, the residual stream that each sub-layer (attention or MLP) adds to, LayerNorm
-before each sub-layer, and the stack.
+New here: the MLP; the residual stream that each sub-layer (attention or MLP) adds to; the stack;
+LayerNorm before each sub-layer and after the last, which gives each position's features mean 0 and
+variance 1, then scales and shifts them (Ba et al., 2016).
 """
 
 from functools import partial

@@ -25,7 +25,7 @@ def build(
 
     `config` is a whole config's `optimizer`. `width_multiplier` is the model's width over the width
     that the learning rate was found at. Hidden matrices take steps, and decay, smaller by that
-    factor (muP: Yang et al., 2022), except with muon, whose steps suit any width.
+    factor (muP: Yang et al., 2021), except with muon, whose steps suit any width.
 
     Raises UserError for an unknown name, and for another width where this optimizer has no rule.
     """

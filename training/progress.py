@@ -40,7 +40,7 @@ class Progress:
             "seconds": self.seconds,
         }
 
-    def speed(self, step: int) -> dict[str, float]:
+    def speed_since_last(self, step: int) -> dict[str, float]:
         """Returns tokens per second since the last call, and model FLOPs utilization if known."""
         before, now = self._logged, self.position(step)
         self._logged = now
