@@ -92,12 +92,13 @@ FLAGS = [
     pytest.param(
         [BIGRAM, "--config.sead=1", "--config.train.num_steps=x", "--config.seed=-4"],
         "no config key 'sead': did you mean 'seed'?; --config.train.num_steps=x: expected an "
-        "integer; config.seed=-4: expected 0 to 4294967295",
+        "integer; --config.seed=-4: expected 0 to 4294967295",
         id="all flags at once",
     ),
     pytest.param(
         [BIGRAM, "--config.train.batch_size=0", "--config.eval.batch_size=-1"],
-        "config.train.batch_size=0: expected 1 to 1048576; config.eval.batch_size=-1: expected 1",
+        "--config.train.batch_size=0: expected 1 to 1048576; "
+        "--config.eval.batch_size=-1: expected 1",
         id="all values at once",
     ),
     pytest.param(
@@ -109,10 +110,10 @@ FLAGS = [
             "--config.sample.top_p=2",
         ],
         "config.train.num_steps=0: expected 1 to 2147483647; "
-        "config.model.name='rnn': expected one of bigram, self_attention, multi_head_attention, "
-        "transformer_decoder, gpt2; config.optimizer.name='adam': expected one of adamw, muon, "
+        "--config.model.name='rnn': expected one of bigram, self_attention, multi_head_attention, "
+        "transformer_decoder, gpt2; --config.optimizer.name='adam': expected one of adamw, muon, "
         "lion, adafactor, sgd; "
-        "config.sample.top_p=2.0: expected above 0 and at most 1",
+        "--config.sample.top_p=2.0: expected above 0 and at most 1",
         id="all names at once",
     ),
     key("seed", -1, "config.seed=-1: expected 0 to 4294967295"),

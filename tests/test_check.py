@@ -39,7 +39,7 @@ def test_a_value_of_the_right_type_is_accepted_if_and_only_if_it_is_in_range(dat
     if not inside:
         # One message, with the key and its value.
         (message,) = found
-        assert message.startswith(f"config.{key}={value}: expected ")
+        assert message.startswith(f"--config.{key}={value}: expected ")
     for message in found:
         assert "\n" not in message.replace(str(value), "")
     if isinstance(value, float) and not math.isfinite(value):
@@ -63,7 +63,7 @@ def test_all_errors_are_reported_together(wrong):
     )
     found = check.find_errors(config)
     assert [message.split("=")[0] for message in found] == [
-        f"config.{key}" for key in check.RANGES if key in wrong
+        f"--config.{key}" for key in check.RANGES if key in wrong
     ]
 
 

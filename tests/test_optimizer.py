@@ -194,5 +194,5 @@ def test_muon_needs_no_rule_for_a_wider_model_and_others_have_none():
     close = partial(np.testing.assert_allclose, rtol=1e-6)
     one, other = (first_update("muon", params, params, width_multiplier=w)[0] for w in (1.0, 4.0))
     jax.tree.map(close, one, other)
-    with pytest.raises(UserError, match=r"'sgd' has no rule for config\.model\.mup_base_dim"):
+    with pytest.raises(UserError, match=r"'sgd' has no rule for --config\.model\.mup_base_dim"):
         first_update("sgd", params, params, width_multiplier=4.0)
