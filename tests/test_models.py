@@ -469,7 +469,7 @@ def test_more_tokens_than_the_context_is_an_error():
         (
             {"name": "gpt2", "positions": "rotary", "embed_dim": 12},
             "config.model.positions='rotary' needs an even head width, and "
-            "config.model.embed_dim=12 / num_heads=4 is 3: change one of them",
+            "--config.model.embed_dim=12 / num_heads=4 is 3: change one of them",
         ),
         ({"context_length": 0}, "config.model.context_length=0: bigram needs at least 1"),
     ],
