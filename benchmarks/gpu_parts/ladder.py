@@ -4,8 +4,9 @@ import tempfile
 from pathlib import Path
 
 import run_folder
-from benchmarks import commands, workloads
+from benchmarks import commands
 from benchmarks.gpu_parts.finding import Finding
+from experiments import default
 
 KEPT = ("val/loss", "best/val/loss", "seconds", "wall_seconds", "num_params")
 
@@ -14,7 +15,7 @@ def run(finding: Finding, rehearse: bool) -> None:
     """Records losses, and seconds of training and of the whole command."""
     preset, lines = ":smoke" if rehearse else "", []
     # A rehearsal has trained the other stages in `stages`.
-    stages = workloads.STAGES[::4] if rehearse else workloads.STAGES
+    stages = default.LADDER[::4] if rehearse else default.LADDER
     with tempfile.TemporaryDirectory(prefix="ladder-") as folder:
         for stage in stages:
             workdir = Path(folder, stage)

@@ -16,6 +16,7 @@ import numpy as np
 import run_folder
 from benchmarks import ours, results, workloads
 from benchmarks.gpu_parts.finding import Finding
+from experiments import default
 from runtime import process
 
 EXPECTED = Path(__file__).parent.parent / "gpu_expected.json"
@@ -30,10 +31,10 @@ def run(finding: Finding, rehearse: bool) -> None:
     """Passes if every loss of every stage is within the tolerance of its precision."""
     process.configure_jax()
     expected = json.loads(EXPECTED.read_text())["losses"]
-    rounded = workloads.STAGES[-1:] if rehearse else workloads.STAGES[2:]
+    rounded = default.LADDER[-1:] if rehearse else default.LADDER[2:]
     cases = [
         (f"{stage}.py{PRESETS[rehearse]}", precision)
-        for stage in workloads.STAGES
+        for stage in default.LADDER
         for precision in (ALLOWED if stage in rounded else ["float32"])
     ]
     # In parallel, because compiling takes most of the time.
@@ -76,7 +77,7 @@ def write_expected(path: Path = EXPECTED) -> None:
     process.configure_jax()
     host, versions = results.host(), results.versions("jax", "flax")
     made_on = {"cpu": host["cpu"], "python": host["python"], **versions}
-    experiments = [f"{stage}.py{preset}" for preset in PRESETS for stage in workloads.STAGES]
+    experiments = [f"{stage}.py{preset}" for preset in PRESETS for stage in default.LADDER]
     with jax.default_device(jax.devices("cpu")[0]):
         kept = {experiment: losses(experiment, "float32") for experiment in experiments}
     run_folder.write_json(path, {"made_by": COMMAND, "made_on": made_on, "losses": kept})
