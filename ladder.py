@@ -32,13 +32,27 @@ def main() -> None:
 
 
 def run(command: str, *arguments: str) -> None:
-    """Runs another command of the root, and passes signals on to it. Exits if it fails."""
+    """Runs another command of the root, and passes signals on to it.
+
+    Exits if it fails, or after a signal, even if the command had ended by itself.
+    """
+    received: list[int] = []
+    child = None
+
+    def forward(number: int, frame: object) -> None:
+        received.append(number)
+        if child:
+            child.send_signal(number)
+
+    # Before the child starts: no signal reaches this process alone.
+    before = {number: signal.signal(number, forward) for number in signals.SIGNALS}
     # In a process group of its own, or Ctrl-C would reach it twice and stop it without saving.
     child = subprocess.Popen([sys.executable, command, *arguments], process_group=0)
-    for number in signals.SIGNALS:
-        signal.signal(number, lambda number, frame: child.send_signal(number))
-    if code := child.wait():
-        sys.exit(code if code > 0 else 128 - code)
+    code = child.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if code or received:
+        sys.exit(code if code > 0 else 128 + (received[0] if received else -code))
 
 
 if __name__ == "__main__":

@@ -102,7 +102,8 @@ def read(path: Path, name: str, like: Any) -> Any:
     wanted = {key: (DTYPES[leaf.dtype.name], *leaf.shape) for key, leaf in leaves.items()}
     try:
         with safe_open(file, framework="numpy") as tensors:
-            kinds = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
+            names = tensors.keys()
+            kinds = {key: tensors.get_slice(key) for key in names}
             there = {key: (kind.get_dtype(), *kind.get_shape()) for key, kind in kinds.items()}
             check_fit(file, there, wanted)
             loaded = {key: tensors.get_tensor(key) for key in wanted}

@@ -133,7 +133,7 @@ class GPT2(nn.Module):
     def __call__(
         self, tokens_BT: jax.Array, *, start: Position = 0, train: bool = False
     ) -> jax.Array:
-        # 2 L sub-layers add to the residual stream; 1 / sqrt(2 L) keeps its variance (ibid., 2.3).
+        # 2 L sub-layers add to the residual stream; 1 / sqrt(2 L) keeps its variance (section 2.3).
         out_init = nn.initializers.normal(0.02 / (2 * self.num_layers) ** 0.5)
         embed = TiedEmbed(self.vocab_size, self.context_length, self.embed_dim, name="embed")
         x_BTD = embed(tokens_BT, start)

@@ -11,6 +11,7 @@ import threading
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ class Verses(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Builder of a TFDS data set of the splits `SPLITS`, each a list of lines."""
 
     VERSION = tfds.core.Version("1.0.0")
-    SPLITS = {}  # noqa: RUF012
+    SPLITS: ClassVar[dict[str, list[str]]] = {}
     FEATURE = tfds.features.Text()
 
     def _info(self):

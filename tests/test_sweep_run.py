@@ -14,6 +14,7 @@ import sys
 import termios
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -592,6 +593,10 @@ def is_alive(process):
     return fields[19] == started and fields[0] != "Z"
 
 
+def none_is_alive(processes):
+    return not any(map(is_alive, processes))
+
+
 def wait_until(condition, seconds):
     until = time.monotonic() + seconds
     while not condition():
@@ -629,7 +634,7 @@ def test_kill_at_twelve_random_moments(tmp_path):
         if victim == "sweep":
             running.process.communicate()
             # W&B's process of each run exits some time after its input ends.
-            wait_until(lambda: not any(map(is_alive, everything)), 20)  # noqa: B023
+            wait_until(partial(none_is_alive, everything), 20)
             running = Running(file, folder, "--workers=2", "--retries=30")
     output, _ = running.process.communicate(timeout=200)
     assert running.process.returncode == 0, output
@@ -693,7 +698,7 @@ def test_a_stopped_sweep_stops_its_runs_and_resumes(tmp_path):
         output, _ = running.process.communicate(timeout=60)
         assert running.process.returncode == code, output
         assert "run the same command again to resume" in output
-        wait_until(lambda: not any(map(is_alive, everything)), 20)  # noqa: B023
+        wait_until(partial(none_is_alive, everything), 20)
         assert outcomes(folder) == {}
         for name in {line["run"] for line in events(folder, "proposed")}:
             assert run_folder.read_json(folder / name / "summary.json")["status"] == "interrupted"

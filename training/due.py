@@ -6,7 +6,8 @@ import time
 class Due:
     """Tells what is due after a step: a log line, an evaluation, a sample, a checkpoint.
 
-    Everything is due at the last step. An interval of 0 steps means: at the last step alone.
+    Everything is due at the last step, and an evaluation and a sample before the first one. An
+    interval of 0 steps adds no other step.
     """
 
     def __init__(
