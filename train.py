@@ -25,7 +25,7 @@ from tracking import Tracker, open_tracker
 from training import divergence, run_start
 from training.due import Due
 from training.progress import Progress
-from training.setup import Setup, check_config, set_up
+from training.setup import Setup, check_config, set_up, with_num_steps
 from training.step import Metrics, initial_metrics
 
 
@@ -51,7 +51,7 @@ class Run:
         # The step compiles and its FLOPs are counted while the fresh model is evaluated.
         with phase("compile"), ThreadPoolExecutor(max_workers=2) as pool:
             compiling = pool.submit(setup.compile_train_steps, state)
-            counting = pool.submit(setup.flops_per_step, state)
+            counting = pool.submit(setup.flops_per_step)
             if step == 0:
                 self.on_due(state, step, jax.device_get(metrics), stop)
             train_steps, progress.flops_per_step = compiling.result(), counting.result()
@@ -198,6 +198,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
     config = pretrained.with_pretrained_shape(config, workdir)
     check_config(config)
     run_start.check_folder(config, workdir)
+    config = with_num_steps(config)
     setup = set_up(config)
     run_start.check_text(setup.data, workdir)
     weights = run_start.first_weights(

@@ -32,7 +32,7 @@ from benchmarks import deviceless, workloads
 from config import check
 from runtime import errors, process
 from training.setup import check_config, set_up
-from training.step import draw_state, flops_per_step, initial_metrics, train_steps
+from training.step import draw_state, initial_metrics, train_steps
 
 # GPT-2 small as nanoGPT trains it on one GPU: 12 windows of 1,024 tokens, no dropout.
 SMALL = {"train.batch_size": 12, "model.dropout_rate": 0.0}
@@ -88,7 +88,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         "measured": False,
         "precision": parts.precision,
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "flops": flops_per_step(state, shape),
+        "flops": parts.flops_per_step(),
         "attention_forward": text.count('"__cudnn$fmhaSoftmax"'),
         "attention_backward": text.count('"__cudnn$fmhaSoftmaxBackward"'),
         "products": dict(Counter(factor_types(text))),

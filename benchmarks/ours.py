@@ -17,7 +17,7 @@ from inference.evaluation import evaluate
 from inference.generation import generate
 from runtime import devices, process
 from training.setup import Setup, set_up
-from training.step import create_state, flops_per_step, initial_metrics, train_steps
+from training.step import create_state, initial_metrics, train_steps
 
 Facts = dict[str, str | float | None]
 
@@ -35,7 +35,6 @@ class TrainStep:
             num_parts=config.train.grad_accumulation_steps,
             objective=parts.objective,
         )
-        self._batch_shape = config.train.batch_size, config.model.context_length + 1
 
     def __call__(self, batches_KBT: jax.Array) -> jax.Array:
         """Updates the state with each of K batches in one dispatch; returns the last one's loss."""
@@ -55,7 +54,7 @@ class TrainStep:
         """Returns the FLOPs of an update, the number of parameters, and the device and its peak."""
         device = jax.devices()[0]
         return {
-            "flops": flops_per_step(self.state, self._batch_shape),
+            "flops": self._parts.flops_per_step(),
             "num_params": models.count_parameters(self.state.params)[0],
             "device": device.device_kind,
             "platform": device.platform,

@@ -23,5 +23,4 @@ def get_config(preset: str = ""):
     return default.with_preset(config, preset, PRESETS)
 
 
-# `:equal_flops` in each stage: the updates that 1e12 FLOPs allow. A test counts the FLOPs.
-PRESETS = {"smoke": default.SMOKE, "equal_flops": default.of_length(257_500)}
+PRESETS = {"smoke": default.SMOKE}

@@ -1,7 +1,6 @@
 """Every config key of the harness, with its neutral value. Experiments state only differences."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
@@ -98,6 +97,8 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 32  # Sequences per update, over all devices.
     config.train.grad_accumulation_steps = 1  # Micro-batches per update; more need less memory.
     config.train.num_steps = 1000  # Updates.
+    # A budget in floating-point operations, as XLA counts them, which sets num_steps; 0: off.
+    config.train.flops = 0.0
     config.train.log_every_steps = 50  # Steps between lines of train/ metrics.
     config.train.steps_per_dispatch = 20  # Updates per device call; more cost the host less time.
     # Or "bfloat16": rounds the inputs of matrix products, where the hardware gains speed by it.
@@ -141,21 +142,28 @@ def get_config() -> ConfigDict:
     return config.lock()
 
 
+class Families(Protocol):
+    """A module of presets whose names contain a number or a word, such as experiments/sizes.py."""
+
+    FAMILY_NAMES: tuple[str, ...]  # As the error message spells them.
+
+    def family(self, preset: str, config: ConfigDict) -> dict[str, Preset]:
+        """Returns {preset: its changes to `config`}; {} if it belongs to none of the families."""
+
+
 def with_preset(
-    config: ConfigDict,
-    preset: str,
-    presets: dict[str, Preset],
-    family: Callable[[str, ConfigDict], dict[str, Preset]] = lambda name, config: {},
-    family_names: tuple[str, ...] = (),
+    config: ConfigDict, preset: str, presets: dict[str, Preset], *families: Families
 ) -> ConfigDict:
     """Returns `config` changed by the presets in `preset`: none, or several joined by "+".
 
-    `family` returns the presets whose names contain a number or a word, `family_names` their
-    spelling for the error message: see experiments/sizes.py. Raises UserError for an unknown name.
+    Raises UserError for an unknown name.
     """
     for name in preset.split("+") if preset else ():
-        choices = {**presets, **family(name, config)}
+        choices = dict(presets)
+        for module in families:
+            choices |= module.family(name, config)
         if name not in choices:
+            family_names = (spelling for module in families for spelling in module.FAMILY_NAMES)
             names = ", ".join(f":{name}" for name in (*presets, *family_names))
             raise UserError(f"unknown preset {name!r}: expected one of {names}, or none")
         config.update_from_flattened_dict(choices[name])

@@ -5,7 +5,7 @@ learned n-gram model. The learning rate matters most: 1,500 steps end at 2.10 wi
 6e-3 and 1.95 with 1e-2. Thirty-two heads take twice the time, and lower the loss by 0.06.
 """
 
-from experiments import default
+from experiments import comparison, default
 
 
 def get_config(preset: str = ""):
@@ -21,7 +21,7 @@ def get_config(preset: str = ""):
     config.train.batch_size = 16
     config.train.num_steps = 1500
     config.train.precision = "bfloat16"
-    return default.with_preset(config, preset, PRESETS)
+    return default.with_preset(config, preset, PRESETS, comparison)
 
 
 PRESETS = {
@@ -31,5 +31,4 @@ PRESETS = {
         "model.embed_dim": 16,
         "model.num_heads": 4,
     },
-    "equal_flops": default.of_length(518),
 }

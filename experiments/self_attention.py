@@ -5,7 +5,7 @@ the batch size and other learning rates from 3e-3 to 1e-2 all end within 0.01 of
 stage stays small, and trains for five seconds.
 """
 
-from experiments import default
+from experiments import comparison, default
 
 
 def get_config(preset: str = ""):
@@ -21,10 +21,9 @@ def get_config(preset: str = ""):
     config.train.num_steps = 2500
     config.eval.every_steps = 500
     config.sample.every_steps = 500
-    return default.with_preset(config, preset, PRESETS)
+    return default.with_preset(config, preset, PRESETS, comparison)
 
 
 PRESETS = {
     "smoke": {**default.SMOKE, "model.context_length": 16, "model.embed_dim": 16},
-    "equal_flops": default.of_length(2_467),
 }

@@ -32,7 +32,12 @@ ON_UNIT, ON_STREAM, ON_SCORE, ON_LOGIT = 30, 34, 12, 6
 LADDER_LEARNING_RATE, LADDER_ADAM_LEARNING_RATE = 0.03, 0.02
 LARGEST_RUNG = 64
 # Spelling of the families, for error messages.
-FAMILY_NAMES = ("ladder-<n>", "ladder-<n>-<m>M", "width-<n>", "vocabulary-<tokenizer>")
+FAMILY_NAMES: tuple[str, ...] = (
+    "ladder-<n>",
+    "ladder-<n>-<m>M",
+    "width-<n>",
+    "vocabulary-<tokenizer>",
+)
 
 
 class Parameters(NamedTuple):

@@ -5,7 +5,7 @@ number of tokens, a context of 128 ended 0.15 higher. Two blocks of 192 were no 
 128. A learning rate of 1e-2 was too high: 1.93 after 1,500 steps, against 1.76 at 3e-3.
 """
 
-from experiments import default
+from experiments import comparison, default
 
 
 def get_config(preset: str = ""):
@@ -24,7 +24,7 @@ def get_config(preset: str = ""):
     config.train.precision = "bfloat16"
     config.eval.every_steps = 1000
     config.sample.every_steps = 1000
-    return default.with_preset(config, preset, PRESETS)
+    return default.with_preset(config, preset, PRESETS, comparison)
 
 
 PRESETS = {
@@ -35,5 +35,4 @@ PRESETS = {
         "model.num_heads": 2,
         "model.num_layers": 2,
     },
-    "equal_flops": default.of_length(332),
 }

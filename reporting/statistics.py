@@ -40,11 +40,11 @@ def differences(groups: Groups, baseline: str = "") -> list[Difference]:
     """Compares the groups of two values or more with `baseline`, or each pair if it is none."""
     groups = {name: values for name, values in groups.items() if len(values) > 1}
     if baseline not in groups:
-        return _welch(groups, combinations(groups, 2))
+        return welch(groups, combinations(groups, 2))
     others = [name for name in groups if name != baseline]
     if len(others) > 1 and any(variance(values) for values in groups.values()):
         return _dunnett(groups, others, baseline)
-    return _welch(groups, [(name, baseline) for name in others])
+    return welch(groups, [(name, baseline) for name in others])
 
 
 def _dunnett(groups: Groups, others: Sequence[str], baseline: str) -> list[Difference]:
@@ -68,7 +68,7 @@ def _dunnett(groups: Groups, others: Sequence[str], baseline: str) -> list[Diffe
     ]
 
 
-def _welch(groups: Groups, pairs: Iterable[tuple[str, str]]) -> list[Difference]:
+def welch(groups: Groups, pairs: Iterable[tuple[str, str]]) -> list[Difference]:
     """Compares pairs by Welch's t-test with Holm's correction.
 
     Each interval holds for its difference alone, the verdicts hold for all of them together.

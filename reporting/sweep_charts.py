@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from reporting import scaling_charts, statistics, vocabulary_charts
+from reporting import frontier_charts, scaling_charts, statistics, vocabulary_charts
 from reporting.charts import COLORS, TICKS, Rows, Spec, bar_chart, inline, to_spec
 from reporting.runs import are_numbers, group_by, sanitize
 from reporting.sweeps import SEED, Sweep, label, text, value
@@ -23,6 +23,9 @@ def charts(sweep: Sweep) -> dict[str, Spec]:
     """Returns the specs of all charts that the sweep allows, by heading."""
     if not sweep.finished or not sweep.varying:
         return {}
+    if sweep.frontiers:
+        sizes = {run.vocab_size for run in sweep.finished}
+        return frontier_charts.charts(sweep.frontiers, sizes.pop() if len(sizes) == 1 else None)
     specs: dict[str, Spec] = {}
     if sweep.scaling_law:
         specs |= scaling_charts.charts(*sweep.scaling_law)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import run_folder
-from reporting import scaling, statistics
+from reporting import frontier, scaling, statistics
 from reporting.runs import Run, group_by, sanitize
 
 FILE, JOURNAL = "sweep.yaml", "runs.jsonl"
@@ -72,6 +72,11 @@ class Sweep:
             return None
         points = scaling.points(self.finished)
         return None if points is None else (points, scaling.fit(points))
+
+    @cached_property
+    def frontiers(self) -> list[frontier.Frontier]:
+        """The lowest loss of each stage over a budget, for each optimizer; empty if unknown."""
+        return frontier.frontiers(self.finished) if self.metric == "val/loss" else []
 
     @property
     def compares_experiments(self) -> bool:
@@ -191,10 +196,12 @@ def counts(sweep: Sweep) -> str:
 def statements(sweep: Sweep) -> list[str]:
     """Describes the tested differences between models or experiments, a sentence each.
 
-    Of a sweep over sizes, describes the scaling law instead.
+    Of a sweep over sizes, describes the scaling law instead; over budgets, the frontier.
     """
     if sweep.scaling_law:
         return scaling.statements(*sweep.scaling_law)
+    if sweep.frontiers:
+        return frontier.statements(sweep.frontiers)
     groups = sweep.best_settings()
     if len(groups) < 2:
         return []

@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "sample.",
     "eval.",
     "train.num_steps",
+    "train.flops",
     "train.log_every_steps",
     "train.steps_per_dispatch",
     "train.max_skipped_updates",

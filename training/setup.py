@@ -130,12 +130,9 @@ class Setup(NamedTuple):
 
         return run
 
-    def flops_per_step(self, state: TrainState) -> float:
-        """Returns the floating-point operations of a step, counted once for each model and size."""
-        shape = self.train.batch_size, self.context_length + 1
-        key = self.cache_key and f"{self.cache_key} {shape}"
-        count = partial(flops_per_step, state, shape)
-        return programs.cached("flops", key, (state.params,), count)
+    def flops_per_step(self) -> float:
+        """Returns the floating-point operations of a step."""
+        return count_flops(self.model, self.train.batch_size, self.context_length)
 
     def evaluate(self, params: Any) -> dict[str, float]:
         """Returns the scores of `params` on the whole validation split."""
@@ -215,6 +212,34 @@ def set_up(config: ConfigDict) -> Setup:
         eval=config.eval,
         sample=config.sample,
     )
+
+
+def with_num_steps(config: ConfigDict) -> ConfigDict:
+    """Returns `config` with the updates that its `train.flops` allows; itself if that is 0.
+
+    Raises UserError for less than one update, and for a text that can't be used.
+    """
+    train = config.train
+    if not train.flops:
+        return config
+    model = build_model(config, corpus.load(config.data).tokenizer.vocab_size)
+    of_update = count_flops(model, train.batch_size, config.model.context_length)
+    if train.flops < of_update:
+        raise UserError(
+            f"--config.train.flops={train.flops:g} is less than one update, which takes "
+            f"{of_update:.3g}: raise it, or choose a smaller model or batch"
+        )
+    config = config.copy_and_resolve_references()
+    config.train.num_steps = min(round(train.flops / of_update), check.STEPS)
+    return config.lock()
+
+
+def count_flops(model: nn.Module, batch_size: int, context_length: int) -> float:
+    """Returns the floating-point operations of an update, counted once for each model and size."""
+    shape = batch_size, context_length + 1
+    described = programs.describe(model)
+    key = described and f"{described} {shape}"
+    return programs.cached("flops", key, (), partial(flops_per_step, model, shape))
 
 
 def build_model(config: ConfigDict, vocab_size: int) -> nn.Module:

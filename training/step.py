@@ -5,7 +5,7 @@ steps have been skipped than the run allows, the dispatch makes no further step.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,9 +55,14 @@ def create_state(
 
 def draw_state(model: nn.Module, tx: optax.GradientTransformation, seed: jax.Array) -> TrainState:
     """Returns a TrainState with fresh parameters and no functions: what a program can return."""
-    init_rng, _ = jax.random.split(jax.random.key(seed))
-    params = model.init(init_rng, jnp.zeros((1, 1), jnp.int32))["params"]
+    params = draw_params(model, seed)
     return TrainState.create(apply_fn=None, params=params, tx=tx).replace(tx=None)
+
+
+def draw_params(model: nn.Module, seed: jax.Array) -> Any:
+    """Returns fresh parameters."""
+    init_rng, _ = jax.random.split(jax.random.key(seed))
+    return model.init(init_rng, jnp.zeros((1, 1), jnp.int32))["params"]
 
 
 def train_step(
@@ -118,14 +123,14 @@ def train_steps(
     return state, metrics
 
 
-def flops_per_step(state: TrainState, batch_shape: tuple[int, int]) -> float:
+def flops_per_step(model: nn.Module, batch_shape: tuple[int, int]) -> float:
     """Returns the floating-point operations of a forward and backward pass, as XLA counts them."""
-    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params)
+    params = jax.eval_shape(partial(draw_params, model), np.uint32(0))
     batch_BT = jax.ShapeDtypeStruct(batch_shape, jnp.int32)
     gradient = jax.jit(jax.grad(cross_entropy), static_argnums=1)
     # Counted for the CPU wherever the run is: the plugins of other devices do not count.
     with jax.default_device(jax.devices("cpu")[0]), reference.forced():
-        lowered = gradient.lower(params, state.apply_fn, batch_BT, jax.random.key(0))
+        lowered = gradient.lower(params, model.apply, batch_BT, jax.random.key(0))
     cost = lowered.cost_analysis()
     assert cost is not None, "XLA counts the operations of a CPU's program"
     return cost["flops"]

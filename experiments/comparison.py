@@ -1,0 +1,113 @@
+"""Comparison of stages 2 to 5 at equal compute: sizes, protocol, and the points that were found.
+
+sweeps/tune_stages.py searches the best point of each stage for each budget of training FLOPs, and
+writes it to comparison.json. docs/comparison.md describes the protocol and what came out.
+"""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments import default
+from experiments.default import Preset
+from runtime.errors import UserError
+
+STAGES = default.LADDER[1:]
+# Of training FLOPs, as they are written in presets.
+BUDGETS = ("3e10", "1e11", "3e11", "1e12", "3e12", "1e13", "3e13")
+NUM_SIZES = 7
+CHOSEN = Path(__file__).with_suffix(".json")
+
+# What all runs of a comparison share; one optimizer serves all stages.
+_SHARED: Preset = {
+    "optimizer.schedule": "linear",
+    "train.precision": "bfloat16",
+    # Losses before the learning rate has decayed say little about the budget.
+    "eval.every_steps": 0,
+    "sample.every_steps": 0,
+}
+OPTIMIZERS: dict[str, Preset] = {
+    "adamw": {**_SHARED, "optimizer.name": "adamw", "optimizer.warmup_steps": 100},
+    "muon": {
+        **_SHARED,
+        "optimizer.name": "muon",
+        "optimizer.momentum": 0.9,
+        "optimizer.warmup_steps": 40,
+    },
+}
+# Config keys that the search varies, besides the size.
+SEARCHED = (
+    "train.batch_size",
+    "model.context_length",
+    "optimizer.learning_rate",
+    "optimizer.adam_learning_rate",
+)
+# Spelling of the families, for error messages.
+FAMILY_NAMES: tuple[str, ...] = ("size-<n>", "tune-<optimizer>", "flops-<budget>-<optimizer>")
+
+
+def size(stage: str, number: int) -> Preset:
+    """Returns the shape of size `number`, from 1, which takes about three times the next smaller.
+
+    Stacks of blocks grow in depth and width together, with heads of 32; a single layer in width,
+    with heads of 16.
+    """
+    if stage in ("transformer_decoder", "gpt2"):
+        return {
+            "model.num_layers": number,
+            "model.num_heads": number,
+            "model.embed_dim": 32 * number,
+        }
+    width = 16 * 2**number
+    num_heads = {"model.num_heads": width // 16} if stage == "multi_head_attention" else {}
+    return {"model.embed_dim": width, **num_heads}
+
+
+@cache
+def chosen() -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """Returns the points that were found, by optimizer, stage and budget."""
+    return json.loads(CHOSEN.read_text()) if CHOSEN.exists() else {}
+
+
+def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
+    """Returns {preset: its changes to `config`} if the name belongs to a family, else {}.
+
+    - `size-3`: the third size of the stage.
+    - `tune-muon`: what all runs of a comparison with Muon share.
+    - `flops-1e12-muon`: the best point found for that budget of training FLOPs.
+
+    Raises UserError for a size, an optimizer or a budget that there is not.
+    """
+    stage = config.model.name
+    if found := re.fullmatch(r"size-(\d+)", preset):
+        if not 1 <= int(found[1]) <= NUM_SIZES:
+            raise UserError(f"preset {preset!r}: expected size-1 to size-{NUM_SIZES}")
+        return {preset: size(stage, int(found[1]))}
+    if found := re.fullmatch(r"tune-(.*)", preset):
+        if found[1] not in OPTIMIZERS:
+            raise UserError(f"preset {preset!r}: expected tune- and one of {', '.join(OPTIMIZERS)}")
+        return {preset: OPTIMIZERS[found[1]]}
+    if found := re.fullmatch(r"flops-([^-]*)-(.*)", preset):
+        budget, optimizer = found[1], found[2]
+        points = chosen().get(optimizer, {}).get(stage, {})
+        if budget not in points:
+            known = ", ".join(
+                f"flops-{budget}-{name}"
+                for name, stages in chosen().items()
+                for budget in stages.get(stage, {})
+            )
+            raise UserError(f"preset {preset!r}: expected one of {known or 'none, so far'}")
+        point = points[budget]
+        return {
+            preset: {
+                **OPTIMIZERS[optimizer],
+                **size(stage, point["size"]),
+                **{key: point[key] for key in SEARCHED if key in point},
+                "train.flops": float(budget),
+            }
+        }
+    return {}
