@@ -255,7 +255,7 @@ def run_in(
         config.train.num_steps,
         log=config.train.log_every_steps,
         evaluate=config.eval.every_steps,
-        sample=config.sample.every_steps,
+        sample=config.sample.every_steps if config.sample.num_tokens else None,
         save=config.checkpoint.every_steps,
         save_minutes=config.checkpoint.every_minutes,
     )

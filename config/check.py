@@ -87,7 +87,7 @@ RANGES = {
     "eval.every_steps": integer(0, STEPS, AT_ENDS),
     "eval.batch_size": integer(1, 2**20),
     "sample.every_steps": integer(0, STEPS, AT_ENDS),
-    "sample.num_tokens": integer(1, 10**6),
+    "sample.num_tokens": integer(0, 10**6, " (no samples)"),
     "checkpoint.every_steps": integer(0, STEPS, " (at evaluations only)"),
     "checkpoint.every_minutes": non_negative(" (off)"),
     "checkpoint.keep": integer(1, 10**6),

@@ -18,7 +18,7 @@ from runtime.errors import UserError
 
 STAGES = default.LADDER[1:]
 # Of training FLOPs, as they are written in presets.
-BUDGETS = ("3e10", "1e11", "3e11", "1e12", "3e12", "1e13", "3e13")
+BUDGETS = ("1e10", "1e11", "3e11", "1e12", "3e12", "1e13", "3e13")
 NUM_SIZES = 7
 CHOSEN = Path(__file__).with_suffix(".json")
 
@@ -67,6 +67,11 @@ def size(stage: str, number: int) -> Preset:
     return {"model.embed_dim": width, **num_heads}
 
 
+def _protocol(stage: str, optimizer: str) -> Preset:
+    """Returns what all runs of a stage share; W&B draws a curve for each group of runs."""
+    return {**OPTIMIZERS[optimizer], "tracking.group": f"{stage} {optimizer}"}
+
+
 @cache
 def chosen() -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
     """Returns the points that were found, by optimizer, stage and budget."""
@@ -90,7 +95,7 @@ def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
     if found := re.fullmatch(r"tune-(.*)", preset):
         if found[1] not in OPTIMIZERS:
             raise UserError(f"preset {preset!r}: expected tune- and one of {', '.join(OPTIMIZERS)}")
-        return {preset: OPTIMIZERS[found[1]]}
+        return {preset: _protocol(stage, found[1])}
     if found := re.fullmatch(r"flops-([^-]*)-(.*)", preset):
         budget, optimizer = found[1], found[2]
         points = chosen().get(optimizer, {}).get(stage, {})
@@ -104,7 +109,7 @@ def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
         point = points[budget]
         return {
             preset: {
-                **OPTIMIZERS[optimizer],
+                **_protocol(stage, optimizer),
                 **size(stage, point["size"]),
                 **{key: point[key] for key in SEARCHED if key in point},
                 "train.flops": float(budget),

@@ -117,7 +117,7 @@ def get_config() -> ConfigDict:
     config.sample = ConfigDict()
     config.sample.every_steps = 250  # Steps between samples; 0: first and last step only.
     config.sample.prompt = "\n"  # The text that a sample continues.
-    config.sample.num_tokens = 200  # Tokens to generate.
+    config.sample.num_tokens = 200  # Tokens to generate; 0: no samples.
     config.sample.temperature = 0.8  # Below 1 prefers likely tokens; 0: greedy.
     config.sample.top_k = 0  # Samples from the k most likely tokens; 0: all.
     config.sample.top_p = 1.0  # Nucleus sampling: the most likely tokens of this total probability.

@@ -5,8 +5,8 @@
 Runs the search of tune_stages.yaml once for each budget, optimizer and stage, always with as many
 runs. The smallest budget's ranges are the file's; those of the next lie around the point that was
 found at the one before. Writes the points to experiments/comparison.json, from which the presets
-`:flops-1e12-muon` come, and all that was tried to docs/measured/tune_stages.json. Stopped or
-killed, it resumes with the same command.
+`:flops-1e12-muon` come, and all that was tried to docs/measured/tune_stages.json; the points of
+other budgets and stages stay in both. Stopped or killed, it resumes with the same command.
 """
 
 import json
@@ -32,6 +32,10 @@ from sweep_engine.runner import SweepRunner
 WORKDIR = flags.DEFINE_string("workdir", "runs/comparison/search", "Folder of the searches.")
 WORKERS = flags.DEFINE_integer("workers", 2, "Runs at a time.", lower_bound=1)
 BUDGETS = flags.DEFINE_list("budgets", list(comparison.BUDGETS), "Budgets, the smallest first.")
+STAGES = flags.DEFINE_list("stages", list(comparison.STAGES), "Stages to search for.")
+COUNT = flags.DEFINE_integer(
+    "count", 0, "Runs of each search. Default: the file's run_cap.", lower_bound=0
+)
 
 FILE = Path("sweeps/tune_stages.yaml")
 TRIED = Path("docs/measured/tune_stages.json")
@@ -40,7 +44,7 @@ BATCH, CONTEXT, RATE, ADAM_RATE = (PREFIX + key for key in comparison.SEARCHED)
 # Powers of two from which batches and contexts come.
 POWERS = [2**n for n in range(1, 11)]
 # Ranges of the learning rates at the smallest budget; AdamW's is in the file.
-MUON_RATES = {RATE: (0.01, 0.06), ADAM_RATE: (0.002, 0.02)}
+MUON_RATES = {RATE: (0.01, 0.06), ADAM_RATE: (0.003, 0.03)}
 # A later budget's range: the rate found before, divided and multiplied by this.
 SPREAD = 2.5
 # A stage whose loss fell by less than this from one budget to the next is at its floor.
@@ -51,45 +55,49 @@ Point = dict[str, Any]
 
 def main() -> None:
     template = yaml.safe_load(FILE.read_text())
-    folder = Path(WORKDIR.value)
-    found: dict[tuple[str, str], dict[str, Point]] = {}
-    tried: list[dict[str, Any]] = []
+    found = read_json(comparison.CHOSEN, {})
+    tried = read_json(TRIED, [])
     for budget in BUDGETS.value:
         for optimizer in comparison.OPTIMIZERS:
-            for stage in comparison.STAGES:
-                points = found.setdefault((optimizer, stage), {})
-                if is_at_floor(points):
+            for stage in STAGES.value:
+                points = found.setdefault(optimizer, {}).setdefault(stage, {})
+                smaller = [x for x in points if float(x) < float(budget)]
+                before = [points[x] for x in sorted(smaller, key=float)]
+                if is_at_floor(before):
+                    points.pop(budget, None)
                     continue
-                before = next(reversed(points.values()), None)
-                content = search_file(template, stage, optimizer, budget, before)
-                runs = run_search(content, folder / optimizer / f"{stage}-{budget}")
+                center = before[-1] if before else None
+                content = search_file(template, stage, optimizer, budget, center)
+                runs = run_search(content, Path(WORKDIR.value, optimizer, f"{stage}-{budget}"))
                 trials = [as_point(run) for run in runs]
                 points[budget] = best_of(trials, f"{stage} with {optimizer} at {budget}")
                 labels = {"optimizer": optimizer, "stage": stage, "budget": budget}
+                tried = [one for one in tried if not labels.items() <= one.items()]
                 tried.append({**labels, "trials": trials})
-                write(found, tried)
+                write_json(comparison.CHOSEN, found)
+                write_json(TRIED, tried)
 
 
-def is_at_floor(points: dict[str, Point]) -> bool:
+def is_at_floor(points: Sequence[Point]) -> bool:
     """Returns True if the last budget's loss is hardly below that of the one before."""
-    losses = [point["val/loss"] for point in points.values()]
+    losses = [point["val/loss"] for point in points]
     return len(losses) > 1 and losses[-2] - losses[-1] < FLOOR
 
 
 def search_file(
-    template: dict[str, Any], stage: str, optimizer: str, budget: str, before: Point | None
+    template: dict[str, Any], stage: str, optimizer: str, budget: str, center: Point | None
 ) -> dict[str, Any]:
-    """Returns the sweep file of one search: around the point `before`, if there is one."""
+    """Returns the sweep file of one search, around the point `center` if there is one."""
     parameters = dict(template["parameters"])
-    sizes: Sequence[int] = range(1, 4)
+    sizes: Sequence[int] = (1, 2)
     if optimizer == "muon":
         parameters |= {name: log_uniform(*bounds) for name, bounds in MUON_RATES.items()}
-    if before:
-        sizes = neighbours(range(1, comparison.NUM_SIZES + 1), before["size"])
+    if center:
+        sizes = neighbours(range(1, comparison.NUM_SIZES + 1), center["size"])
         for name in (BATCH, CONTEXT):
-            parameters[name] = {"values": neighbours(POWERS, before[name.removeprefix(PREFIX)])}
-        for name in {RATE, ADAM_RATE} & parameters.keys():
-            rate = before[name.removeprefix(PREFIX)]
+            parameters[name] = {"values": neighbours(POWERS, center[name.removeprefix(PREFIX)])}
+        for name in (name for name in (RATE, ADAM_RATE) if name in parameters):
+            rate = center[name.removeprefix(PREFIX)]
             parameters[name] = log_uniform(rate / SPREAD, rate * SPREAD)
     parameters["config"] = {
         "values": [f"experiments/{stage}.py:tune-{optimizer}+size-{size}" for size in sizes]
@@ -117,7 +125,7 @@ def run_search(content: dict[str, Any], folder: Path) -> list[SweepRun]:
     sweep = sweep_file.parse(content)
     # An id of its own and yet the same each time.
     journal = Journal(folder, yaml.safe_dump(content), 0, "", folder.name)
-    total = search.num_runs(sweep, 0)
+    total = search.num_runs(sweep, COUNT.value)
     if sum(bool(run.outcome) for run in journal.runs) < total:
         SweepRunner(sweep, journal, total, WORKERS.value, retries=2).run()
     return journal.runs
@@ -143,15 +151,16 @@ def best_of(trials: Sequence[Point], name: str) -> Point:
     return best
 
 
-def write(found: dict[tuple[str, str], dict[str, Point]], tried: list[dict[str, Any]]) -> None:
-    """Writes the points that were found, and all that was tried."""
-    chosen: dict[str, dict[str, dict[str, Point]]] = {}
-    for (optimizer, stage), points in found.items():
-        chosen.setdefault(optimizer, {})[stage] = points
-    TRIED.parent.mkdir(exist_ok=True)
-    for path, content in ((comparison.CHOSEN, chosen), (TRIED, tried)):
-        with atomic_write(path) as file:
-            file.write((json.dumps(content, indent=1) + "\n").encode())
+def read_json(path: Path, default: Any) -> Any:
+    """Returns the content of a file of this command's, or `default` if there is none."""
+    return json.loads(path.read_text()) if path.exists() else default
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file, readable in a comparison of two versions."""
+    path.parent.mkdir(exist_ok=True)
+    with atomic_write(path) as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ class Due:
     """Tells what is due after a step: a log line, an evaluation, a sample, a checkpoint.
 
     Everything is due at the last step, and an evaluation and a sample before the first one. An
-    interval of 0 steps adds no other step.
+    interval of 0 steps adds no other step; `sample` may be None, for no sample at all.
     """
 
     def __init__(
@@ -16,7 +16,7 @@ class Due:
         *,
         log: int,
         evaluate: int,
-        sample: int,
+        sample: int | None,
         save: int,
         save_minutes: float = 0.0,
     ) -> None:
@@ -44,7 +44,7 @@ class Due:
 
     def sample(self, step: int) -> bool:
         """Returns True if a sample is due; the fresh model writes one, too."""
-        return self._divides(self._sample, step)
+        return self._sample is not None and self._divides(self._sample, step)
 
     def save(self, step: int) -> bool:
         """Returns True if a checkpoint is due: by step, with each evaluation, or by the clock."""
