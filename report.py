@@ -7,6 +7,7 @@ only the files of the runs and loads no model.
 """
 
 import io
+import json
 import os
 import shlex
 import shutil
@@ -22,11 +23,13 @@ from rich.table import Table
 from rich.text import Text
 
 from reporting import sweeps
+from reporting.records import records
 from reporting.rows import COLUMNS, NUMBERS, table
 from reporting.runs import DEPTHS, Run, read_runs
 from runtime import errors
 
 OUTPUT = flags.DEFINE_string("output", "report.html", "The HTML page to write.")
+DATA = flags.DEFINE_string("data", "", "A file to write the results to, as JSON.")
 FIGURES = flags.DEFINE_string("figures", "", "A folder to write the charts to, as SVG.")
 
 # The one column whose text wraps, and its least width.
@@ -49,14 +52,10 @@ def main(*folders: str) -> None:
     from reporting import figures, page, sweep_charts
 
     swept = [(sweep, sweep_charts.charts(sweep)) for sweep in sweeps.find(runs)]
-    html = page.render(runs, swept, unread)
-    try:
-        # A sample or a file name may hold half of a surrogate pair, which UTF-8 can't encode.
-        Path(OUTPUT.value).write_bytes(html.encode("utf-8", "replace"))
-    except OSError as error:
-        raise errors.UserError(
-            f"--output={OUTPUT.value} can't be written: {error.strerror}"
-        ) from None
+    write(OUTPUT, page.render(runs, swept, unread))
+    if DATA.value:
+        found = [statement for sweep, _ in swept for statement in sweeps.statements(sweep)]
+        write(DATA, json.dumps(records(runs, found), indent=1) + "\n")
     drawn: list[Path] = []
     if FIGURES.value:
         try:
@@ -76,6 +75,17 @@ def main(*folders: str) -> None:
     if drawn:
         print(f"figures: {FIGURES.value}, {len(drawn)} of them")
     print_wandb_commands([folder.rstrip("/") or "/" for folder in folders])
+
+
+def write(flag: flags.FlagHolder[str], text: str) -> None:
+    """Writes the file that a flag names. Raises UserError if it can't be written."""
+    try:
+        # A sample or a file name may hold half of a surrogate pair, which UTF-8 can't encode.
+        Path(flag.value).write_bytes(text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise errors.UserError(
+            f"--{flag.name}={flag.value} can't be written: {error.strerror}"
+        ) from None
 
 
 def print_table(runs: Sequence[Run]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import run_folder
 from benchmarks import rounds
 from benchmarks.measure import Row
+from runtime import process
 from runtime.errors import UserError
 
 LIBRARIES = ("jax", "flax", "numpy", "torch", "transformers")
@@ -30,11 +31,8 @@ def machine() -> dict:
 
 def host() -> dict[str, str | int | None]:
     """Returns the processor, the system and Python's version."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "cpu": models[0] if models else platform.processor(),
+        "cpu": process.processor_name(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),

@@ -18,12 +18,15 @@ COLUMNS = {
     "val loss": "Nats per token on the whole validation split, after the last update.",
     "bits per byte": "The same loss per byte of text: comparable across tokenizers.",
     "notes": "",
-    "vs previous stage": "Change in val loss; for the first stage, from the uniform distribution.",
+    "vs previous stage": "Change in val loss, and the ratio of FLOPs if it is not 1; for the first "
+    "stage, from the uniform distribution.",
 }
 NUMBERS, PROSE = tuple(COLUMNS)[1:8], tuple(COLUMNS)[8:]
 MISSING = "–"
 # Losses that differ by less than this count as equal.
 SAME_LOSS = 0.005
+# Ratios of FLOPs that count as equal: a run ends with a whole update.
+SAME_COMPUTE = (0.9, 1.1)
 # Config groups that do not change what a run computes.
 BOOKKEEPING = ("tracking.", "checkpoint.")
 
@@ -86,16 +89,26 @@ def gain_text(run: Run, runs: Sequence[Run]) -> str:
         return ""
     before = [other for other in runs if 0 < other.stage < run.stage and same_task(run, other)]
     nearest = max((other.stage for other in before), default=0)
-    losses = [other.last("val/loss") for other in before if other.stage == nearest]
-    finite = [other for other in losses if other is not None]
-    if finite:
-        baseline = fmean(finite)
+    earlier = [other for other in before if other.stage == nearest]
+    if losses := finite(earlier, "val/loss"):
+        baseline = fmean(losses)
     elif run.vocab_size and not before:
         baseline = math.log(run.vocab_size)
     else:
         return ""
     gain = loss - baseline
-    return f"{gain:+.2f} nats ({100 * gain / baseline:+.0f}%)"
+    text = f"{gain:+.2f} nats ({100 * gain / baseline:+.0f}%)"
+    flops, flops_before = finite([run], "train_flops"), finite(earlier, "train_flops")
+    if all(flops) and all(flops_before) and flops and flops_before:
+        ratio = flops[0] / fmean(flops_before)
+        if not SAME_COMPUTE[0] < ratio < SAME_COMPUTE[1]:
+            text += f", {ratio:.2g}x FLOPs"
+    return text
+
+
+def finite(runs: Sequence[Run], metric: str) -> list[float]:
+    """Returns the newest value of a metric of each run that has a finite one."""
+    return [value for run in runs if (value := run.last(metric)) is not None]
 
 
 def same_task(one: Run, other: Run) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -68,6 +69,14 @@ def processor() -> str:
         return platform.platform() + platform.processor()
     # Without the repetition for each core. On ARM the instruction sets are called Features.
     return "\n".join(dict.fromkeys(x for x in lines if x.startswith(("model", "flags", "Feat"))))
+
+
+def processor_name() -> str:
+    """Returns the CPU's model, or what else the system calls it."""
+    import platform
+
+    model = re.search(r"^model name\s*: (.+)$", processor(), re.MULTILINE)
+    return model[1] if model else platform.processor() or platform.machine()
 
 
 def configure_jax() -> None:

@@ -54,6 +54,7 @@ Point = dict[str, Any]
 
 
 def main() -> None:
+    check_flags()
     template = yaml.safe_load(FILE.read_text())
     found = read_json(comparison.CHOSEN, {})
     tried = read_json(TRIED, [])
@@ -76,6 +77,21 @@ def main() -> None:
                 tried.append({**labels, "trials": trials})
                 write_json(comparison.CHOSEN, found)
                 write_json(TRIED, tried)
+
+
+def check_flags() -> None:
+    """Raises UserError for budgets that are no numbers, and for stages that are not compared."""
+    for budget in BUDGETS.value:
+        try:
+            is_positive = 0 < float(budget) < math.inf
+        except ValueError:
+            is_positive = False
+        if not is_positive:
+            raise errors.UserError(f"--budgets={budget}: expected FLOPs such as 1e12")
+    for stage in STAGES.value:
+        if stage not in comparison.STAGES:
+            known = ", ".join(comparison.STAGES)
+            raise errors.UserError(f"--stages={stage}: expected some of {known}")
 
 
 def is_at_floor(points: Sequence[Point]) -> bool:

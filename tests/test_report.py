@@ -147,6 +147,7 @@ def test_the_table_compares_the_stages_in_their_order(ladder):
     loss, before = lines[-1]["val/loss"], 0.0
     for line in run_folder.read_lines(ladder / "ladder/transformer_decoder" / run_folder.METRICS):
         before = line.get("val/loss", before)
+        ratio = lines[-1]["train_flops"] / line["train_flops"] if line["step"] else None
     assert rows["gpt2"] == [
         "818,000",
         "3.38M",
@@ -155,8 +156,8 @@ def test_the_table_compares_the_stages_in_their_order(ladder):
         f"{sum(train_loss) / len(train_loss):.3f}",
         f"{loss:.3f}",
         f"{loss / math.log(2):.3f}",
-        "GPT-2's choices: GELU, its initialisation,",
-        f"{loss - before:+.2f} nats ({100 * (loss - before) / before:+.0f}%)",
+        "GPT-2's choices: GELU, its",
+        f"{loss - before:+.2f} nats ({100 * (loss - before) / before:+.0f}%), {ratio:.2g}x FLOPs",
     ]
     first = next(run_folder.read_lines(ladder / "ladder/bigram" / run_folder.METRICS))
     assert first["val/loss"] == pytest.approx(LN_65)
@@ -294,6 +295,8 @@ def test_mistakes_are_one_line_each(ladder, tmp_path):
     refused = report(ladder / "ladder/bigram", "--output=empty", cwd=tmp_path)
     assert_refused(refused, "--output=empty can't be written: Is a directory")
     (tmp_path / "taken").write_text("mine")
+    refused = report(ladder / "ladder/bigram", "--data=empty", cwd=tmp_path)
+    assert_refused(refused, "--data=empty can't be written: Is a directory")
     refused = report(ladder / "ladder/bigram", "--figures=taken", cwd=tmp_path)
     assert_refused(
         refused, "--figures=taken: taken can't be written: File exists; name a writable folder"
@@ -301,11 +304,26 @@ def test_mistakes_are_one_line_each(ladder, tmp_path):
     assert (tmp_path / "taken").read_text() == "mine"
 
 
+def test_a_gain_names_the_compute_where_it_is_not_equal(tmp_path):
+    for name, stage, ratio in (("decoder", 4, 1.0), ("same", 5, 1.04), ("more", 5, 5.0)):
+        made = write_run(tmp_path / name, stage)
+        lines = list(run_folder.read_lines(made / run_folder.METRICS))
+        for line in lines:
+            line["train_flops"] = 1e12 * ratio * line["step"] / lines[-1]["step"]
+        (made / run_folder.METRICS).write_text("".join(json.dumps(x) + "\n" for x in lines))
+    found, _ = runs.read_runs([tmp_path])
+    texts = {run.name: rows.gain_text(run, found) for run in found}
+    assert texts["same"].endswith("%)")
+    assert texts["more"] == texts["same"] + ", 5x FLOPs"
+
+
 @pytest.mark.slow
 def test_charts_are_written_as_files(ladder, tmp_path):
     output = tmp_path / "report.html"
-    figures = tmp_path / "new" / "figures"
-    made = report("ladder", f"--output={output}", f"--figures={figures}", cwd=ladder)
+    figures, data = tmp_path / "new" / "figures", tmp_path / "data.json"
+    made = report(
+        "ladder", f"--output={output}", f"--figures={figures}", f"--data={data}", cwd=ladder
+    )
     assert f"figures: {figures}, 5 of them" in made.stdout
     drawn = {path.name: ElementTree.parse(path).getroot() for path in figures.iterdir()}
     assert set(drawn) == {
@@ -334,9 +352,8 @@ def test_seeds_share_a_color_and_are_compared_by_their_mean(tmp_path):
     assert list(groups) == ["bigram-0 (3 seeds)", "gpt2", "other-text"]
     mean = fmean(run.last("val/loss") for run in groups["bigram-0 (3 seeds)"])
     gain = groups["gpt2"][0].last("val/loss") - mean
-    assert (
-        rows.gain_text(groups["gpt2"][0], found) == f"{gain:+.2f} nats ({100 * gain / mean:+.0f}%)"
-    )
+    text = rows.gain_text(groups["gpt2"][0], found)
+    assert text.startswith(f"{gain:+.2f} nats ({100 * gain / mean:+.0f}%), ")
     # Another text: the uniform distribution is the only baseline.
     assert rows.gain_text(groups["other-text"][0], found).startswith("-2.5")
     differ, same = rows.differences(found)

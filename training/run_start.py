@@ -26,6 +26,7 @@ from input_pipeline import tokenizers
 from input_pipeline.corpus import Corpus
 from input_pipeline.tokenizers import TrainedTokenizer
 from runtime.errors import UserError
+from runtime.process import processor_name
 from tracking import sweep
 from training import progress
 
@@ -244,7 +245,7 @@ def environment(data: Corpus, *, precision: str, mesh: Mesh) -> dict:
         "python": platform.python_version(),
         "jax": jax.__version__,
         "flax": flax.__version__,
-        "device": device.device_kind,
+        "device": processor_name() if device.platform == "cpu" else device.device_kind,
         "platform": device.platform,
         "num_devices": mesh.size,
         "num_cpus": os.cpu_count(),

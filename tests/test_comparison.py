@@ -1,0 +1,215 @@
+"""The comparison at equal compute: its presets, its sweep files, and the search of its points."""
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import pytest
+import yaml
+
+from experiments import comparison
+from runtime.errors import UserError
+from sweep_engine import sweep_file
+from sweeps import tune_stages
+from tests.command import ROOT, run
+from training.setup import build_model, check_config
+
+TEMPLATE = yaml.safe_load((ROOT / "sweeps/tune_stages.yaml").read_text())
+POINT = {
+    "size": 3,
+    "train.batch_size": 16,
+    "model.context_length": 64,
+    "optimizer.learning_rate": 0.01,
+    "optimizer.adam_learning_rate": 0.004,
+    "val/loss": 2.0,
+}
+
+
+def config_of(stage, preset):
+    return importlib.import_module(f"experiments.{stage}").get_config(preset)
+
+
+@pytest.mark.parametrize("stage", comparison.STAGES)
+def test_sizes_build_and_grow(stage):
+    """Each has more parameters than the one before: twice to ten times as many."""
+    counts = []
+    for number in range(1, comparison.NUM_SIZES + 1):
+        config = config_of(stage, f"size-{number}")
+        check_config(config)
+        D, H = config.model.embed_dim, config.model.num_heads
+        counts.append(12 * config.model.num_layers * D**2 or 4 * D**2)
+        assert H == 0 or D % H == 0
+        assert build_model(config, vocab_size=65)
+    ratios = [b / a for a, b in pairwise(counts)]
+    assert all(1.5 < ratio < 10 for ratio in ratios)
+
+
+@pytest.mark.parametrize("optimizer", comparison.OPTIMIZERS)
+def test_stages_share_the_protocol_and_differ_in_model_and_group_alone(optimizer):
+    def trained(stage):
+        config = config_of(stage, f"tune-{optimizer}")
+        return config.optimizer.to_dict() | {"learning_rate": 0}, config.eval.every_steps
+
+    first, *others = comparison.STAGES
+    assert all(trained(stage)[1] == 0 for stage in comparison.STAGES)
+    keys = ("name", "schedule", "warmup_steps", "momentum", "weight_decay", "b2", "grad_clip_norm")
+    for stage in others:
+        assert [trained(stage)[0][key] for key in keys] == [trained(first)[0][key] for key in keys]
+    groups = {config_of(stage, f"tune-{optimizer}").tracking.group for stage in comparison.STAGES}
+    assert len(groups) == len(comparison.STAGES)
+
+
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        ("size-0", "preset 'size-0': expected size-1 to size-7"),
+        ("size-8", "expected size-1 to size-7"),
+        ("tune-adam", "preset 'tune-adam': expected tune- and one of adamw, muon"),
+        ("flops-1e99-muon", "preset 'flops-1e99-muon': expected one of flops-1e1"),
+    ],
+)
+def test_a_preset_that_there_is_not_names_those_that_there_are(preset, message):
+    with pytest.raises(UserError) as refused:
+        config_of("gpt2", preset)
+    assert message in str(refused.value)
+
+
+def chosen_points():
+    return [
+        (optimizer, stage, budget)
+        for optimizer, stages in comparison.chosen().items()
+        for stage, points in stages.items()
+        for budget in points
+    ]
+
+
+@pytest.mark.parametrize(("optimizer", "stage", "budget"), chosen_points())
+def test_a_chosen_point_is_the_best_of_what_was_tried(optimizer, stage, budget):
+    """And its preset has its values."""
+    point = comparison.chosen()[optimizer][stage][budget]
+    tried = json.loads((ROOT / tune_stages.TRIED).read_text())
+    labels = {"optimizer": optimizer, "stage": stage, "budget": budget}
+    (search,) = [one for one in tried if labels.items() <= one.items()]
+    assert len(search["trials"]) == TEMPLATE["run_cap"]
+    assert point in search["trials"]
+    losses = [trial["val/loss"] for trial in search["trials"] if trial["val/loss"] is not None]
+    assert point["val/loss"] == min(losses)
+    config = config_of(stage, f"flops-{budget}-{optimizer}")
+    check_config(config)
+    assert config.train.flops == float(budget)
+    for key in comparison.SEARCHED:
+        if key in point:
+            section, name = key.split(".")
+            assert config[section][name] == point[key]
+
+
+def test_the_sweep_at_equal_compute_has_every_chosen_point_and_no_other():
+    content = yaml.safe_load((ROOT / "sweeps/compare_stages_equal_flops.yaml").read_text())
+    first, *listed = content["parameters"]["config"]["values"]
+    assert first == "experiments/bigram.py"
+    assert sorted(listed) == sorted(
+        f"experiments/{stage}.py:flops-{budget}-{optimizer}"
+        for optimizer, stage, budget in chosen_points()
+    )
+
+
+@pytest.mark.parametrize("optimizer", comparison.OPTIMIZERS)
+@pytest.mark.parametrize("center", [None, POINT])
+def test_a_search_is_a_sweep_file_around_the_point_before(optimizer, center):
+    for stage in comparison.STAGES:
+        content = tune_stages.search_file(TEMPLATE, stage, optimizer, "3e12", center)
+        sweep_file.parse(content)
+        assert "--config.train.flops=3e12" in content["command"]
+        values = content["parameters"]
+        assert ("config.optimizer.adam_learning_rate" in values) == (optimizer == "muon")
+        if center:
+            sizes = [one.rpartition("-")[2] for one in values["config"]["values"]]
+            assert sizes == ["2", "3", "4"]
+            assert values["config.train.batch_size"]["values"] == [8, 16, 32]
+            assert values["config.model.context_length"]["values"] == [32, 64, 128]
+            rate = values["config.optimizer.learning_rate"]
+            assert rate["min"] < 0.01 < rate["max"]
+
+
+def test_the_file_itself_is_the_first_search_of_gpt2_with_adamw():
+    assert tune_stages.search_file(TEMPLATE, "gpt2", "adamw", "1e10", None) == TEMPLATE
+
+
+def test_neighbours_stop_at_the_ends():
+    assert tune_stages.neighbours([1, 2, 4, 8], 1) == [1, 2]
+    assert tune_stages.neighbours([1, 2, 4, 8], 4) == [2, 4, 8]
+    assert tune_stages.neighbours([1, 2, 4, 8], 8) == [4, 8]
+
+
+def test_a_stage_is_at_its_floor_when_a_larger_budget_hardly_helps():
+    def points(*losses):
+        return [{"val/loss": loss} for loss in losses]
+
+    assert not tune_stages.is_at_floor(points())
+    assert not tune_stages.is_at_floor(points(2.5))
+    assert not tune_stages.is_at_floor(points(2.5, 2.4))
+    assert tune_stages.is_at_floor(points(2.5, 2.4, 2.399))
+    assert tune_stages.is_at_floor(points(2.4, 2.41))
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of what the search needs, for it writes into the checkout."""
+    folder = tmp_path_factory.mktemp("search")
+    for path in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).split():
+        if path.endswith((".py", ".yaml")) and not path.startswith("tests/"):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / path, folder / path)
+    return folder
+
+
+COMMAND = [
+    *(sys.executable, "sweeps/tune_stages.py", "--stages=self_attention", "--count=2"),
+    "--budgets=1e8,2e8",
+]
+
+
+@pytest.mark.slow
+def test_a_search_that_is_stopped_continues_and_ends_as_an_uninterrupted_one(checkout):
+    environment = {**os.environ, "WANDB_MODE": "disabled"}
+    results = []
+    for name in ("whole", "stopped"):
+        for written in (checkout / "experiments/comparison.json", checkout / tune_stages.TRIED):
+            written.unlink(missing_ok=True)
+        command = [*COMMAND, f"--workdir={name}"]
+        if name == "stopped":
+            process = subprocess.Popen(command, cwd=checkout, env=environment, text=True)
+            journal = checkout / "stopped/adamw/self_attention-2e8/runs.jsonl"
+            while not journal.exists():
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        ended = subprocess.run(
+            command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        tried = json.loads((checkout / tune_stages.TRIED).read_text())
+        assert [len(one["trials"]) for one in tried] == [2, 2, 2, 2]
+        results.append((json.loads((checkout / "experiments/comparison.json").read_text()), tried))
+    assert results[0] == results[1]
+    chosen = results[0][0]
+    assert set(chosen) == set(comparison.OPTIMIZERS)
+    for stages in chosen.values():
+        assert list(stages) == ["self_attention"] and list(stages["self_attention"]) == [
+            "1e8",
+            "2e8",
+        ]
+
+
+def test_a_wrong_flag_is_one_line():
+    for flag in ("--budgets=many", "--stages=bigram", "--budgets=-1"):
+        result = run("sweeps/tune_stages.py", flag, "--workdir=/nowhere")
+        assert result.returncode == 2, flag
+        assert result.stderr.startswith(f"error: {flag}: ") and result.stderr.count("\n") == 1
