@@ -37,7 +37,7 @@ NOTES, NOTES_WIDTH = "notes", 30
 # Longer names may be folded.
 NAME_WIDTH = 40
 # Columns that a narrow terminal drops, first to last; the page has them all.
-DROPPED = (NOTES, "train loss", "tokens", "FLOPs", "parameters", "vs previous stage", "seconds")
+DROPPED = (NOTES, "train loss", "tokens", "FLOPs", "parameters", "seconds", "vs previous stage")
 # Characters of a line if the output is a pipe or a file.
 WIDTH = 170
 

@@ -31,11 +31,13 @@ ON_UNIT, ON_STREAM, ON_SCORE, ON_LOGIT = 30, 34, 12, 6
 # blocks' matrices, is divided by the rung.
 LADDER_LEARNING_RATE, LADDER_ADAM_LEARNING_RATE = 0.03, 0.02
 LARGEST_RUNG = 64
+BATCH_TOKENS = 1024  # Of each `context-` run.
 # Spelling of the families, for error messages.
 FAMILY_NAMES: tuple[str, ...] = (
     "ladder-<n>",
     "ladder-<n>-<m>M",
     "width-<n>",
+    "context-<n>",
     "vocabulary-<tokenizer>",
 )
 
@@ -106,6 +108,7 @@ def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
     - `ladder-3`: three blocks, three heads, 96 wide, Muon, 20 tokens per parameter; `ladder-3-2M`:
       on two million tokens.
     - `width-256`: the default's depth at that width, with heads of 32.
+    - `context-64`: windows of that length, in batches of 1,024 tokens.
     - `vocabulary-bpe:512`: that tokenizer, for as many updates as the same FLOPs allow.
 
     Raises UserError for a number out of range.
@@ -120,6 +123,11 @@ def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
         if width < HEAD_DIM or width % HEAD_DIM:
             raise UserError(f"preset {preset!r}: expected a width divisible by {HEAD_DIM}")
         changes = _width(width)
+    elif found := re.fullmatch(r"context-(\d+)", preset):
+        length = int(found[1])
+        if not length or BATCH_TOKENS % length:
+            raise UserError(f"preset {preset!r}: expected a divisor of {BATCH_TOKENS}")
+        changes = {"model.context_length": length, "train.batch_size": BATCH_TOKENS // length}
     elif preset.startswith("vocabulary-"):
         name = preset.removeprefix("vocabulary-")
         if name not in VOCABULARIES:

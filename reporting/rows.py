@@ -18,8 +18,8 @@ COLUMNS = {
     "val loss": "Nats per token on the whole validation split, after the last update.",
     "bits per byte": "The same loss per byte of text: comparable across tokenizers.",
     "notes": "",
-    "vs previous stage": "Change in val loss, and the ratio of FLOPs if it is not 1; for the first "
-    "stage, from the uniform distribution.",
+    "vs previous stage": "Change in val loss in per cent, or with the ratio of FLOPs if it is not "
+    "1; of the first stage from the uniform distribution.",
 }
 NUMBERS, PROSE = tuple(COLUMNS)[1:8], tuple(COLUMNS)[8:]
 MISSING = "–"
@@ -97,13 +97,13 @@ def gain_text(run: Run, runs: Sequence[Run]) -> str:
     else:
         return ""
     gain = loss - baseline
-    text = f"{gain:+.2f} nats ({100 * gain / baseline:+.0f}%)"
+    beside = f"{100 * gain / baseline:+.0f}%"
     flops, flops_before = finite([run], "train_flops"), finite(earlier, "train_flops")
-    if all(flops) and all(flops_before) and flops and flops_before:
+    if flops and any(flops_before):
         ratio = flops[0] / fmean(flops_before)
         if not SAME_COMPUTE[0] < ratio < SAME_COMPUTE[1]:
-            text += f", {ratio:.2g}x FLOPs"
-    return text
+            beside = f"{ratio:.0f}x FLOPs" if ratio >= 10 else f"{ratio:.2g}x FLOPs"
+    return f"{gain:+.2f} nats ({beside})"
 
 
 def finite(runs: Sequence[Run], metric: str) -> list[float]:

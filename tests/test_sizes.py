@@ -16,6 +16,7 @@ FAMILY = [
     "ladder-3-1.5M",
     "width-32",
     "width-256",
+    "context-16",
     *(f"vocabulary-{name}" for name in sizes.VOCABULARIES),
 ]
 
@@ -85,6 +86,8 @@ def test_vocabularies_cost_the_same():
         ("ladder-65-1M", "expected ladder-1 to ladder-64"),
         ("width-48", "preset 'width-48': expected a width divisible by 32"),
         ("width-0", "expected a width divisible by 32"),
+        ("context-48", "preset 'context-48': expected a divisor of 1024"),
+        ("context-0", "expected a divisor of 1024"),
         (
             "vocabulary-bpe:3",
             "preset 'vocabulary-bpe:3': expected vocabulary- and one of char, byte",
@@ -92,7 +95,7 @@ def test_vocabularies_cost_the_same():
         ("ladder-3-0M", "preset 'ladder-3-0M': its budget is less than one batch"),
         ("xl+vocabulary-gpt2", "preset 'vocabulary-gpt2': its budget is less than one batch"),
         ("ladder-x", "unknown preset 'ladder-x'"),
-        ("tiny", ":ladder-<n>-<m>M, :width-<n>, :vocabulary-<tokenizer>, or none"),
+        ("tiny", ":ladder-<n>-<m>M, :width-<n>, :context-<n>, :vocabulary-<tokenizer>, "),
     ],
 )
 def test_a_wrong_preset_is_named(preset, message):

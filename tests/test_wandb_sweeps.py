@@ -191,7 +191,7 @@ def test_the_samples_are_uploaded(grid):
 
 # A grid and a Bayesian search; the others are grids, too.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["compare_stages", "learning_rate"])
+@pytest.mark.parametrize("name", ["compare_stages", "tune_stages"])
 def test_wandb_accepts_the_sweep_files_unchanged(name, tmp_path):
     path = ROOT / f"sweeps/{name}.yaml"
     content = yaml.safe_load(path.read_text())
