@@ -7,7 +7,7 @@ RUNS ?= runs/ladder
 # `make ladder PRESET=smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup setup-gpu ladder test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint speedrun clean
+.PHONY: help setup setup-gpu ladder test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint speedrun comparison clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -50,6 +50,19 @@ SEED ?= 1
 soak: .venv/dev.stamp  ## Kill training runs 200 times and load a text of 1 GiB; takes a while.
 	.venv/bin/python -m tests.faults.harness --kills=$(KILLS) --seed=$(SEED)
 	LARGE_TEXT_MIB=1024 .venv/bin/python -m pytest tests/faults/test_large_text.py
+
+WORKERS ?= 2
+COMPARED := runs/comparison
+# The sweeps of docs/comparison.md, in its order.
+COMPARISONS := compare_stages_equal_flops compare_stages heads depth context_length dropout learning_rate
+comparison: .venv/setup.stamp  ## Redo docs/comparison.md: a night on two cores; killed, it continues.
+	.venv/bin/python sweeps/tune_stages.py --workdir=$(COMPARED)/tune_stages --workers=$(WORKERS)
+	@set -e; for sweep in $(COMPARISONS); do \
+	  folder=$(COMPARED)/$$sweep; \
+	  .venv/bin/python sweeps/run.py sweeps/$$sweep.yaml --workdir=$$folder --workers=$(WORKERS); \
+	  .venv/bin/python report.py $$folder --output=$$folder/report.html \
+	    --data=docs/measured/$$sweep.json --figures=$$folder/figures; \
+	done
 
 lint: .venv/dev.stamp  ## Check style and formatting.
 	.venv/bin/ruff check .

@@ -39,6 +39,15 @@ OPTIMIZERS: dict[str, Preset] = {
         "optimizer.warmup_steps": 40,
     },
 }
+# The table of bigrams has no size to search; this suits it up to some million tokens.
+BIGRAM: Preset = {
+    **OPTIMIZERS["adamw"],
+    "model.context_length": 32,
+    "train.batch_size": 16,
+    "optimizer.learning_rate": 0.03,
+}
+# The budget whose points are compared at equal tokens.
+FOR_TOKENS = "1e12"
 # Config keys that the search varies, besides the size.
 SEARCHED = (
     "train.batch_size",
@@ -47,7 +56,12 @@ SEARCHED = (
     "optimizer.adam_learning_rate",
 )
 # Spelling of the families, for error messages.
-FAMILY_NAMES: tuple[str, ...] = ("size-<n>", "tune-<optimizer>", "flops-<budget>-<optimizer>")
+FAMILY_NAMES: tuple[str, ...] = (
+    "size-<n>",
+    "tune-<optimizer>",
+    "flops-<budget>-<optimizer>",
+    "tokens-<n>M-<optimizer>",
+)
 
 
 def size(stage: str, number: int) -> Preset:
@@ -84,10 +98,13 @@ def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
     - `size-3`: the third size of the stage.
     - `tune-muon`: what all runs of a comparison with Muon share.
     - `flops-1e12-muon`: the best point found for that budget of training FLOPs.
+    - `tokens-0.5M-muon`: half a million tokens, with the point found for `FOR_TOKENS`.
 
     Raises UserError for a size, an optimizer or a budget that there is not.
     """
     stage = config.model.name
+    if stage == "bigram" and not preset.startswith("tokens-"):
+        return {}
     if found := re.fullmatch(r"size-(\d+)", preset):
         if not 1 <= int(found[1]) <= NUM_SIZES:
             raise UserError(f"preset {preset!r}: expected size-1 to size-{NUM_SIZES}")
@@ -106,13 +123,25 @@ def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
                 for budget in stages.get(stage, {})
             )
             raise UserError(f"preset {preset!r}: expected one of {known or 'none, so far'}")
-        point = points[budget]
-        return {
-            preset: {
-                **_protocol(stage, optimizer),
-                **size(stage, point["size"]),
-                **{key: point[key] for key in SEARCHED if key in point},
-                "train.flops": float(budget),
-            }
-        }
+        return {preset: {**_at(stage, optimizer, budget), "train.flops": float(budget)}}
+    if found := re.fullmatch(r"tokens-(\d+(?:\.\d+)?)M-(.*)", preset):
+        tokens, optimizer = 1e6 * float(found[1]), found[2]
+        if optimizer not in OPTIMIZERS:
+            known = ", ".join(OPTIMIZERS)
+            raise UserError(f"preset {preset!r}: expected tokens-<n>M- and one of {known}")
+        changes = BIGRAM if stage == "bigram" else _at(stage, optimizer, FOR_TOKENS)
+        of_update = changes["train.batch_size"] * changes["model.context_length"]
+        return {preset: {**changes, "train.num_steps": max(1, round(tokens / of_update))}}
     return {}
+
+
+def _at(stage: str, optimizer: str, budget: str) -> Preset:
+    """Returns the point that was found for a budget, without its length."""
+    points = chosen()[optimizer][stage]
+    # A stage at its floor was not searched at a larger budget.
+    point = points[budget] if budget in points else points[max(points, key=float)]
+    return {
+        **_protocol(stage, optimizer),
+        **size(stage, point["size"]),
+        **{key: point[key] for key in SEARCHED if key in point},
+    }

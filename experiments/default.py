@@ -16,6 +16,7 @@ Preset = dict[str, Any]
 SMOKE: Preset = {
     "train.batch_size": 4,
     "train.num_steps": 20,
+    "train.flops": 0.0,
     "train.log_every_steps": 5,
     "train.steps_per_dispatch": 5,
     "eval.every_steps": 10,

@@ -5,8 +5,9 @@
 Runs the search of tune_stages.yaml once for each budget, optimizer and stage, always with as many
 runs. The smallest budget's ranges are the file's; those of the next lie around the point that was
 found at the one before. Writes the points to experiments/comparison.json, from which the presets
-`:flops-1e12-muon` come, and all that was tried to docs/measured/tune_stages.json; the points of
-other budgets and stages stay in both. Stopped or killed, it resumes with the same command.
+`:flops-1e12-muon` come, all that was tried to docs/measured/tune_stages.json, and the presets to
+compare_stages_equal_flops.yaml; the points of other budgets and stages stay. Stopped or killed, it
+resumes with the same command.
 """
 
 import json
@@ -39,6 +40,7 @@ COUNT = flags.DEFINE_integer(
 
 FILE = Path("sweeps/tune_stages.yaml")
 TRIED = Path("docs/measured/tune_stages.json")
+SWEEP = Path("sweeps/compare_stages_equal_flops.yaml")
 PREFIX = "config."
 BATCH, CONTEXT, RATE, ADAM_RATE = (PREFIX + key for key in comparison.SEARCHED)
 # Powers of two from which batches and contexts come.
@@ -77,6 +79,7 @@ def main() -> None:
                 tried.append({**labels, "trials": trials})
                 write_json(comparison.CHOSEN, found)
                 write_json(TRIED, tried)
+    write_sweep(found)
 
 
 def check_flags() -> None:
@@ -177,6 +180,25 @@ def write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(exist_ok=True)
     with atomic_write(path) as file:
         file.write((json.dumps(content, indent=1) + "\n").encode())
+
+
+def write_sweep(found: dict[str, dict[str, dict[str, Point]]]) -> None:
+    """Writes the points that were found into the sweep that compares them."""
+    budgets = {
+        budget for stages in found.values() for points in stages.values() for budget in points
+    }
+    points = [
+        f"      - experiments/{stage}.py:flops-{budget}-{optimizer}"
+        for optimizer, stages in found.items()
+        for budget in sorted(budgets, key=float)
+        for stage, points in stages.items()
+        if budget in points
+    ]
+    lines = SWEEP.read_text().splitlines()
+    kept = [line for line in lines if not line.startswith("      - experiments/")]
+    at = kept.index("    values:") + 1
+    kept[at:at] = ["      - experiments/bigram.py", *points]
+    SWEEP.write_text("\n".join(kept) + "\n")
 
 
 if __name__ == "__main__":
