@@ -126,13 +126,18 @@ def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
         return {preset: {**_at(stage, optimizer, budget), "train.flops": float(budget)}}
     if found := re.fullmatch(r"tokens-(\d+(?:\.\d+)?)M-(.*)", preset):
         tokens, optimizer = 1e6 * float(found[1]), found[2]
-        if optimizer not in OPTIMIZERS:
-            known = ", ".join(OPTIMIZERS)
+        if optimizer not in (OPTIMIZERS if stage == "bigram" else _optimizers(stage)):
+            known = ", ".join(_optimizers(stage)) or "none, so far"
             raise UserError(f"preset {preset!r}: expected tokens-<n>M- and one of {known}")
         changes = BIGRAM if stage == "bigram" else _at(stage, optimizer, FOR_TOKENS)
         of_update = changes["train.batch_size"] * changes["model.context_length"]
         return {preset: {**changes, "train.num_steps": max(1, round(tokens / of_update))}}
     return {}
+
+
+def _optimizers(stage: str) -> list[str]:
+    """Returns the optimizers with which points were found for a stage."""
+    return [name for name, stages in chosen().items() if stages.get(stage)]
 
 
 def _at(stage: str, optimizer: str, budget: str) -> Preset:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import run_folder
-from reporting import frontier, scaling, statistics
+from reporting import frontier, rows, scaling, statistics
 from reporting.runs import Run, group_by, sanitize
 
 FILE, JOURNAL = "sweep.yaml", "runs.jsonl"
@@ -205,7 +205,7 @@ def statements(sweep: Sweep) -> list[str]:
     groups = sweep.best_settings()
     if len(groups) < 2:
         return []
-    sentences = []
+    sentences = [compute(sweep)]
     if len(sweep.settings()) > len(groups):
         kind = "experiment" if sweep.compares_experiments else "model"
         sentences.append(f"Of each {kind} the setting with the best mean is compared.")
@@ -225,6 +225,17 @@ def statements(sweep: Sweep) -> list[str]:
             f"({found.test}, {' and '.join(map(str, counts))} seeds)."
         )
     return sentences
+
+
+def compute(sweep: Sweep) -> str:
+    """Says how much training compute the finished runs took, and whether it is the same."""
+    flops = sorted(rows.finite(sweep.finished, "train_flops"))
+    if not flops:
+        return "The runs did not record their compute."
+    low, high = flops[0], flops[-1]
+    if high <= rows.SAME_COMPUTE[1] * low:
+        return f"Each run took {frontier.show(high)} training FLOPs."
+    return f"The runs took {frontier.show(low)} to {frontier.show(high)} training FLOPs: not equal."
 
 
 def _baseline(names: Sequence[str] | dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 from pathlib import Path
 from statistics import fmean
@@ -187,7 +188,8 @@ def test_equal_stages_rarely_differ_significantly():
 )
 def test_stages_are_compared_in_words(tmp_path, gap, verdict):
     sweep = found(write_sweep(tmp_path / "s", two_stages(gap=gap)))
-    (sentence,) = sweeps.statements(sweep)
+    compute, sentence = sweeps.statements(sweep)
+    assert re.fullmatch(r"The runs took \S+e12 to \S+e13 training FLOPs: not equal.", compute)
     assert sentence.startswith("transformer_decoder is ")
     assert f"{verdict} (Welch's t-test, 3 seeds)." in sentence
 
@@ -216,7 +218,8 @@ def presets(names, seeds=3):
 def test_presets_of_one_model_are_compared_with_the_experiment_without_one(tmp_path):
     points = presets({":rotary": 0.1, "": 0.0, ":alibi": 0.0, ":sgd": -0.5})
     sweep = found(write_sweep(tmp_path / "s", points))
-    said = sweeps.statements(sweep)
+    compute, *said = sweeps.statements(sweep)
+    assert re.fullmatch(r"Each run took \S+e13 training FLOPs.", compute)
     names = [sentence.split()[0] for sentence in said]
     assert names == ["gpt2:rotary", "gpt2:alibi", "gpt2:sgd"]
     assert all(" gpt2 (95 %" in sentence for sentence in said)
@@ -232,7 +235,7 @@ def test_presets_of_one_model_are_compared_with_the_experiment_without_one(tmp_p
 
 def test_without_a_baseline_all_presets_are_compared(tmp_path):
     points = presets({":rotary": 0.1, ":alibi": 0.0, ":sgd": -0.5})
-    said = sweeps.statements(found(write_sweep(tmp_path / "s", points)))
+    _, *said = sweeps.statements(found(write_sweep(tmp_path / "s", points)))
     assert len(said) == 3 and all("(Welch's t-test, Holm-corrected, 3 seeds)" in x for x in said)
 
 
@@ -291,7 +294,7 @@ def test_vocabularies_are_compared_in_bits_per_byte_and_in_speed(tmp_path):
 
 def test_one_seed_allows_no_test(tmp_path):
     sweep = found(write_sweep(tmp_path / "s", two_stages(seeds=1)))
-    (sentence,) = sweeps.statements(sweep)
+    _, sentence = sweeps.statements(sweep)
     assert "Give config.seed more values" in sentence
 
 
@@ -305,7 +308,7 @@ def test_each_stage_is_compared_at_its_best_setting(tmp_path):
     groups = sweep.best_settings()
     assert len(sweep.settings()) == 4 and all(len(values) == 3 for values in groups.values())
     assert fmean(groups["gpt2"]) == pytest.approx(1.5, abs=0.05)
-    assert "best mean" in sweeps.statements(sweep)[0]
+    assert "best mean" in sweeps.statements(sweep)[1]
 
 
 def test_importance_finds_the_parameter_that_matters_and_ignores_the_seed(tmp_path):
