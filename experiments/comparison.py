@@ -140,11 +140,19 @@ def _optimizers(stage: str) -> list[str]:
     return [name for name, stages in chosen().items() if stages.get(stage)]
 
 
+def within(stage: str, optimizer: str, budget: str) -> str:
+    """Returns the largest budget up to `budget` that a stage has a point for.
+
+    A stage that is at its floor has none for a larger one.
+    """
+    return max(
+        (one for one in chosen()[optimizer][stage] if float(one) <= float(budget)), key=float
+    )
+
+
 def _at(stage: str, optimizer: str, budget: str) -> Preset:
     """Returns the point that was found for a budget, without its length."""
-    points = chosen()[optimizer][stage]
-    # A stage at its floor was not searched at a larger budget.
-    point = points[budget] if budget in points else points[max(points, key=float)]
+    point = chosen()[optimizer][stage][within(stage, optimizer, budget)]
     return {
         **_protocol(stage, optimizer),
         **size(stage, point["size"]),

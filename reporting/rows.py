@@ -103,6 +103,8 @@ def gain_text(run: Run, runs: Sequence[Run]) -> str:
         ratio = flops[0] / fmean(flops_before)
         if not SAME_COMPUTE[0] < ratio < SAME_COMPUTE[1]:
             beside = f"{ratio:.0f}x FLOPs" if ratio >= 10 else f"{ratio:.2g}x FLOPs"
+        elif gain > -SAME_LOSS:
+            beside = "no gain"
     return f"{gain:+.2f} nats ({beside})"
 
 
