@@ -317,7 +317,7 @@ def test_a_gain_names_the_compute_where_it_is_not_equal(tmp_path):
     assert texts["more"] == texts["same"].partition("(")[0] + "(5x FLOPs)"
     lines[-1]["val/loss"] = found[0].last("val/loss") - 0.004
     (tmp_path / "same" / run_folder.METRICS).write_text(
-        json.dumps(lines[-1] | {"train_flops": 1e12})
+        json.dumps(lines[-1] | {"train_flops": 1e12}) + "\n"
     )
     found, _ = runs.read_runs([tmp_path])
     assert {run.name: rows.gain_text(run, found) for run in found}["same"] == "-0.00 nats (no gain)"
