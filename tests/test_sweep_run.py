@@ -290,8 +290,9 @@ def test_every_sweep_is_sound(path):
         assert parameter.name == "config" or parameter.name.startswith("config.")
     for word in ("${args}", command.RESUME, command.ONLINE):
         assert word in made.command
-    # A user waits for no more.
-    assert (made.run_cap or search.num_points(made)) <= 64
+    # A user waits for no more; most runs of the stages' comparison are short.
+    most = 192 if path.stem.startswith("compare_stages") else 64
+    assert (made.run_cap or search.num_points(made)) <= most
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
