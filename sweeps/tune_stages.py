@@ -34,6 +34,7 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/comparison/search", "Folder of th
 WORKERS = flags.DEFINE_integer("workers", 2, "Runs at a time.", lower_bound=1)
 BUDGETS = flags.DEFINE_list("budgets", list(comparison.BUDGETS), "Budgets, the smallest first.")
 STAGES = flags.DEFINE_list("stages", list(comparison.STAGES), "Stages to search for.")
+OPTIMIZERS = flags.DEFINE_list("optimizers", list(comparison.OPTIMIZERS), "With which optimizers.")
 COUNT = flags.DEFINE_integer(
     "count", 0, "Runs of each search. Default: the file's run_cap.", lower_bound=0
 )
@@ -61,7 +62,7 @@ def main() -> None:
     found = read_json(comparison.CHOSEN, {})
     tried = read_json(TRIED, [])
     for budget in BUDGETS.value:
-        for optimizer in comparison.OPTIMIZERS:
+        for optimizer in OPTIMIZERS.value:
             for stage in STAGES.value:
                 points = found.setdefault(optimizer, {}).setdefault(stage, {})
                 smaller = [x for x in points if float(x) < float(budget)]
@@ -83,7 +84,7 @@ def main() -> None:
 
 
 def check_flags() -> None:
-    """Raises UserError for budgets that are no numbers, and for stages that are not compared."""
+    """Raises UserError for budgets that are no numbers, and for unknown stages and optimizers."""
     for budget in BUDGETS.value:
         try:
             is_positive = 0 < float(budget) < math.inf
@@ -91,10 +92,10 @@ def check_flags() -> None:
             is_positive = False
         if not is_positive:
             raise errors.UserError(f"--budgets={budget}: expected FLOPs such as 1e12")
-    for stage in STAGES.value:
-        if stage not in comparison.STAGES:
-            known = ", ".join(comparison.STAGES)
-            raise errors.UserError(f"--stages={stage}: expected some of {known}")
+    for flag, known in ((STAGES, comparison.STAGES), (OPTIMIZERS, comparison.OPTIMIZERS)):
+        for name in flag.value:
+            if name not in known:
+                raise errors.UserError(f"--{flag.name}={name}: expected some of {', '.join(known)}")
 
 
 def is_at_floor(points: Sequence[Point]) -> bool:
@@ -176,10 +177,15 @@ def read_json(path: Path, default: Any) -> Any:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a file, readable in a comparison of two versions."""
-    path.parent.mkdir(exist_ok=True)
-    with atomic_write(path) as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
+    """Writes a file, readable in a comparison of two versions. Raises Failed if it can't."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write((json.dumps(content, indent=1) + "\n").encode())
+    except OSError as error:
+        raise errors.Failed(
+            f"{path} can't be written: {error.strerror}; make room, then the same command continues"
+        ) from None
 
 
 def write_sweep(found: dict[str, dict[str, dict[str, Point]]]) -> None:
