@@ -10,6 +10,7 @@ import pytest
 from experiments import default
 from reporting import frontier, frontier_charts, page, sweep_charts, sweeps
 from reporting.runs import Run
+from tests import browser
 from tests.command import run
 from tests.test_sweep_report import rows_of, write_sweep
 
@@ -204,3 +205,25 @@ def test_the_command_tells_the_crossings(tmp_path):
     assert told.returncode == 0, told.stderr
     assert f"pays from {frontier.show(crossing_of(3, 4))} FLOPs on" in told.stdout
     assert "pays from" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.slow
+class TestSlider:
+    """The page in a browser; `open_file` sees that it reports no error."""
+
+    __test__ = browser.is_wanted()
+
+    def test_it_moves_the_stairs_to_another_budget(self, tmp_path):
+        runs = trained(0.01, optimizers=["adamw"])
+        for run_ in runs:  # The page draws them, too.
+            run_.metrics[0].update({"val/bits_per_byte": 3.0, "seconds": 1.0})
+        sweep = sweeps.Sweep("compared", "val/loss", "minimize", runs, {})
+        path = tmp_path / "page.html"
+        path.write_text(page.render(runs, [(sweep, sweep_charts.charts(sweep))], []))
+        with browser.launch() as chromium, browser.open_file(chromium, path) as opened:
+            slider = opened.locator("section.sweep input[type=range]")
+            stairs = opened.locator("section.sweep .chart").nth(1)
+            assert "1e13 FLOPs" in stairs.inner_text()
+            slider.evaluate("(x) => { x.value = 0; x.dispatchEvent(new Event('input')); }")
+            stairs.get_by_text("1e11 FLOPs").wait_for(timeout=5000)
+            assert "1e13 FLOPs" not in stairs.inner_text()
