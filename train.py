@@ -54,7 +54,7 @@ class Run:
             counting = pool.submit(setup.flops_per_step)
             if step == 0:
                 self.on_due(state, step, jax.device_get(metrics), stop)
-            train_steps, progress.flops_per_step = compiling.result(), counting.result()
+            train_steps, progress.flops = compiling.result(), counting.result()
         progress.start_clock()
         for chunk in setup.chunks(step):
             while step < chunk.end:

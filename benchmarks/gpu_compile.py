@@ -88,7 +88,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         "measured": False,
         "precision": parts.precision,
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "flops": parts.flops_per_step(),
+        "flops": parts.flops_per_step().gradient,
         "attention_forward": text.count('"__cudnn$fmhaSoftmax"'),
         "attention_backward": text.count('"__cudnn$fmhaSoftmaxBackward"'),
         "products": dict(Counter(factor_types(text))),

@@ -54,7 +54,7 @@ class TrainStep:
         """Returns the FLOPs of an update, the number of parameters, and the device and its peak."""
         device = jax.devices()[0]
         return {
-            "flops": self._parts.flops_per_step(),
+            "flops": self._parts.flops_per_step().gradient,
             "num_params": models.count_parameters(self.state.params)[0],
             "device": device.device_kind,
             "platform": device.platform,

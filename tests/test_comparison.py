@@ -3,12 +3,14 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from itertools import pairwise
+from statistics import fmean
 
 import pytest
 import yaml
@@ -213,3 +215,31 @@ def test_a_wrong_flag_is_one_line():
         result = run("sweeps/tune_stages.py", flag, "--workdir=/nowhere")
         assert result.returncode == 2, flag
         assert result.stderr.startswith(f"error: {flag}: ") and result.stderr.count("\n") == 1
+
+
+def measured(sweep):
+    """Returns the losses of a sweep's runs by optimizer, model and budget."""
+    losses = {}
+    for one in json.loads((ROOT / f"docs/measured/{sweep}.json").read_text())["runs"]:
+        key = one["optimizer.name"], one["model.name"], float(one["train.flops"])
+        losses.setdefault(key, []).append(one["val/loss"])
+    return losses
+
+
+@pytest.mark.parametrize("optimizer", comparison.OPTIMIZERS)
+def test_the_page_has_the_means_that_were_measured(optimizer):
+    losses = measured("compare_stages_equal_flops")
+    page = (ROOT / "docs/comparison.md").read_text()
+    _, _, section = page.partition(f"### With {optimizer}\n")
+    header, _, *lines = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)[0].splitlines()
+    names = [cell.strip() for cell in header.strip("|").split("|")][1:]
+    seen = set()
+    for line in lines:
+        budget, *cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
+        for name, cell in zip(names, cells, strict=True):
+            if cell:
+                values = losses[optimizer, name, float(budget)]
+                assert len(values) == 3
+                assert float(cell) == pytest.approx(fmean(values), abs=0.0006), (name, budget)
+                seen.add((name, float(budget)))
+    assert seen == {(name, at) for of, name, at in losses if of == optimizer and at}

@@ -9,7 +9,7 @@ import pytest
 import models
 from experiments import default, gpt2, sizes
 from runtime.errors import UserError
-from training.step import flops_per_step
+from training.step import gradient_flops
 
 FAMILY = [
     *(f"ladder-{rung}" for rung in (1, 2, 5)),
@@ -48,7 +48,7 @@ def test_flops_are_those_that_xla_counts(preset):
     """Within 5 %."""
     config, vocab_size, model = built(preset)
     shape = (2, config.model.context_length + 1)
-    counted = flops_per_step(model, shape) / 2 / config.model.context_length
+    counted = gradient_flops(model, shape) / 2 / config.model.context_length
     assert sizes.flops_per_token(config.model, vocab_size) == pytest.approx(counted, rel=0.05)
 
 

@@ -37,7 +37,7 @@ from training import optimizer
 from training.due import Due
 from training.loss import Objective, loss_and_gradient
 from training.setup import set_up
-from training.step import create_state, flops_per_step, initial_metrics, train_steps
+from training.step import create_state, gradient_flops, initial_metrics, train_steps, update_flops
 
 STAGES = list(TINY)
 # What a clock measures differs between two runs; nothing else may.
@@ -336,7 +336,7 @@ def test_flops_are_those_of_the_products(stage):
     model = models.STAGES[stage]
     model = model(V, **{key: sizes[key] for key in sizes if key in model.__dataclass_fields__})
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    flops = flops_per_step(model, (B, T + 1))
+    flops = gradient_flops(model, (B, T + 1))
     assert flops > 0
     if stage in ATTENTIVE:
         layers = L if "num_layers" in model.__dataclass_fields__ else 1
@@ -408,16 +408,37 @@ def test_a_run_is_not_resumed_on_another_text(tmp_path):
     assert (tmp_path / "run/tokenizer.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("stage", ATTENTIVE)
+def test_the_optimizer_s_flops_are_those_of_its_rule(stage):
+    """AdamW: 10 to 25 a parameter. Muon: the products of its iteration, and little else."""
+    model, optimizer_config = TINY[stage], smoke("bigram").optimizer
+    params = jax.tree.map(jnp.shape, init(stage), is_leaf=lambda x: hasattr(x, "shape"))
+    shapes = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, tuple))
+    count = sum(math.prod(shape) for shape in shapes)
+    tx, _ = optimizer.build(optimizer_config, 10)
+    assert 10 * count < update_flops(model, tx) < 25 * count
+    with optimizer_config.unlocked():
+        optimizer_config.name = "muon"
+    tx, _ = optimizer.build(optimizer_config, 10)
+    inside = jax.tree.leaves(optimizer.hidden_mask(init(stage)))
+    products = sum(
+        5 * (4 * min(shape) ** 2 * max(shape) + 2 * min(shape) ** 3)
+        for shape, is_matrix in zip(shapes, inside, strict=True)
+        if is_matrix
+    )
+    assert products < update_flops(model, tx) < 1.5 * products + 30 * count
+
+
 @pytest.mark.slow
 def test_flops_are_counted_by_the_cpu_s_compiler_whatever_the_run_trains_on(monkeypatch):
     """Plugins of other devices do not count, and a GPU's attention kernel counts as nothing."""
-    counted = flops_per_step(TINY["gpt2"], (2, 6))
+    counted = gradient_flops(TINY["gpt2"], (2, 6))
     chosen = []
     monkeypatch.setattr(
         jax, "default_device", lambda device: chosen.append(device.platform) or nullcontext()
     )
     with deviceless.compiling(), jax.default_matmul_precision("bfloat16"):
-        assert flops_per_step(TINY["gpt2"], (2, 6)) == counted
+        assert gradient_flops(TINY["gpt2"], (2, 6)) == counted
     assert chosen == ["cpu"]
 
 
@@ -600,8 +621,12 @@ def test_utilization_is_told_of_known_devices_alone(tmp_path, monkeypatch, capsy
         if "train/mfu" in line
     ]
     assert len(measured) == capsys.readouterr().out.count("%") == 4
+    config = smoke("bigram")
+    flops = set_up(config).flops_per_step()
     for line in measured:
-        flops_per_token = line["train_flops"] / line["tokens_seen"]
+        assert line["train_flops"] == pytest.approx(line["step"] * flops.total)
+        # The model's own alone.
+        flops_per_token = flops.gradient / config.train.batch_size / config.model.context_length
         per_second = line["train/tokens_per_second"] * flops_per_token
         assert line["train/mfu"] == pytest.approx(per_second / 1e9)
 
@@ -625,26 +650,26 @@ def test_a_chunk_of_batches_is_used_after_the_next_has_been_sent():
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_budget_of_flops_sets_the_updates(stage, tmp_path):
     """The run makes as many as come nearest to it, and its record says so."""
-    of_update = set_up(smoke(stage)).flops_per_step()
-    config = smoke(stage, **{"train.flops": 12.4 * of_update, "train.num_steps": 3})
+    of_step = set_up(smoke(stage)).flops_per_step().total
+    config = smoke(stage, **{"train.flops": 12.4 * of_step, "train.num_steps": 3})
     train.train_and_evaluate(config, tmp_path / "run")
     assert run_folder.read_json(tmp_path / "run/config.json")["train"]["num_steps"] == 12
     last = lines(tmp_path / "run")[-1]
-    assert (last["step"], last["train_flops"]) == (12, pytest.approx(12 * of_update))
+    assert (last["step"], last["train_flops"]) == (12, pytest.approx(12 * of_step))
 
 
 def test_a_run_with_a_budget_equals_the_one_with_its_number_of_updates(tmp_path):
-    of_update = set_up(smoke("gpt2")).flops_per_step()
-    budget = smoke("gpt2", **{"train.flops": 20 * of_update, "train.num_steps": 7})
+    of_step = set_up(smoke("gpt2")).flops_per_step().total
+    budget = smoke("gpt2", **{"train.flops": 20 * of_step, "train.num_steps": 7})
     train.train_and_evaluate(budget, tmp_path / "budget")
     train.train_and_evaluate(smoke("gpt2"), tmp_path / "updates")
     assert lines(tmp_path / "budget") == lines(tmp_path / "updates")
 
 
 def test_a_larger_budget_continues_a_finished_run(tmp_path):
-    of_update = set_up(smoke("bigram")).flops_per_step()
+    of_step = set_up(smoke("bigram")).flops_per_step().total
     for updates in (5, 9):
-        config = smoke("bigram", **{"train.flops": updates * of_update, "checkpoint.resume": True})
+        config = smoke("bigram", **{"train.flops": updates * of_step, "checkpoint.resume": True})
         train.train_and_evaluate(config, tmp_path / "run")
     assert lines(tmp_path / "run")[-1]["step"] == 9
 

@@ -4,6 +4,8 @@ import math
 import time
 from typing import Any
 
+from training.step import Flops
+
 
 class Progress:
     """The numbers that a checkpoint keeps beside the state, and a stopwatch for training alone."""
@@ -13,7 +15,7 @@ class Progress:
         self.seconds: float = saved["seconds"]
         self.skipped: int = saved["skipped"]
         self.best = {key: saved[key] for key in ("best/val/loss", "best/step")}
-        self.flops_per_step = 0.0  # Known when they have been counted, beside the first evaluation.
+        self.flops = Flops(0.0, 0.0)  # Known when counted, beside the first evaluation.
         self._logged = saved.get("logged", {"tokens_seen": 0, "seconds": 0.0})
         self._tokens_per_step = tokens_per_step
         self._peak_flops = peak_flops
@@ -36,7 +38,7 @@ class Progress:
         """Returns how far the run is, in the units that runs are compared by."""
         return {
             "tokens_seen": step * self._tokens_per_step,
-            "train_flops": step * self.flops_per_step,
+            "train_flops": step * self.flops.total,
             "seconds": self.seconds,
         }
 
@@ -47,7 +49,7 @@ class Progress:
         tokens = now["tokens_seen"] - before["tokens_seen"]
         speed = {"train/tokens_per_second": tokens / (now["seconds"] - before["seconds"])}
         if self._peak_flops:
-            flops_per_token = self.flops_per_step / self._tokens_per_step
+            flops_per_token = self.flops.gradient / self._tokens_per_step
             per_second = speed["train/tokens_per_second"] * flops_per_token
             speed["train/mfu"] = per_second / self._peak_flops
         return speed

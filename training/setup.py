@@ -25,7 +25,15 @@ from runtime.phases import phase
 from tracking.wandb_run import choose_mode
 from training import divergence, optimizer
 from training.loss import Objective
-from training.step import Metrics, create_state, flops_per_step, initial_metrics, train_steps
+from training.step import (
+    Flops,
+    Metrics,
+    create_state,
+    gradient_flops,
+    initial_metrics,
+    train_steps,
+    update_flops,
+)
 
 
 def check_config(config: ConfigDict) -> None:
@@ -75,6 +83,7 @@ class Setup(NamedTuple):
     precision: str  # As jax.default_matmul_precision takes it.
     mesh: Mesh
     cache_key: str | None  # Identifies the compiled programs: see runtime/programs.py.
+    flops_per_step: Callable[[], Flops]
     seed: int
     context_length: int
     learning_rate: float  # At its peak.
@@ -129,10 +138,6 @@ class Setup(NamedTuple):
             return program(state, metrics, chunk.batches_KBT, *bounds, *constants)
 
         return run
-
-    def flops_per_step(self) -> float:
-        """Returns the floating-point operations of a step."""
-        return count_flops(self.model, self.train.batch_size, self.context_length)
 
     def evaluate(self, params: Any) -> dict[str, float]:
         """Returns the scores of `params` on the whole validation split."""
@@ -205,6 +210,7 @@ def set_up(config: ConfigDict) -> Setup:
         precision=choose_precision(config.train.precision),
         mesh=devices.data_mesh(part_size, config.eval.batch_size),
         cache_key=described and f"{described} {config.optimizer} {config.train.num_steps}",
+        flops_per_step=partial(count_flops, model, tx, config),
         seed=config.seed,
         context_length=config.model.context_length,
         learning_rate=config.optimizer.learning_rate,
@@ -223,23 +229,30 @@ def with_num_steps(config: ConfigDict) -> ConfigDict:
     if not train.flops:
         return config
     model = build_model(config, corpus.load(config.data).tokenizer.vocab_size)
-    of_update = count_flops(model, train.batch_size, config.model.context_length)
-    if train.flops < of_update:
+    tx, _ = optimizer.build(config.optimizer, 1, models.width_multiplier(config.model))
+    of_step = count_flops(model, tx, config).total
+    if train.flops < of_step:
         raise UserError(
             f"--config.train.flops={train.flops:g} is less than one update, which takes "
-            f"{of_update:.3g}: raise it, or choose a smaller model or batch"
+            f"{of_step:.3g}: raise it, or choose a smaller model or batch"
         )
     config = config.copy_and_resolve_references()
-    config.train.num_steps = min(round(train.flops / of_update), check.STEPS)
+    config.train.num_steps = min(round(train.flops / of_step), check.STEPS)
     return config.lock()
 
 
-def count_flops(model: nn.Module, batch_size: int, context_length: int) -> float:
-    """Returns the floating-point operations of an update, counted once for each model and size."""
-    shape = batch_size, context_length + 1
+def count_flops(model: nn.Module, tx: optax.GradientTransformation, config: ConfigDict) -> Flops:
+    """Returns the floating-point operations of a step, counted once and kept."""
+    shape = config.train.batch_size, config.model.context_length + 1
     described = programs.describe(model)
-    key = described and f"{described} {shape}"
-    return programs.cached("flops", key, (), partial(flops_per_step, model, shape))
+
+    def kept(name: str, of: object, count: Callable[[], float]) -> float:
+        return programs.cached(name, described and f"{described} {of}", (), count)
+
+    return Flops(
+        gradient=kept("gradient_flops", shape, partial(gradient_flops, model, shape)),
+        update=kept("update_flops", config.optimizer, partial(update_flops, model, tx)),
+    )
 
 
 def build_model(config: ConfigDict, vocab_size: int) -> nn.Module:

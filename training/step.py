@@ -123,14 +123,46 @@ def train_steps(
     return state, metrics
 
 
-def flops_per_step(model: nn.Module, batch_shape: tuple[int, int]) -> float:
-    """Returns the floating-point operations of a forward and backward pass, as XLA counts them."""
-    params = jax.eval_shape(partial(draw_params, model), np.uint32(0))
+class Flops(NamedTuple):
+    """Floating-point operations of one step, as XLA counts them."""
+
+    gradient: float  # Of the forward and backward pass, in the model's reference definition.
+    update: float  # Of the optimizer: with Muon and a small batch more than the gradient's.
+
+    @property
+    def total(self) -> float:
+        """The sum of both."""
+        return self.gradient + self.update
+
+
+def gradient_flops(model: nn.Module, batch_shape: tuple[int, int]) -> float:
+    """Returns the operations of a forward and backward pass; `batch_shape` is that of its tokens,
+    the targets included.
+    """
     batch_BT = jax.ShapeDtypeStruct(batch_shape, jnp.int32)
     gradient = jax.jit(jax.grad(cross_entropy), static_argnums=1)
+    return _count(gradient, _shapes_of(model), model.apply, batch_BT, jax.random.key(0))
+
+
+def update_flops(model: nn.Module, tx: optax.GradientTransformation) -> float:
+    """Returns the operations of the optimizer's part of a step."""
+
+    def update(gradient, opt_state, params):
+        updates, _ = tx.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates)
+
+    params = _shapes_of(model)
+    return _count(jax.jit(update), params, jax.eval_shape(tx.init, params), params)
+
+
+def _shapes_of(model: nn.Module) -> Any:
+    return jax.eval_shape(partial(draw_params, model), np.uint32(0))
+
+
+def _count(function: Any, *args: Any) -> float:
+    """Returns the operations of a jitted function."""
     # Counted for the CPU wherever the run is: the plugins of other devices do not count.
     with jax.default_device(jax.devices("cpu")[0]), reference.forced():
-        lowered = gradient.lower(params, model.apply, batch_BT, jax.random.key(0))
-    cost = lowered.cost_analysis()
+        cost = function.lower(*args).cost_analysis()
     assert cost is not None, "XLA counts the operations of a CPU's program"
     return cost["flops"]
