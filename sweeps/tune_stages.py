@@ -4,7 +4,7 @@
 
 Runs the search of tune_stages.yaml once for each budget, optimizer and stage, always with as many
 runs. The smallest budget's ranges are the file's; those of the next lie around the point that was
-found at the one before. Writes the points to experiments/comparison.json, from which the presets
+found at the one before, and its first run tries that point. Writes the points to experiments/comparison.json, from which the presets
 `:flops-1e12-muon` come, all that was tried to docs/measured/tune_stages.json, and the presets to
 compare_stages_equal_flops.yaml; the points of other budgets and stages stay. Stopped or killed, it
 resumes with the same command.
@@ -12,6 +12,7 @@ resumes with the same command.
 
 import json
 import math
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +73,8 @@ def main() -> None:
                     continue
                 center = before[-1] if before else None
                 content = search_file(template, stage, optimizer, budget, center)
-                runs = run_search(content, Path(WORKDIR.value, optimizer, f"{stage}-{budget}"))
+                folder = Path(WORKDIR.value, optimizer, f"{stage}-{budget}")
+                runs = run_search(content, folder, center)
                 trials = [as_point(run) for run in runs]
                 points[budget] = best_of(trials, f"{stage} with {optimizer} at {budget}")
                 labels = {"optimizer": optimizer, "stage": stage, "budget": budget}
@@ -140,15 +142,34 @@ def log_uniform(low: float, high: float) -> dict[str, Any]:
     return {"distribution": "log_uniform_values", "min": low, "max": high}
 
 
-def run_search(content: dict[str, Any], folder: Path) -> list[SweepRun]:
-    """Runs a search to its end, from where it stopped, and returns its runs."""
+def run_search(content: dict[str, Any], folder: Path, center: Point | None) -> list[SweepRun]:
+    """Runs a search to its end, from where it stopped, and returns its runs, `center` first."""
     sweep = sweep_file.parse(content)
     # An id of its own and yet the same each time.
     journal = Journal(folder, yaml.safe_dump(content), 0, "", folder.name)
+    if center and not journal.runs:
+        point = place_of(center, sweep)
+        journal.propose(secrets.token_hex(4), search.values_at(sweep, point), point)
     total = search.num_runs(sweep, COUNT.value)
     if sum(bool(run.outcome) for run in journal.runs) < total:
         SweepRunner(sweep, journal, total, WORKERS.value, retries=2).run()
     return journal.runs
+
+
+def place_of(center: Point, sweep: sweep_file.SweepFile) -> dict[str, float]:
+    """Returns the place of the point `center` in the ranges around it, as a search has it."""
+    place: dict[str, float] = {}
+    for parameter in sweep.parameters:
+        values = parameter.options.get("values")
+        if values is None:
+            place[parameter.name] = 0.5  # The middle of a log-uniform range.
+        elif parameter.name == "config":
+            (place["config"],) = [
+                i for i, one in enumerate(values) if one.endswith(f"size-{center['size']}")
+            ]
+        else:
+            place[parameter.name] = values.index(center[parameter.name.removeprefix(PREFIX)])
+    return place
 
 
 def as_point(run: SweepRun) -> Point:

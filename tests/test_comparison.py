@@ -17,7 +17,7 @@ import yaml
 
 from experiments import comparison
 from runtime.errors import UserError
-from sweep_engine import sweep_file
+from sweep_engine import search, sweep_file
 from sweeps import tune_stages
 from tests.command import ROOT, run
 from training.setup import build_model, check_config
@@ -137,6 +137,12 @@ def test_a_search_is_a_sweep_file_around_the_point_before(optimizer, center):
             assert values["config.model.context_length"]["values"] == [32, 64, 128]
             rate = values["config.optimizer.learning_rate"]
             assert rate["min"] < 0.01 < rate["max"]
+            # The first run has the point itself.
+            sweep = sweep_file.parse(content)
+            first = search.values_at(sweep, tune_stages.place_of(center, sweep))
+            assert first.pop("config") == f"experiments/{stage}.py:tune-{optimizer}+size-3"
+            for name, value in first.items():
+                assert value == pytest.approx(center[name.removeprefix("config.")])
 
 
 def test_the_file_itself_is_the_first_search_of_gpt2_with_adamw():
