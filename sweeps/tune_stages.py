@@ -2,8 +2,8 @@
 
     python sweeps/tune_stages.py --workdir=runs/comparison/search --workers=2
 
-Runs the search of tune_stages.yaml once for each budget, optimizer and stage, always with as many
-runs. The smallest budget's ranges are the file's; those of the next lie around the point that was
+Runs the search of tune_stages.yaml once for each budget, optimizer and stage, at a budget always with
+as many runs. The smallest budget's ranges are the file's; those of the next lie around the point that was
 found at the one before, and its first run tries that point. Writes the points to
 experiments/comparison.json, from which the presets `:flops-1e12-muon` come, all that was tried to
 docs/measured/tune_stages.json, and the presets to compare_stages_equal_flops.yaml; the points of
@@ -37,7 +37,7 @@ BUDGETS = flags.DEFINE_list("budgets", list(comparison.BUDGETS), "Budgets, the s
 STAGES = flags.DEFINE_list("stages", list(comparison.STAGES), "Stages to search for.")
 OPTIMIZERS = flags.DEFINE_list("optimizers", list(comparison.OPTIMIZERS), "With which optimizers.")
 COUNT = flags.DEFINE_integer(
-    "count", 0, "Runs of each search. Default: the file's run_cap.", lower_bound=0
+    "count", 0, "Runs of each search. Default: 24, fewer at large budgets.", lower_bound=0
 )
 
 FILE = Path("sweeps/tune_stages.yaml")
@@ -49,6 +49,8 @@ BATCH, CONTEXT, RATE, ADAM_RATE = (PREFIX + key for key in comparison.SEARCHED)
 POWERS = [2**n for n in range(1, 11)]
 # Ranges of the learning rates at the smallest budget; AdamW's is in the file.
 MUON_RATES = {RATE: (0.01, 0.06), ADAM_RATE: (0.003, 0.03)}
+# Runs of a search where a run takes long; elsewhere the file's run_cap.
+RUNS = {"1e12": 16, "3e12": 12, "1e13": 8, "3e13": 6}
 # A later budget's range: the rate found before, divided and multiplied by this.
 SPREAD = 2.5
 # A stage whose loss fell by less than this from one budget to the next is at its floor.
@@ -111,13 +113,14 @@ def search_file(
 ) -> dict[str, Any]:
     """Returns the sweep file of one search, around the point `center` if there is one."""
     parameters = dict(template["parameters"])
-    sizes: Sequence[int] = (1, 2)
+    sizes: Sequence[int] = (1, 2, 3)
     if optimizer == "muon":
         parameters |= {name: log_uniform(*bounds) for name, bounds in MUON_RATES.items()}
     if center:
         sizes = neighbours(range(1, comparison.NUM_SIZES + 1), center["size"])
-        for name in (BATCH, CONTEXT):
-            parameters[name] = {"values": neighbours(POWERS, center[name.removeprefix(PREFIX)])}
+        for name, reach in ((BATCH, 2), (CONTEXT, 1)):
+            value = center[name.removeprefix(PREFIX)]
+            parameters[name] = {"values": neighbours(POWERS, value, reach)}
         for name in (name for name in (RATE, ADAM_RATE) if name in parameters):
             rate = center[name.removeprefix(PREFIX)]
             parameters[name] = log_uniform(rate / SPREAD, rate * SPREAD)
@@ -128,13 +131,14 @@ def search_file(
         f"--config.train.flops={budget}" if word.startswith("--config.train.flops=") else word
         for word in template["command"]
     ]
-    return {**template, "parameters": parameters, "command": command}
+    runs = RUNS.get(budget, template["run_cap"])
+    return {**template, "parameters": parameters, "command": command, "run_cap": runs}
 
 
-def neighbours(values: Sequence[int], value: int) -> list[int]:
-    """Returns `value` and the ones beside it, in ascending `values`."""
+def neighbours(values: Sequence[int], value: int, reach: int = 1) -> list[int]:
+    """Returns `value` and up to `reach` values on each side, of ascending `values`."""
     at = values.index(value)
-    return list(values[max(at - 1, 0) : at + 2])
+    return list(values[max(at - reach, 0) : at + reach + 1])
 
 
 def log_uniform(low: float, high: float) -> dict[str, Any]:

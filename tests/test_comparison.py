@@ -98,7 +98,7 @@ def test_a_chosen_point_is_the_best_of_what_was_tried(optimizer, stage, budget):
     tried = json.loads((ROOT / tune_stages.TRIED).read_text())
     labels = {"optimizer": optimizer, "stage": stage, "budget": budget}
     (search,) = [one for one in tried if labels.items() <= one.items()]
-    assert len(search["trials"]) == TEMPLATE["run_cap"]
+    assert len(search["trials"]) == tune_stages.RUNS.get(budget, TEMPLATE["run_cap"])
     assert point in search["trials"]
     losses = [trial["val/loss"] for trial in search["trials"] if trial["val/loss"] is not None]
     assert point["val/loss"] == min(losses)
@@ -133,7 +133,7 @@ def test_a_search_is_a_sweep_file_around_the_point_before(optimizer, center):
         if center:
             sizes = [one.rpartition("-")[2] for one in values["config"]["values"]]
             assert sizes == ["2", "3", "4"]
-            assert values["config.train.batch_size"]["values"] == [8, 16, 32]
+            assert values["config.train.batch_size"]["values"] == [4, 8, 16, 32, 64]
             assert values["config.model.context_length"]["values"] == [32, 64, 128]
             rate = values["config.optimizer.learning_rate"]
             assert rate["min"] < 0.01 < rate["max"]
@@ -153,6 +153,7 @@ def test_neighbours_stop_at_the_ends():
     assert tune_stages.neighbours([1, 2, 4, 8], 1) == [1, 2]
     assert tune_stages.neighbours([1, 2, 4, 8], 4) == [2, 4, 8]
     assert tune_stages.neighbours([1, 2, 4, 8], 8) == [4, 8]
+    assert tune_stages.neighbours([1, 2, 4, 8], 1, reach=2) == [1, 2, 4]
 
 
 def test_a_stage_is_at_its_floor_when_a_larger_budget_hardly_helps():
