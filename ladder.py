@@ -1,10 +1,8 @@
-"""The main job: trains the five stages in turn, the last one also for longer, and compares them.
+"""The main job: trains the five stages in turn, then compares them.
 
     python ladder.py --workdir=runs/ladder
 
-Stages 2 to 5 get the same training compute, so that neighbours differ by the idea alone, each with
-the size and the settings that suit it best (docs/comparison.md). The command leaves a finished
-stage alone and resumes an interrupted one: the same command continues.
+It leaves a finished stage alone and resumes an interrupted one: the same command continues.
 """
 
 import signal
@@ -13,49 +11,24 @@ import sys
 
 from absl import flags
 
-from experiments import comparison, default
+from experiments import default
 from runtime import errors, signals
 
-WORKDIR = flags.DEFINE_string("workdir", "runs/ladder", "Folder of the run folders.")
+WORKDIR = flags.DEFINE_string("workdir", "runs/ladder", "Folder of the five run folders.")
 PRESET = flags.DEFINE_string("preset", "", "Preset of every stage, such as smoke; none: full size.")
-
-# Of stages 2 to 5, in training FLOPs, and of the last one again.
-BUDGET, LARGER_BUDGET = "3e12", "1e13"
-OPTIMIZER = "muon"
-LAST = default.LADDER[-1]
-LONGER = f"{LAST}-{LARGER_BUDGET}"
-# Curves need more points than the comparison's protocol has.
-INTERVALS = ("--config.eval.every_steps=500", "--config.sample.every_steps=500")
 
 
 def main() -> None:
-    runs = {stage: experiment(stage, BUDGET) for stage in default.LADDER}
-    ratio = float(LARGER_BUDGET) / float(BUDGET)
-    runs[LONGER] = [
-        *experiment(LAST, LARGER_BUDGET),
-        f"--config.tracking.stage={len(runs) + 1}",
-        f"--config.tracking.group={LONGER}",
-        f"--config.tracking.notes=the same, with {ratio:.1f} x the compute",
-    ]
-    for number, (name, words) in enumerate(runs.items(), start=1):
-        print(f"run {number} of {len(runs)}: {name}", flush=True)
-        workdir = f"--workdir={WORKDIR.value}/{name}"
-        run("main.py", *words, workdir, "--config.checkpoint.resume=true")
+    preset = f":{PRESET.value.removeprefix(':')}" if PRESET.value else ""
+    for number, stage in enumerate(default.LADDER, start=1):
+        print(f"stage {number} of {len(default.LADDER)}: {stage}", flush=True)
+        run(
+            "main.py",
+            f"--config=experiments/{stage}.py{preset}",
+            f"--workdir={WORKDIR.value}/{stage}",
+            "--config.checkpoint.resume=true",
+        )
     run("report.py", WORKDIR.value, f"--output={WORKDIR.value}/report.html")
-
-
-def experiment(stage: str, budget: str) -> list[str]:
-    """Returns the flags of a stage's run: the best point for a budget, with the preset's changes.
-
-    The table of bigrams, and a stage that is at its floor before, get less.
-    """
-    presets = []
-    if stage in comparison.STAGES:
-        presets.append(f"flops-{comparison.within(stage, OPTIMIZER, budget)}-{OPTIMIZER}")
-    if PRESET.value:
-        presets.append(PRESET.value.removeprefix(":"))
-    config = f"--config=experiments/{stage}.py" + (":" + "+".join(presets) if presets else "")
-    return [config] if PRESET.value else [config, *INTERVALS]
 
 
 def run(command: str, *arguments: str) -> None:

@@ -139,7 +139,7 @@ def get_config() -> ConfigDict:
     config.tracking.job_type = "train"  # W&B's label for the kind of run.
     config.tracking.tags = ()  # W&B tags of the run.
     config.tracking.stage = (
-        0  # Sorts the run in comparisons: 1 to 5; 6: stage 5 trained for longer.
+        0  # Sorts the run in comparisons: 1 to 5.
     )
     config.tracking.notes = ""  # The idea that this experiment adds.
     return config.lock()

@@ -19,13 +19,13 @@ def test_a_signal_stops_the_stage_that_trains_and_the_ladder(tmp_path):
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
-    assert "run 2" not in output and errors.count("\n") == 1, errors
+    assert "stage 2" not in output and errors.count("\n") == 1, errors
 
 
 def test_a_stage_that_fails_ends_the_ladder(tmp_path):
     result = run("ladder.py", f"--workdir={tmp_path}", "--preset=smok")
     assert result.returncode == 2
-    assert result.stdout == "run 1 of 6: bigram\n"
+    assert result.stdout == "stage 1 of 5: bigram\n"
     assert result.stderr.startswith("error: unknown preset 'smok'")
     assert result.stderr.count("\n") == 1
 
