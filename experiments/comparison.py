@@ -19,7 +19,22 @@ from runtime.errors import UserError
 STAGES = default.LADDER[1:]
 # Of training FLOPs, as they are written in presets.
 BUDGETS = ("1e10", "1e11", "3e11", "1e12", "3e12", "1e13", "3e13")
-NUM_SIZES = 7
+# Sizes of a single layer (stages 2 and 3) by width, and of a stack (stages 4 and 5) by blocks and
+# width. Each has 1.3 to 4 times the weights of the one before.
+WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+STACKS = (
+    (1, 16),
+    (1, 32),
+    (1, 64),
+    (2, 64),
+    (2, 96),
+    (3, 96),
+    (3, 128),
+    (4, 128),
+    (4, 192),
+    (6, 192),
+)
+NUM_SIZES = len(WIDTHS)
 CHOSEN = Path(__file__).with_suffix(".json")
 
 # What all runs of a comparison share; one optimizer serves all stages.
@@ -65,18 +80,15 @@ FAMILY_NAMES: tuple[str, ...] = (
 
 
 def size(stage: str, number: int) -> Preset:
-    """Returns the shape of size `number`, from 1, which takes about three times the next smaller.
-
-    Stacks of blocks grow in depth and width together, with heads of 32; a single layer in width,
-    with heads of 16.
-    """
+    """Returns the shape of size `number`, from 1: heads of 16 in a single layer, 32 in a stack."""
     if stage in ("transformer_decoder", "gpt2"):
+        num_layers, width = STACKS[number - 1]
         return {
-            "model.num_layers": number,
-            "model.num_heads": number,
-            "model.embed_dim": 32 * number,
+            "model.num_layers": num_layers,
+            "model.num_heads": max(1, width // 32),
+            "model.embed_dim": width,
         }
-    width = 16 * 2**number
+    width = WIDTHS[number - 1]
     num_heads = {"model.num_heads": width // 16} if stage == "multi_head_attention" else {}
     return {"model.embed_dim": width, **num_heads}
 

@@ -138,9 +138,7 @@ def get_config() -> ConfigDict:
     config.tracking.group = ""  # Runs that the dashboard averages; "": model.name.
     config.tracking.job_type = "train"  # W&B's label for the kind of run.
     config.tracking.tags = ()  # W&B tags of the run.
-    config.tracking.stage = (
-        0  # Sorts the run in comparisons: 1 to 5.
-    )
+    config.tracking.stage = 0  # Sorts the run in comparisons: 1 to 5.
     config.tracking.notes = ""  # The idea that this experiment adds.
     return config.lock()
 

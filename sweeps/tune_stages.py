@@ -48,7 +48,7 @@ BATCH, CONTEXT, RATE, ADAM_RATE = (PREFIX + key for key in comparison.SEARCHED)
 # Powers of two from which batches and contexts come.
 POWERS = [2**n for n in range(1, 11)]
 # Ranges of the learning rates at the smallest budget; AdamW's is in the file.
-MUON_RATES = {RATE: (0.01, 0.06), ADAM_RATE: (0.003, 0.03)}
+MUON_RATES = {RATE: (0.005, 0.1), ADAM_RATE: (0.003, 0.1)}
 # Runs of a search where a run takes long; elsewhere the file's run_cap.
 RUNS = {"1e12": 16, "3e12": 12, "1e13": 8, "3e13": 6}
 # A later budget's range: the rate found before, divided and multiplied by this.
@@ -113,11 +113,11 @@ def search_file(
 ) -> dict[str, Any]:
     """Returns the sweep file of one search, around the point `center` if there is one."""
     parameters = dict(template["parameters"])
-    sizes: Sequence[int] = (1, 2, 3)
+    sizes: Sequence[int] = (1, 2, 3, 4)
     if optimizer == "muon":
         parameters |= {name: log_uniform(*bounds) for name, bounds in MUON_RATES.items()}
     if center:
-        sizes = neighbours(range(1, comparison.NUM_SIZES + 1), center["size"])
+        sizes = neighbours(range(1, comparison.NUM_SIZES + 1), center["size"], reach=2)
         for name, reach in ((BATCH, 2), (CONTEXT, 1)):
             value = center[name.removeprefix(PREFIX)]
             parameters[name] = {"values": neighbours(POWERS, value, reach)}
