@@ -78,7 +78,7 @@ RANGES = {
     "train.batch_size": integer(1, 2**20),
     "train.grad_accumulation_steps": integer(1, 2**20),
     "train.num_steps": integer(1, STEPS),
-    "train.flops": non_negative(" (--config.train.num_steps counts)"),
+    "train.flops": non_negative(" (off)"),
     "train.log_every_steps": integer(1, STEPS),
     "train.steps_per_dispatch": integer(1, 10_000),
     "train.z_loss": non_negative(),

@@ -5,7 +5,8 @@ model. Large batches (8,192 characters) reduce the gradient noise in the rare ro
 longer run overfits: after 5,000 steps the validation loss has risen by 0.01.
 """
 
-from experiments import comparison, default
+from experiments import default
+from experiments.default import Preset
 
 
 def get_config(preset: str = ""):
@@ -20,7 +21,22 @@ def get_config(preset: str = ""):
     config.train.num_steps = 1500
     config.eval.every_steps = 500
     config.sample.every_steps = 500
-    return default.with_preset(config, preset, PRESETS, comparison)
+    return default.with_preset(config, preset, PRESETS)
 
 
-PRESETS = {"smoke": default.SMOKE}
+def _tokens(millions: float) -> Preset:
+    """Returns a run on so many tokens: for few, smaller batches at a higher learning rate."""
+    return {
+        "train.batch_size": 16,
+        "optimizer.learning_rate": 0.03,
+        "optimizer.schedule": "linear",
+        "train.num_steps": round(1e6 * millions / (16 * 32)),
+        "eval.every_steps": 0,
+        "sample.every_steps": 0,
+    }
+
+
+PRESETS: dict[str, Preset] = {
+    "smoke": default.SMOKE,
+    **{f"tokens-{millions}M": _tokens(millions) for millions in (0.25, 0.5, 1, 2, 4)},
+}

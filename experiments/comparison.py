@@ -54,15 +54,8 @@ OPTIMIZERS: dict[str, Preset] = {
         "optimizer.warmup_steps": 40,
     },
 }
-# The table of bigrams has no size to search; this suits it up to some million tokens.
-BIGRAM: Preset = {
-    **OPTIMIZERS["adamw"],
-    "model.context_length": 32,
-    "train.batch_size": 16,
-    "optimizer.learning_rate": 0.03,
-}
 # The budget whose points are compared at equal tokens.
-FOR_TOKENS = "1e12"
+FOR_TOKENS = "1e11"
 # Config keys that the search varies, besides the size.
 SEARCHED = (
     "train.batch_size",
@@ -112,11 +105,9 @@ def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
     - `flops-1e12-muon`: the best point found for that budget of training FLOPs.
     - `tokens-0.5M-muon`: half a million tokens, with the point found for `FOR_TOKENS`.
 
-    Raises UserError for a size, an optimizer or a budget that there is not.
+    Raises UserError for an unknown size, optimizer or budget.
     """
     stage = config.model.name
-    if stage == "bigram" and not preset.startswith("tokens-"):
-        return {}
     if found := re.fullmatch(r"size-(\d+)", preset):
         if not 1 <= int(found[1]) <= NUM_SIZES:
             raise UserError(f"preset {preset!r}: expected size-1 to size-{NUM_SIZES}")
@@ -127,44 +118,36 @@ def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
         return {preset: _protocol(stage, found[1])}
     if found := re.fullmatch(r"flops-([^-]*)-(.*)", preset):
         budget, optimizer = found[1], found[2]
-        points = chosen().get(optimizer, {}).get(stage, {})
-        if budget not in points:
+        if budget not in _points(optimizer, stage):
             known = ", ".join(
-                f"flops-{budget}-{name}"
-                for name, stages in chosen().items()
-                for budget in stages.get(stage, {})
+                f"flops-{budget}-{name}" for name in OPTIMIZERS for budget in _points(name, stage)
             )
             raise UserError(f"preset {preset!r}: expected one of {known or 'none, so far'}")
         return {preset: {**_at(stage, optimizer, budget), "train.flops": float(budget)}}
     if found := re.fullmatch(r"tokens-(\d+(?:\.\d+)?)M-(.*)", preset):
-        tokens, optimizer = 1e6 * float(found[1]), found[2]
-        if optimizer not in (OPTIMIZERS if stage == "bigram" else _optimizers(stage)):
-            known = ", ".join(_optimizers(stage)) or "none, so far"
-            raise UserError(f"preset {preset!r}: expected tokens-<n>M- and one of {known}")
-        changes = BIGRAM if stage == "bigram" else _at(stage, optimizer, FOR_TOKENS)
-        of_update = changes["train.batch_size"] * changes["model.context_length"]
-        return {preset: {**changes, "train.num_steps": max(1, round(tokens / of_update))}}
+        optimizer = found[2]
+        known = ", ".join(name for name in OPTIMIZERS if FOR_TOKENS in _points(name, stage))
+        if FOR_TOKENS not in _points(optimizer, stage):
+            raise UserError(
+                f"preset {preset!r}: expected tokens-<n>M- and one of {known or 'none, so far'}"
+            )
+        changes = _at(stage, optimizer, FOR_TOKENS)
+        tokens_per_step = changes["train.batch_size"] * changes["model.context_length"]
+        num_steps = round(1e6 * float(found[1]) / tokens_per_step)
+        if not num_steps:
+            raise UserError(f"preset {preset!r}: expected at least a batch of {tokens_per_step}")
+        return {preset: {**changes, "train.num_steps": num_steps, "train.flops": 0.0}}
     return {}
 
 
-def _optimizers(stage: str) -> list[str]:
-    """Returns the optimizers with which points were found for a stage."""
-    return [name for name, stages in chosen().items() if stages.get(stage)]
-
-
-def within(stage: str, optimizer: str, budget: str) -> str:
-    """Returns the largest budget up to `budget` that a stage has a point for.
-
-    A stage that is at its floor has none for a larger one.
-    """
-    return max(
-        (one for one in chosen()[optimizer][stage] if float(one) <= float(budget)), key=float
-    )
+def _points(optimizer: str, stage: str) -> dict[str, dict[str, Any]]:
+    """Returns the points that were found for a stage, by budget."""
+    return chosen().get(optimizer, {}).get(stage, {})
 
 
 def _at(stage: str, optimizer: str, budget: str) -> Preset:
     """Returns the point that was found for a budget, without its length."""
-    point = chosen()[optimizer][stage][within(stage, optimizer, budget)]
+    point = _points(optimizer, stage)[budget]
     return {
         **_protocol(stage, optimizer),
         **size(stage, point["size"]),

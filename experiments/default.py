@@ -26,10 +26,11 @@ SMOKE: Preset = {
 }
 
 
-def of_length(num_steps: int, num_evals: int = 10) -> Preset:
+def of_length(num_steps: int, num_evals: int) -> Preset:
     """Returns a run's length, and the warm-up and intervals that fit it."""
     return {
         "train.num_steps": num_steps,
+        "train.flops": 0.0,
         "train.log_every_steps": max(1, num_steps // 50),
         "optimizer.warmup_steps": num_steps // 10,
         "eval.every_steps": max(1, num_steps // num_evals),

@@ -1,4 +1,4 @@
-"""Charts of a frontier: each stage's loss over the budget, and what each idea bought at one."""
+"""Charts of a frontier: each stage's loss over the budget, and its gain at one of them."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from reporting.charts import (
     log_ticks,
     to_spec,
 )
-from reporting.frontier import Frontier, crossings, show
+from reporting.frontier import Frontier, crossing, show
 
 TITLES = {"FLOPs": "Floating-point operations of training", "tokens": "Tokens seen"}
 
@@ -29,15 +29,15 @@ def charts(found: Sequence[Frontier], vocab_size: int | None) -> dict[str, Spec]
     for frontier in found:
         unit, optimizer = frontier.unit, frontier.optimizer
         what = "compute" if unit == "FLOPs" else "tokens"
-        heading = f"Loss against {what} with {optimizer}: mean and range over seeds, and where the"
-        specs[f"{heading} next stage begins to pay"] = curves(frontier)
-        heading = f"What each idea bought with {optimizer}, at equal {what}"
-        specs[f"{heading}: choose the budget"] = staircase(frontier, vocab_size)
+        heading = f"Loss against {what} with {optimizer}: mean and range over seeds, and crossings"
+        specs[heading] = curves(frontier)
+        heading = f"Gain of each stage with {optimizer} at equal {what}: choose the budget"
+        specs[heading] = waterfall(frontier, vocab_size)
     return specs
 
 
 def curves(frontier: Frontier) -> Spec:
-    """Draws a line for each stage, dashed past its floor, and a ring at each crossing."""
+    """Draws a line for each stage, dashed past its last budget, and a ring at each crossing."""
     rows: Rows = []
     flat: Rows = []
     end = float(frontier.budgets[-1])
@@ -71,15 +71,14 @@ def curves(frontier: Frontier) -> Spec:
     if flat:
         dashed = inline(flat).mark_line(strokeWidth=1.5, strokeDash=[5, 4], opacity=0.7)
         layers.append(dashed.encode(x, y, color))
-    marks: Rows = [
-        {
-            "x": crossing.budget,
-            "mean": float(crossing.later.means(np.array([crossing.budget]))[0]),
-            "text": f"{crossing.later.name} pays from {show(crossing.budget)}",
-        }
-        for crossing in crossings(frontier)
-        if 0 < crossing.budget < math.inf
-    ]
+    marks: Rows = []
+    for pair in frontier.pairs:
+        found = crossing(pair).budget
+        if 0 < found < math.inf:
+            means = [fmean(pair.later.at(x)) for x in pair.budgets]
+            mean = float(np.interp(np.log(found), np.log(pair.budgets), means))
+            text = f"{pair.later.name} lower from {show(found)}"
+            marks.append({"x": found, "mean": mean, "text": text})
     if marks:
         rings = inline(marks).encode(x, y)
         layers.append(rings.mark_point(size=140, strokeWidth=1.5, color="currentColor"))
@@ -89,13 +88,16 @@ def curves(frontier: Frontier) -> Spec:
     return to_spec(alt.layer(*layers), 380, what)
 
 
-def staircase(frontier: Frontier, vocab_size: int | None) -> Spec:
+def waterfall(frontier: Frontier, vocab_size: int | None) -> Spec:
     """Draws a bar from the loss of each stage to that of the next, at a budget to be chosen."""
     rows: Rows = []
     for i, budget in enumerate(frontier.budgets):
         before = math.log(vocab_size) if vocab_size else None
         for curve in frontier.curves:
-            loss = fmean(curve.at(float(budget)))
+            losses = curve.at(float(budget))
+            if not losses:
+                continue
+            loss = fmean(losses)
             if before is not None:
                 change = {"name": curve.name, "from": before, "to": loss, "change": loss - before}
                 rows.append({**change, "place": i, "budget": f"{show(budget)} {frontier.unit}"})
@@ -114,7 +116,7 @@ def staircase(frontier: Frontier, vocab_size: int | None) -> Spec:
     numbers = base.mark_text(align="right", dx=-6, color="currentColor").encode(
         alt.X("to:Q"), y, alt.Text("change:Q", format="+.3f")
     )
-    shown = base.transform_filter(f"datum.name == '{names[0]}'").mark_text(
+    shown = base.transform_filter(f"datum.name == '{names[-1]}'").mark_text(
         align="right", dx=-4, dy=14, color="currentColor", fontWeight=600, baseline="top"
     )
     shown = shown.encode(x=alt.value(alt.expr("width")), y=alt.value(alt.expr("height - 34")))

@@ -3,33 +3,40 @@
 from collections.abc import Sequence
 from typing import Any
 
-from reporting.rows import differences
+from reporting.rows import BOOKKEEPING, differences
 from reporting.runs import Run, number
 
+# Settings that every record has, and with them those that differ between the runs.
+ALWAYS = ("model.name", "optimizer.name", "train.flops", "seed")
 # Taken from the last line of a run's metrics that has them.
 RESULTS = ("val/loss", "val/bits_per_byte", "tokens_seen", "train_flops", "seconds")
 # Of the environment, what a result may depend on.
-MACHINE = ("device", "num_devices", "num_cpus", "python", "jax", "flax", "git_commit")
+MACHINE = ("device", "num_devices", "num_cpus", "python", "jax", "flax", "git_commit", "precision")
 
 
 def records(runs: Sequence[Run], statements: Sequence[str]) -> dict[str, Any]:
     """Returns where the runs were made, what they share, the findings, and a record of each run.
 
-    A record has the settings that differ between runs, and its results; missing ones are None.
+    A value that a run lacks is None.
     """
-    differ, shared = differences(runs)
+    differ, _ = differences(runs)
+    keys = dict.fromkeys([*ALWAYS, *(key for key in differ if key in runs[0].config)])
     machines = [{key: run.environment.get(key) for key in MACHINE} for run in runs]
     return {
         "machines": [one for i, one in enumerate(machines) if one not in machines[:i]],
-        "shared": shared,
+        "shared": {
+            key: value
+            for key, value in runs[0].config.items()
+            if key not in keys and not key.startswith(BOOKKEEPING)
+        },
         "findings": list(statements),
         "runs": [
             {
                 "name": run.name,
-                **{key: texts[i] for key, texts in differ.items()},
+                **{key: run.config.get(key) for key in keys},
                 "num_params": number(run.summary.get("num_params")),
                 **{name: run.last(name) for name in RESULTS},
             }
-            for i, run in enumerate(runs)
+            for run in runs
         ],
     }

@@ -89,9 +89,11 @@ def gain_text(run: Run, runs: Sequence[Run]) -> str:
         return ""
     before = [other for other in runs if 0 < other.stage < run.stage and same_task(run, other)]
     nearest = max((other.stage for other in before), default=0)
-    earlier = [other for other in before if other.stage == nearest]
-    if losses := finite(earlier, "val/loss"):
-        baseline = fmean(losses)
+    earlier = [
+        other for other in before if other.stage == nearest and other.last("val/loss") is not None
+    ]
+    if earlier:
+        baseline = fmean(finite(earlier, "val/loss"))
     elif run.vocab_size and not before:
         baseline = math.log(run.vocab_size)
     else:
@@ -104,7 +106,7 @@ def gain_text(run: Run, runs: Sequence[Run]) -> str:
         if not SAME_COMPUTE[0] < ratio < SAME_COMPUTE[1]:
             beside = f"{ratio:.0f}x FLOPs" if ratio >= 10 else f"{ratio:.2g}x FLOPs"
         elif gain > -SAME_LOSS:
-            beside = "no gain"
+            beside = "no gain" if gain < SAME_LOSS else "worse"
     return f"{gain:+.2f} nats ({beside})"
 
 

@@ -26,6 +26,8 @@ SIZES = {
     *(f"config.model.{name}" for name in ("num_layers", "embed_dim", "num_heads")),
     *(f"config.train.{name}" for name in ("num_steps", "batch_size")),
 }
+# Stages are compared over budgets where no other parameters vary.
+BUDGETS = {"config", SEED, "config.train.flops", "config.train.num_steps"}
 # Flags of a run's folder, not of what it computes.
 FOLDER_FLAGS = ("--workdir", "--config.checkpoint.resume")
 
@@ -76,7 +78,9 @@ class Sweep:
     @cached_property
     def frontiers(self) -> list[frontier.Frontier]:
         """The lowest loss of each stage over a budget, for each optimizer; empty if unknown."""
-        return frontier.frontiers(self.finished) if self.metric == "val/loss" else []
+        if self.metric != "val/loss" or not BUDGETS.issuperset(self.varying):
+            return []
+        return frontier.frontiers(self.finished)
 
     @property
     def compares_experiments(self) -> bool:

@@ -15,6 +15,7 @@ import math
 import secrets
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import yaml
 from absl import flags
 
 from experiments import comparison
+from reporting import frontier
 from runtime import errors, process
 from runtime.files import atomic_write
 from sweep_engine import search, sweep_file
@@ -40,9 +42,10 @@ COUNT = flags.DEFINE_integer(
     "count", 0, "Runs of each search. Default: 24, fewer at large budgets.", lower_bound=0
 )
 
-FILE = Path("sweeps/tune_stages.yaml")
-TRIED = Path("docs/measured/tune_stages.json")
-SWEEP = Path("sweeps/compare_stages_equal_flops.yaml")
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "sweeps/tune_stages.yaml"
+TRIED = ROOT / "docs/measured/tune_stages.json"
+SWEEP = ROOT / "sweeps/compare_stages_equal_flops.yaml"
 PREFIX = "config."
 BATCH, CONTEXT, RATE, ADAM_RATE = (PREFIX + key for key in comparison.SEARCHED)
 # Powers of two from which batches and contexts come.
@@ -53,8 +56,9 @@ MUON_RATES = {RATE: (0.005, 0.1), ADAM_RATE: (0.003, 0.1)}
 RUNS = {"1e12": 16, "3e12": 12, "1e13": 8, "3e13": 6}
 # A later budget's range: the rate found before, divided and multiplied by this.
 SPREAD = 2.5
-# A stage whose loss fell by less than this from one budget to the next is at its floor.
-FLOOR = 0.003
+# A stage whose loss fell by less than this twice, from a budget to the next, is at its floor. Seeds
+# differ by as much.
+FLOOR = 0.005
 
 Point = dict[str, Any]
 
@@ -64,27 +68,37 @@ def main() -> None:
     template = yaml.safe_load(FILE.read_text())
     found = read_json(comparison.CHOSEN, {})
     tried = read_json(TRIED, [])
-    for budget in BUDGETS.value:
+    for budget in map(frontier.show, sorted(map(float, BUDGETS.value))):
         for optimizer in OPTIMIZERS.value:
             for stage in STAGES.value:
-                points = found.setdefault(optimizer, {}).setdefault(stage, {})
-                smaller = [x for x in points if float(x) < float(budget)]
-                before = [points[x] for x in sorted(smaller, key=float)]
-                if is_at_floor(before):
-                    points.pop(budget, None)
-                    continue
-                center = before[-1] if before else None
-                content = search_file(template, stage, optimizer, budget, center)
-                folder = Path(WORKDIR.value, optimizer, f"{stage}-{budget}")
-                runs = run_search(content, folder, center)
-                trials = [as_point(run) for run in runs]
-                points[budget] = best_of(trials, f"{stage} with {optimizer} at {budget}")
                 labels = {"optimizer": optimizer, "stage": stage, "budget": budget}
+                points = found.setdefault(optimizer, {}).setdefault(stage, {})
                 tried = [one for one in tried if not labels.items() <= one.items()]
-                tried.append({**labels, "trials": trials})
-                write_json(comparison.CHOSEN, found)
-                write_json(TRIED, tried)
-    write_sweep(found)
+                if trials := search_for(template, **labels, points=points):
+                    tried.append({**labels, "trials": trials})
+                write(comparison.CHOSEN, as_json(found))
+                write(TRIED, as_json(tried))
+                write(SWEEP, with_points(SWEEP.read_text(), found))
+
+
+def search_for(
+    template: dict[str, Any], optimizer: str, stage: str, budget: str, points: dict[str, Point]
+) -> list[Point]:
+    """Searches a stage's best point for a budget, puts it into `points`, and returns all trials.
+
+    A stage at its floor gets no point and no trials.
+    """
+    points.pop(budget, None)
+    smaller = sorted((one for one in points if float(one) < float(budget)), key=float)
+    before = [points[one] for one in smaller]
+    if is_at_floor(before):
+        return []
+    center = before[-1] if before else None
+    content = search_file(template, stage, optimizer, budget, center)
+    runs = run_search(content, Path(WORKDIR.value, optimizer, f"{stage}-{budget}"), center)
+    trials = [as_point(run) for run in runs]
+    points[budget] = best_of(trials, f"{stage} with {optimizer} at {budget}")
+    return trials
 
 
 def check_flags() -> None:
@@ -103,9 +117,10 @@ def check_flags() -> None:
 
 
 def is_at_floor(points: Sequence[Point]) -> bool:
-    """Returns True if the last budget's loss is hardly below that of the one before."""
+    """Returns True if the loss hardly fell from each of the last two budgets to the next."""
     losses = [point["val/loss"] for point in points]
-    return len(losses) > 1 and losses[-2] - losses[-1] < FLOOR
+    falls = [before - after for before, after in pairwise(losses)]
+    return len(falls) > 1 and max(falls[-2:]) < FLOOR
 
 
 def search_file(
@@ -149,8 +164,7 @@ def log_uniform(low: float, high: float) -> dict[str, Any]:
 def run_search(content: dict[str, Any], folder: Path, center: Point | None) -> list[SweepRun]:
     """Runs a search to its end, from where it stopped, and returns its runs, `center` first."""
     sweep = sweep_file.parse(content)
-    # An id of its own and yet the same each time.
-    journal = Journal(folder, yaml.safe_dump(content), 0, "", folder.name)
+    journal = Journal(folder, yaml.safe_dump(content), 0, "", secrets.token_hex(4))
     if center and not journal.runs:
         point = place_of(center, sweep)
         journal.propose(secrets.token_hex(4), search.values_at(sweep, point), point)
@@ -197,39 +211,46 @@ def best_of(trials: Sequence[Point], name: str) -> Point:
 
 
 def read_json(path: Path, default: Any) -> Any:
-    """Returns the content of a file of this command's, or `default` if there is none."""
-    return json.loads(path.read_text()) if path.exists() else default
+    """Returns the content of a file of this command's, or `default` if there is none.
+
+    Raises UserError for a broken file.
+    """
+    try:
+        return json.loads(path.read_text()) if path.exists() else default
+    except ValueError as error:
+        raise errors.UserError(f"{path} can't be read: {error}; restore or delete it") from None
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file, readable in a comparison of two versions. Raises Failed if it can't."""
+def as_json(content: Any) -> str:
+    """Returns `content` as JSON whose versions can be compared line by line."""
+    return json.dumps(content, indent=1) + "\n"
+
+
+def with_points(text: str, found: dict[str, dict[str, dict[str, Point]]]) -> str:
+    """Returns a sweep file's text with the points that were found as its experiments."""
+    experiments = [
+        f"      - experiments/{stage}.py:flops-{budget}-{optimizer}"
+        for optimizer, stages in found.items()
+        for budget in sorted({one for points in stages.values() for one in points}, key=float)
+        for stage, points in stages.items()
+        if budget in points
+    ]
+    kept = [line for line in text.splitlines() if not line.startswith("      - experiments/")]
+    at = kept.index("    values:") + 1
+    kept[at:at] = ["      - experiments/bigram.py", *experiments]
+    return "\n".join(kept) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file of the checkout. Raises Failed if it can't."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
-            file.write((json.dumps(content, indent=1) + "\n").encode())
+            file.write(text.encode())
     except OSError as error:
         raise errors.Failed(
             f"{path} can't be written: {error.strerror}; make room, then the same command continues"
         ) from None
-
-
-def write_sweep(found: dict[str, dict[str, dict[str, Point]]]) -> None:
-    """Writes the points that were found into the sweep that compares them."""
-    budgets = {
-        budget for stages in found.values() for points in stages.values() for budget in points
-    }
-    points = [
-        f"      - experiments/{stage}.py:flops-{budget}-{optimizer}"
-        for optimizer, stages in found.items()
-        for budget in sorted(budgets, key=float)
-        for stage, points in stages.items()
-        if budget in points
-    ]
-    lines = SWEEP.read_text().splitlines()
-    kept = [line for line in lines if not line.startswith("      - experiments/")]
-    at = kept.index("    values:") + 1
-    kept[at:at] = ["      - experiments/bigram.py", *points]
-    SWEEP.write_text("\n".join(kept) + "\n")
 
 
 if __name__ == "__main__":

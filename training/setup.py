@@ -237,21 +237,22 @@ def with_num_steps(config: ConfigDict) -> ConfigDict:
             f"{of_step:.3g}: raise it, or choose a smaller model or batch"
         )
     config = config.copy_and_resolve_references()
-    config.train.num_steps = min(round(train.flops / of_step), check.STEPS)
+    config.train.num_steps = min(int(train.flops // of_step), check.STEPS)
     return config.lock()
 
 
 def count_flops(model: nn.Module, tx: optax.GradientTransformation, config: ConfigDict) -> Flops:
     """Returns the floating-point operations of a step, counted once and kept."""
     shape = config.train.batch_size, config.model.context_length + 1
+    rule = config.optimizer.name, config.optimizer.grad_clip_norm > 0
     described = programs.describe(model)
 
-    def kept(name: str, of: object, count: Callable[[], float]) -> float:
-        return programs.cached(name, described and f"{described} {of}", (), count)
+    def count(name: str, of: object, counted: Callable[[], float]) -> float:
+        return programs.cached(name, described and f"{described} {of}", (), counted)
 
     return Flops(
-        gradient=kept("gradient_flops", shape, partial(gradient_flops, model, shape)),
-        update=kept("update_flops", config.optimizer, partial(update_flops, model, tx)),
+        gradient=count("gradient_flops", shape, partial(gradient_flops, model, shape)),
+        update=count("update_flops", rule, partial(update_flops, model, tx)),
     )
 
 
