@@ -73,8 +73,8 @@ def test_stages_share_the_protocol(name):
         ("size-11", "expected size-1 to size-10"),
         ("tune-adam", "preset 'tune-adam': expected tune- and one of adamw, muon"),
         ("flops-1e99-muon", "preset 'flops-1e99-muon': expected one of flops-1e1"),
-        ("tokens-1M-sgd", "preset 'tokens-1M-sgd': expected tokens-<n>M- and one of adamw, muon"),
-        ("tokens-0M-muon", "preset 'tokens-0M-muon': expected at least a batch of"),
+        ("tokens-1M-sgd", "preset 'tokens-1M-sgd': expected tokens-<n>M- and one of adamw"),
+        ("tokens-0M-adamw", "preset 'tokens-0M-adamw': expected at least a batch of"),
     ],
 )
 def test_an_unknown_preset_is_refused_with_the_known_ones(preset, message):
@@ -84,7 +84,7 @@ def test_an_unknown_preset_is_refused_with_the_known_ones(preset, message):
 
 
 def test_presets_of_a_length_take_no_budget_from_those_before():
-    for preset in ("flops-1e11-muon+tokens-1M-muon", "flops-1e11-muon+smoke"):
+    for preset in ("flops-1e11-adamw+tokens-1M-adamw", "flops-1e11-adamw+smoke"):
         config = config_of("gpt2", preset)
         assert config.train.flops == 0 and config.train.num_steps > 1
 
