@@ -212,7 +212,7 @@ def checkout(tmp_path_factory):
 TRIED = "docs/measured/tune_stages.json"
 COMMAND = [
     *(sys.executable, "sweeps/tune_stages.py", "--stages=self_attention", "--count=2"),
-    "--budgets=1e8,2e8",
+    "--budgets=1e10,2e10",
 ]
 
 
@@ -226,7 +226,7 @@ def test_a_search_that_is_stopped_continues_and_ends_as_an_uninterrupted_one(che
         command = [*COMMAND, f"--workdir={name}"]
         if name == "stopped":
             process = subprocess.Popen(command, cwd=checkout, env=environment, text=True)
-            journal = checkout / "stopped/adamw/self_attention-2e8/runs.jsonl"
+            journal = checkout / "stopped/adamw/self_attention-2e10/runs.jsonl"
             while not journal.exists():
                 assert process.poll() is None
                 time.sleep(0.05)
