@@ -244,8 +244,8 @@ def test_a_search_that_is_stopped_continues_and_ends_as_an_uninterrupted_one(che
     assert set(chosen) == set(comparison.OPTIMIZERS)
     for stages in chosen.values():
         assert list(stages) == ["self_attention"] and list(stages["self_attention"]) == [
-            "1e8",
-            "2e8",
+            "1e10",
+            "2e10",
         ]
 
 
