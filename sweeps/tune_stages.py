@@ -5,7 +5,7 @@
 Runs the search of tune_stages.yaml once for each budget, optimizer and stage, at a budget always
 with as many runs. The smallest budget's ranges are the file's; those of the next lie around the
 point that was found at the one before, and its first run tries that point. Writes the points to
-experiments/comparison.json, from which the presets `:flops-1e12-muon` come, all that was tried to
+experiments/comparison.json, from which the presets `:flops-1e11-adamw` come, all that was tried to
 docs/measured/tune_stages.json, and the presets to compare_stages_equal_flops.yaml; the points of
 other budgets and stages stay. Stopped or killed, it resumes with the same command.
 """
