@@ -228,8 +228,8 @@ def _statements(frontier: Frontier) -> Iterator[str]:
             beside = f" ({', '.join(notes)})" if notes else ""
             amounts.append(f"{gap:+.3f} at {show(budget)}{beside}")
         yield (
-            f"With {frontier.optimizer}, {pair.later.name} {_verdict(pair, frontier.unit)} than "
-            f"{pair.earlier.name}. Difference by {frontier.unit}: {', '.join(amounts)}."
+            f"With {frontier.optimizer}, {pair.later.name} {_verdict(pair, frontier.unit)}. "
+            f"Difference by {frontier.unit}: {', '.join(amounts)}."
         )
 
 
@@ -239,21 +239,22 @@ def _carried(pair: Pair, budget: float) -> list[Curve]:
 
 
 def _verdict(pair: Pair, unit: str) -> str:
+    lower = f"a lower loss than {pair.earlier.name}"
     found, first, last = crossing(pair), show(pair.budgets[0]), show(pair.budgets[-1])
     if not found.budget:
-        return f"has a lower loss at every budget from {first} {unit} on"
+        return f"has {lower} at every budget from {first} {unit} on"
     if np.isfinite(found.budget) and np.count_nonzero(np.diff(pair.gaps < 0)) == 1:
-        text = f"has a lower loss from {show(found.budget)} {unit} on"
+        text = f"has {lower} from {show(found.budget)} {unit} on"
         if found.interval:
             low, high = found.interval
             below = show(low) if low else f"below {first}"
             above = f"above {last}" if np.isinf(high) else show(high)
             text += f" (95 % interval {below} to {above})"
         return text
-    lower = [show(x) for x, gap in zip(pair.budgets, pair.gaps, strict=True) if gap < 0]
-    if not lower:
-        return f"has no lower loss at any budget up to {last} {unit}"
-    return f"has a lower loss only at {', '.join(lower)} {unit}"
+    places = [show(x) for x, gap in zip(pair.budgets, pair.gaps, strict=True) if gap < 0]
+    if not places:
+        return f"has nowhere {lower}, up to {last} {unit}"
+    return f"has {lower} only at {', '.join(places)} {unit}"
 
 
 def show(budget: float) -> str:
