@@ -167,9 +167,9 @@ def test_equal_stages_rarely_differ_significantly():
             made.significant
             for made in statistics.differences({k: rng.normal(size=4).tolist() for k in "abcde"})
         )
-        for _ in range(300)
+        for _ in range(150)
     )
-    assert scipy.stats.binomtest(wrong, 300, 0.05, "greater").pvalue > 0.01
+    assert scipy.stats.binomtest(wrong, 150, 0.05, "greater").pvalue > 0.01
     wrong = sum(
         any(
             made.significant
@@ -177,9 +177,9 @@ def test_equal_stages_rarely_differ_significantly():
                 {k: rng.normal(size=3).tolist() for k in "abcdef"}, baseline="a"
             )
         )
-        for _ in range(300)
+        for _ in range(150)
     )
-    assert scipy.stats.binomtest(wrong, 300, 0.05, "greater").pvalue > 0.01
+    assert scipy.stats.binomtest(wrong, 150, 0.05, "greater").pvalue > 0.01
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Five stages of the ladder at their defaults, one after another, by the users' command."""
+"""The five stages at their defaults, one after another, by the users' command."""
 
 import tempfile
 from pathlib import Path
