@@ -250,7 +250,9 @@ def test_attention_in_blocks_and_its_gradients_equal_the_reference(length, heads
     q, k, v, weight = (jax.random.normal(rng, (B, length, *heads, 4)) for rng in rngs)
 
     def of(f):
-        weighted = lambda *qkv: (f(*qkv) * weight).sum()
+        def weighted(*qkv):
+            return (f(*qkv) * weight).sum()
+
         return jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2)))
 
     close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
