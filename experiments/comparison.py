@@ -18,7 +18,7 @@ from runtime.errors import UserError
 
 STAGES = default.LADDER[1:]
 # Of training FLOPs, as they are written in presets.
-BUDGETS = ("1e10", "1e11", "3e11", "1e12", "3e12", "1e13", "3e13")
+BUDGETS = ("1e10", "3e10", "1e11", "3e11", "1e12", "3e12", "1e13", "3e13")
 # Sizes of a single layer (stages 2 and 3) by width, and of a stack (stages 4 and 5) by blocks and
 # width. Each has 1.3 to 4 times the weights of the one before.
 WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -54,6 +54,9 @@ OPTIMIZERS: dict[str, Preset] = {
         "optimizer.warmup_steps": 40,
     },
 }
+# A stage whose loss fell by less than this from a budget to the next, three times as large, is at
+# its floor. Seeds differ by as much.
+FLOOR = 0.005
 # The budget whose points are compared at equal tokens.
 FOR_TOKENS = "1e11"
 # Config keys that the search varies, besides the size.

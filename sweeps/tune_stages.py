@@ -15,7 +15,6 @@ import math
 import secrets
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +53,11 @@ POWERS = [2**n for n in range(1, 11)]
 MUON_RATES = {RATE: (0.005, 0.1), ADAM_RATE: (0.003, 0.1)}
 # Runs of a search where a run takes long; elsewhere the file's run_cap.
 RUNS = {"1e12": 16, "3e12": 12, "1e13": 8, "3e13": 6}
+# From this budget on, where runs are few, they stay closer to the point before. Sizes two below it
+# were never chosen, and for equal FLOPs the smallest take several times as long.
+CLOSER = 3e12
 # A later budget's range: the rate found before, divided and multiplied by this.
 SPREAD = 2.5
-# A stage whose loss fell by less than this twice, from a budget to the next, is at its floor. Seeds
-# differ by as much.
-FLOOR = 0.005
 
 Point = dict[str, Any]
 
@@ -117,10 +116,9 @@ def check_flags() -> None:
 
 
 def is_at_floor(points: Sequence[Point]) -> bool:
-    """Returns True if the loss hardly fell from each of the last two budgets to the next."""
+    """Returns True if the loss hardly fell from the last budget but one to the last."""
     losses = [point["val/loss"] for point in points]
-    falls = [before - after for before, after in pairwise(losses)]
-    return len(falls) > 1 and max(falls[-2:]) < FLOOR
+    return len(losses) > 1 and losses[-2] - losses[-1] < comparison.FLOOR
 
 
 def search_file(
@@ -132,8 +130,10 @@ def search_file(
     if optimizer == "muon":
         parameters |= {name: log_uniform(*bounds) for name, bounds in MUON_RATES.items()}
     if center:
-        sizes = neighbours(range(1, comparison.NUM_SIZES + 1), center["size"], reach=2)
-        for name, reach in ((BATCH, 2), (CONTEXT, 1)):
+        reach = 1 if float(budget) >= CLOSER else 2
+        first, last = center["size"] - reach, center["size"] + 2
+        sizes = range(max(first, 1), min(last, comparison.NUM_SIZES) + 1)
+        for name in (BATCH, CONTEXT):
             value = center[name.removeprefix(PREFIX)]
             parameters[name] = {"values": neighbours(POWERS, value, reach)}
         for name in (name for name in (RATE, ADAM_RATE) if name in parameters):
@@ -150,7 +150,7 @@ def search_file(
     return {**template, "parameters": parameters, "command": command, "run_cap": runs}
 
 
-def neighbours(values: Sequence[int], value: int, reach: int = 1) -> list[int]:
+def neighbours(values: Sequence[int], value: int, reach: int) -> list[int]:
     """Returns `value` and up to `reach` values on each side, of ascending `values`."""
     at = values.index(value)
     return list(values[max(at - reach, 0) : at + reach + 1])
