@@ -156,6 +156,20 @@ def test_a_search_is_a_sweep_file_around_the_point_before(optimizer, center):
                 assert value == pytest.approx(center[name.removeprefix("config.")])
 
 
+@pytest.mark.parametrize(
+    ("budget", "sizes", "batches", "contexts"),
+    [
+        ("1e12", "12345", [4, 8, 16, 32, 64], [16, 32, 64, 128, 256]),
+        ("3e12", "2345", [8, 16, 32], [32, 64, 128]),
+    ],
+)
+def test_a_search_of_few_runs_stays_closer(budget, sizes, batches, contexts):
+    values = tune_stages.search_file(TEMPLATE, "gpt2", "adamw", budget, POINT)["parameters"]
+    assert [one[-1] for one in values["config"]["values"]] == list(sizes)
+    assert values["config.train.batch_size"]["values"] == batches
+    assert values["config.model.context_length"]["values"] == contexts
+
+
 def test_the_file_itself_is_the_first_search_of_gpt2_with_adamw():
     assert tune_stages.search_file(TEMPLATE, "gpt2", "adamw", "1e10", None) == TEMPLATE
 
