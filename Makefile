@@ -3,11 +3,13 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 PIP_FLAGS := --quiet --disable-pip-version-check
+# Installs several times as fast as pip, which takes over where uv or its index can't be reached.
+UV := uv==0.13.9
 RUNS ?= runs/ladder
 # `make ladder PRESET=smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup setup-gpu ladder test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint speedrun comparison clean
+.PHONY: help setup setup-gpu lock ladder dashboard test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint speedrun comparison clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -17,18 +19,33 @@ setup: .venv/setup.stamp  ## Install what a run needs into .venv.
 
 .venv/setup.stamp: requirements.txt requirements-data.txt
 	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("PYTHON=$(PYTHON): expected Python 3.11 or newer; run make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install $(PIP_FLAGS) -r requirements.txt
-	.venv/bin/pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements-data.txt
-	touch $@
+	@echo "Setting up .venv: some hundred packages, 1.2 GB on the disk, half a minute or a few."
+	@$(call create,$(PYTHON),.venv)
+	@touch $@
+
+# $(call create,PYTHON,VENV) makes an environment with what every command needs.
+create = $(1) -m venv $(2) \
+  && { $(2)/bin/pip install $(PIP_FLAGS) $(UV) || true; } 2>/dev/null \
+  && { $(call install,$(2),--require-hashes -r requirements.txt); } \
+  && { $(call install,$(2),--no-deps --require-hashes -r requirements-data.txt); }
+# $(call install,VENV,PACKAGES) installs packages into it.
+install = $(1)/bin/uv pip install --quiet --python $(1)/bin/python $(2) 2>/dev/null \
+  || $(1)/bin/pip install $(PIP_FLAGS) $(2)
+
+lock: .venv/setup.stamp  ## Pin all packages of requirements*.in.
+	@for name in requirements requirements-dev requirements-gpu requirements-gpu-cuda12; do \
+	  .venv/bin/uv pip compile --universal --generate-hashes --python-version 3.11 --no-annotate --quiet \
+	    --custom-compile-command "make lock" $$name.in -o $$name.txt \
+	    $$([ $$name = requirements ] || echo --constraint requirements.txt) || exit; \
+	done
 
 # 13 needs driver 580 or newer, 12 needs 525.
 CUDA ?= 13
 setup-gpu: .venv/setup.stamp  ## Install JAX for an NVIDIA GPU into .venv: CUDA=13 or 12.
-	.venv/bin/pip install $(PIP_FLAGS) -r requirements-gpu$(if $(filter 12,$(CUDA)),-cuda12).txt
+	$(call install,.venv,--require-hashes -r requirements-gpu$(if $(filter 12,$(CUDA)),-cuda12).txt)
 
 .venv/dev.stamp: .venv/setup.stamp requirements-dev.txt
-	.venv/bin/pip install $(PIP_FLAGS) -r requirements-dev.txt
+	@$(call install,.venv,--require-hashes -r requirements-dev.txt)
 	@.venv/bin/python tests/browser.py >/dev/null 2>&1 || { $(INSTALL_CHROMIUM); } >/dev/null 2>&1 \
 	  || echo "No Chrome or Chromium found, and installing one failed: tests of pages need one."
 	touch $@
@@ -41,9 +58,12 @@ INSTALL_CHROMIUM := [ "$$(id -u)" = 0 ] && apt-get -qq update \
 ladder: .venv/setup.stamp  ## Train the five stages and compare them: runs/ladder/report.html.
 	@.venv/bin/python ladder.py --workdir=$(RUNS) --preset=$(PRESET)
 
+dashboard: .venv/setup.stamp  ## Show the ladder's runs in W&B's dashboard for the terminal.
+	@.venv/bin/python -m tracking.dashboard $(RUNS)
+
 # One worker runs all tests of a file, so that they share fixtures.
 test: .venv/dev.stamp lint  ## Lint, then run the whole test suite.
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=40
 
 KILLS ?= 200
 SEED ?= 1
@@ -72,9 +92,8 @@ lint: .venv/dev.stamp  ## Check style and formatting.
 peers: .venv-peers/setup.stamp  ## Install PyTorch and transformers into .venv-peers.
 
 .venv-peers/setup.stamp: requirements.txt requirements-data.txt requirements-peers.txt requirements-engine.txt
-	$(PYTHON) -m venv .venv-peers
+	@$(call create,$(PYTHON),.venv-peers)
 	.venv-peers/bin/pip install $(PIP_FLAGS) -r requirements-peers.txt
-	.venv-peers/bin/pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements-data.txt
 	.venv-peers/bin/pip install $(PIP_FLAGS) --no-deps -r requirements-engine.txt
 	touch $@
 
@@ -90,10 +109,8 @@ NEW_PYTHON ?= $(shell for python in $(PYTHON) python3.12 python3.13 \
 .venv-gpu-compile/setup.stamp: requirements.txt requirements-data.txt requirements-gpu-compile.txt
 	@test -n "$(NEW_PYTHON)" || { echo "NEW_PYTHON is empty: expected Python 3.12 or newer, and none \
 	was found; run make gpu-compile NEW_PYTHON=/path/to/python3.12" >&2; exit 2; }
-	$(NEW_PYTHON) -m venv .venv-gpu-compile
-	.venv-gpu-compile/bin/pip install $(PIP_FLAGS) -r requirements.txt
-	.venv-gpu-compile/bin/pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements-data.txt
-	.venv-gpu-compile/bin/pip install $(PIP_FLAGS) --no-deps -r requirements-gpu-compile.txt
+	@$(call create,$(NEW_PYTHON),.venv-gpu-compile)
+	@$(call install,.venv-gpu-compile,--no-deps -r requirements-gpu-compile.txt)
 	touch $@
 
 # `make gpu-compile EXPERIMENT=gpt2.py:medium FLAGS=--config.train.batch_size=4` compiles that one.

@@ -1,42 +1,52 @@
-"""Evaluates a model on a whole split: `python evaluate.py --workdir=runs/x --split=val`."""
+"""Evaluates a model on a whole split, or on any text.
+
+python evaluate.py --workdir=runs/x --split=val
+python evaluate.py --workdir=runs/x --text=FILE
+"""
+
+from runtime import process
+
+if __name__ == "__main__":
+    process.require_packages()
+
 
 import json
-from pathlib import Path
 
 from absl import flags
 
-from checkpoints import pretrained
-from inference.evaluation import evaluate
-from input_pipeline import corpus
-from runtime import devices, errors, process
-from training import run_start
+from runtime import errors
 
 
 def main() -> None:
     """Prints the metrics as one JSON object."""
+    # JAX takes a second to load: when the flags are known to be good.
+    process.configure_jax()
+    import harness
+
     flag = flags.FLAGS
-    trained = pretrained.open_model(Path(flag.workdir), flag.checkpoint)
-    data = corpus.load(trained.config.data)
-    run_start.check_text(data, Path(flag.workdir))
-    pretrained.check_tokenizer(Path(flag.workdir), data.tokenizer)
-    batch_size = trained.config.eval.batch_size
-    mesh = devices.data_mesh(batch_size)
-    score = evaluate(
-        trained.model,
-        devices.replicate(trained.params, mesh),
-        getattr(data, flag.split),
-        data.tokenizer.token_bytes,
-        batch_size=batch_size,
-        context_length=trained.config.model.context_length,
-        mesh=mesh,
-    )
-    scores = {f"{flag.split}/{name}": value for name, value in score.items()}
-    print(json.dumps({"step": trained.step, **scores}))
+    if flag.text and flag["split"].present:
+        raise errors.UserError(f"--text={flag.text} and --split={flag.split}: give one of them")
+    for name in ("field", "prompt_field"):
+        if flag[name].value and not flag.text:
+            raise errors.UserError(f"--{name}={flag[name].value}: expected with --text")
+    run = harness.open_run(flag.workdir, flag.checkpoint)
+    if flag.text:
+        scores = run.evaluate_text(flag.text, flag.field, flag.prompt_field)
+    else:
+        scores = run.evaluate(flag.split)
+    print(json.dumps({"step": run.step, **scores}))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Run folder, or folder of weights.", required=True)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Run folder, folder of weights, or a model in W&B: wandb:ENTITY/PROJECT/NAME:ALIAS.",
+        required=True,
+    )
     flags.DEFINE_enum("split", "val", ["train", "val"], "Split to evaluate on.")
+    flags.DEFINE_string("text", "", "Text to evaluate on: file, folder of .txt, glob, or several.")
+    flags.DEFINE_string("field", "", "Field of .jsonl and .parquet files; default: the run's.")
+    flags.DEFINE_string("prompt_field", "", "Field of the prompts, if --field has answers.")
     flags.DEFINE_string("checkpoint", "latest", "best (by validation loss), latest, or a step.")
-    process.configure_jax()
     errors.run_command(main)

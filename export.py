@@ -3,24 +3,35 @@
 python export.py --workdir=runs/x --output=FOLDER
 """
 
+from runtime import process
+
+if __name__ == "__main__":
+    process.require_packages()
+
+
 from pathlib import Path
 
 from absl import flags
 
-from checkpoints import pretrained
-from runtime import errors, process
+from runtime import errors
 
 
 def main() -> None:
     """Writes the folder `--output` and prints its name."""
+    # JAX takes a second to load: when the flags are known to be good.
+    process.configure_jax()
+    from checkpoints import pretrained
+    from tracking import artifact
+
     flag = flags.FLAGS
-    pretrained.export(Path(flag.workdir), flag.checkpoint, Path(flag.output))
+    pretrained.export(artifact.local_folder(flag.workdir), flag.checkpoint, Path(flag.output))
     print(flag.output)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Run folder.", required=True)
+    flags.DEFINE_string(
+        "workdir", None, "Run folder, or wandb:... as in generate.py.", required=True
+    )
     flags.DEFINE_string("output", None, "Folder to write.", required=True)
     flags.DEFINE_string("checkpoint", "best", "best (by validation loss), latest, or a step.")
-    process.configure_jax()
     errors.run_command(main)

@@ -1,25 +1,32 @@
-"""One run: `python main.py --config=experiments/gpt2.py --config.train.num_steps=500`."""
+"""One run: `python main.py --config=gpt2:smoke --config.train.num_steps=50`.
+
+`--list` shows the experiments and their presets.
+"""
 
 from runtime import process
 
 if __name__ == "__main__":
+    process.require_packages()
     process.set_up_malloc()  # First of all: what was imported would be imported again.
 
+import shlex
 import sys
-import time
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from config import check
+import run_folder
+from config import check, list_flags
+from experiments import default, listing
 from runtime import errors
 from tracking import sweep
 
+list_flags.register()
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "Experiment file, with a preset after a colon: experiments/gpt2.py:smoke. "
+    "Experiment, by its name or its file, with a preset after a colon: gpt2:smoke, my/own.py. "
     "Its keys are flags: --config.optimizer.learning_rate=1e-3.",
     lock_config=True,
 )
@@ -28,26 +35,64 @@ WORKDIR = flags.DEFINE_string(
     "",
     "Run folder to write. Default: runs/<experiment>-<time>; in a W&B sweep runs/sweep-<id>/<run>.",
 )
-flags.mark_flag_as_required("config")
+LIST = flags.DEFINE_bool("list", False, "Lists all experiments and presets, a line each.")
 
 
 def main() -> None:
-    experiment = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0])
-    if not experiment.is_file():
-        known = ", ".join(sorted(str(path) for path in Path("experiments").glob("*.py")))
-        raise errors.UserError(f"--config={experiment} is not a file; here there are: {known}")
+    if LIST.value:
+        print("\n".join(listing.details()))
+        return
+    if not flags.FLAGS["config"].present:
+        print("\n".join(listing.overview()))
+        raise errors.UserError(
+            "--config is missing: name an experiment, python main.py --config=gpt2:smoke; --list "
+            "describes each"
+        )
+    named = config_flags.get_config_filename(flags.FLAGS["config"])
+    if missing := listing.explain(named):
+        raise errors.UserError(missing)
     swept = sweep.current()
-    now = time.strftime("%Y%m%d-%H%M%S")
-    default = swept.folder if swept else f"runs/{experiment.stem}-{now}"
+    if chosen := WORKDIR.value or (str(swept.folder) if swept else ""):
+        run(named, Path(chosen))
+        return
+    with run_folder.new_folder(Path("runs"), default.name_of(named).partition(":")[0]) as workdir:
+        run(named, workdir)
 
-    # Imported when the flags are known to be good: JAX takes a second to load.
-    import train
 
+def run(named: str, workdir: Path) -> None:
+    """Trains the experiment that --config names."""
+    if sys.stdout.isatty():
+        print(f"starting {default.name_of(named)}", flush=True)
+    # When the flags are known to be good: JAX takes a second to load.
     process.configure_jax()
-    train.train_and_evaluate(CONFIG.value, Path(WORKDIR.value or default))
+    from train import train_and_evaluate
+
+    config = CONFIG.value
+    config.tracking.experiment = config.tracking.experiment or default.name_of(named)
+    chosen = config_flags.get_override_values(flags.FLAGS["config"])
+    train_and_evaluate(config, workdir, chosen)
+    if sys.stdout.isatty():
+        prompt = " --prompt=ROMEO:" * (config.data.name == default.get_config().data.name)
+        print(f"next: python generate.py --workdir={shlex.quote(str(workdir))}{prompt}")
+
+
+def ordered(argv: list[str]) -> list[str]:
+    """Returns the flags with the experiment's file first, by its path.
+
+    ml_collections wants it before its keys; an agent of a sweep sends them in any order.
+    """
+    if "--config" in argv[:-1]:
+        place = argv.index("--config")
+        argv = [*argv[:place], f"--config={argv[place + 1]}", *argv[place + 2 :]]
+    words = [
+        f"--config={listing.locate(word.removeprefix('--config='))}"
+        if word.startswith("--config=")
+        else word
+        for word in argv
+    ]
+    return sorted(words, key=lambda word: not word.startswith("--config="))
 
 
 if __name__ == "__main__":
-    # ml_collections wants the file before its keys; an agent of a sweep sends them in any order.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: not word.startswith("--config="))
+    sys.argv[1:] = ordered(sys.argv[1:])
     errors.run_command(main, explain=check.explain_flags)

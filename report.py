@@ -1,12 +1,18 @@
 """Compares runs: prints a table and writes one HTML page that opens anywhere.
 
     python report.py runs/ladder --output=report.html
+    python report.py runs/ladder --watch
 
 FOLDER is a run folder or a folder of run folders; it takes any number of them. The command reads
 only the files of the runs and loads no model.
 """
 
-import io
+from runtime import process
+
+if __name__ == "__main__":
+    process.require_packages()
+
+
 import json
 import os
 import shlex
@@ -14,6 +20,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import flags
 from rich import box
@@ -31,6 +38,10 @@ from runtime import errors
 OUTPUT = flags.DEFINE_string("output", "report.html", "The HTML page to write.")
 DATA = flags.DEFINE_string("data", "", "A file to write the results to, as JSON.")
 FIGURES = flags.DEFINE_string("figures", "", "A folder to write the charts to, as SVG.")
+WATCH = flags.DEFINE_boolean(
+    "watch", False, "Serve the page to this machine alone, renewed while runs go on; write no file."
+)
+PORT = flags.DEFINE_integer("port", 8642, "Port of --watch; 0: any free one.", 0, 65535)
 
 # The one column whose text wraps, and its least width.
 NOTES, NOTES_WIDTH = "notes", 30
@@ -45,7 +56,10 @@ WIDTH = 170
 def main(*folders: str) -> None:
     if not folders:
         raise errors.UserError("no run to compare: name a folder, python report.py FOLDER ...")
-    runs, unread = read_runs([Path(folder) for folder in folders])
+    paths = [Path(folder) for folder in folders]
+    if WATCH.value:
+        serve(paths)
+    runs, unread = read_runs(paths)
     for line in unread:
         print(f"warning: left out: {line}", file=sys.stderr)
     # Altair takes a second to load, so the checks above come first.
@@ -65,9 +79,6 @@ def main(*folders: str) -> None:
                 f"--figures={FIGURES.value}: {error.filename} can't be written: {error.strerror}; "
                 "name a writable folder"
             ) from None
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # The terminal's encoding may lack a character of a name.
-        sys.stdout.reconfigure(errors="replace")
     print_table(runs)
     for sweep, _ in swept:
         print_sweep(sweep)
@@ -75,6 +86,23 @@ def main(*folders: str) -> None:
     if drawn:
         print(f"figures: {FIGURES.value}, {len(drawn)} of them")
     print_wandb_commands([folder.rstrip("/") or "/" for folder in folders])
+
+
+def serve(folders: Sequence[Path]) -> NoReturn:
+    """Serves the page, and renews it, until Ctrl-C."""
+    for flag in (OUTPUT, DATA, FIGURES):
+        if flag.present:
+            raise errors.UserError(
+                f"--{flag.name}={flag.value}: --watch writes no file; leave it out"
+            )
+    from reporting import page, sweep_charts, watch
+
+    def render(version: str) -> str:
+        runs, unread = read_runs(folders)
+        swept = [(sweep, sweep_charts.charts(sweep)) for sweep in sweeps.find(runs)]
+        return page.render(runs, swept, unread, version)
+
+    watch.watch(folders, PORT.value, render)
 
 
 def write(flag: flags.FlagHolder[str], text: str) -> None:
@@ -108,6 +136,8 @@ def print_table(runs: Sequence[Run]) -> None:
 def print_sweep(sweep: sweeps.Sweep) -> None:
     """Prints the best run of a sweep and its findings."""
     print(f"sweep {sweep.sweep_id}: {sweeps.counts(sweep)}")
+    if sweep.question:
+        print(sweep.question)
     if best := sweep.best:
         print(f"best {sweep.metric} {sweep.value(best):.4f}, {best.name}: {sweeps.command(best)}")
     for statement in sweeps.statements(sweep):
@@ -116,6 +146,8 @@ def print_sweep(sweep: sweeps.Sweep) -> None:
 
 def table_width(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> int:
     """Returns the least width of a line of the table, in terminal cells."""
+    # One row of the longest cells is as wide as all rows, and soon measured.
+    rows = [{column: max((row[column] for row in rows), key=cell_len) for column in columns}]
     fixed = [column for column in columns if column != NOTES]
     least = Console(width=10_000).measure(grid(rows, fixed)).maximum
     return least if NOTES not in columns else least + NOTES_WIDTH
@@ -150,21 +182,14 @@ def print_wandb_commands(folders: Sequence[str]) -> None:
     ]
     if not patterns:
         return
-    # The path beside this Python serves an environment that is not activated.
-    beside = os.path.relpath(Path(sys.executable).with_name("wandb"))
-    wandb = "wandb" if shutil.which("wandb") else shlex.quote(beside)
-    runs = [f"{shlex.quote(folder)}/{pattern}" for folder, pattern in patterns]
-    if len(runs) == 1 and patterns[0][1].startswith("wandb/"):
-        leet = f"{wandb} leet {os.path.dirname(runs[0])}"
-    else:
-        # `wandb leet` lists the runs of one folder only, but it follows links.
-        links = " ".join(
-            ("" if os.path.isabs(folder) else '"$PWD"/') + run
-            for (folder, _), run in zip(patterns, runs, strict=True)
-        )
-        leet = f'all=$(mktemp -d) && ln -s {links} "$all" && {wandb} leet "$all"'
-    print(f"show them in the terminal: {leet}")
-    print(f"upload them: {wandb} sync {' '.join(runs)}")
+    # The paths of this Python serve an environment that is not activated.
+    is_active = shutil.which("python") == sys.executable
+    python = "python" if is_active else shlex.quote(os.path.relpath(sys.executable))
+    wandb = "wandb" if is_active else shlex.quote(str(Path(python).with_name("wandb")))
+    named = " ".join(dict.fromkeys(shlex.quote(folder) for folder, _ in patterns))
+    runs = " ".join(f"{shlex.quote(folder)}/{pattern}" for folder, pattern in patterns)
+    print(f"show them in the terminal: {python} -m tracking.dashboard {named}")
+    print(f"upload them: {wandb} sync {runs}")
 
 
 if __name__ == "__main__":

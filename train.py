@@ -6,6 +6,7 @@ the steps that ask for it, it logs, evaluates, samples and saves.
 
 import math
 import time
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +17,20 @@ from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
 import models
+import run_folder
 from checkpoints import pretrained
 from checkpoints.manager import Checkpoints
-from runtime import devices, signals
+from input_pipeline import corpus
+from runtime import signals
 from runtime.errors import Diverged, Failed
 from runtime.phases import phase
-from tracking import Tracker, open_tracker
-from training import divergence, run_start
-from training.due import Due
+from tracking import Tracker, open_tracker, wandb_settings
+from training import divergence, memory, norms, run_start
+from training.due import Due, milestones
+from training.early_stopping import EarlyStopping
 from training.progress import Progress
 from training.setup import Setup, check_config, set_up, with_num_steps
-from training.step import Metrics, initial_metrics
+from training.step import Metrics
 
 
 @dataclass
@@ -36,21 +40,23 @@ class Run:
     setup: Setup
     due: Due
     progress: Progress
+    early_stopping: EarlyStopping
     checkpoints: Checkpoints
     tracker: Tracker
     workdir: Path
+    log_model: str  # The checkpoint to track: tracking.log_model.
     newest: dict[str, float]  # Each metric's newest value.
 
-    def train(self, state: TrainState, step: int, stop: signals.Stop) -> None:
-        """Trains `state`, which has made `step` steps, to the last step.
+    def train(self, state: TrainState, step: int, stop: signals.Stop) -> int:
+        """Trains `state`, which has made `step` steps, and returns the last step it makes.
 
         Raises Diverged, or what `stop` asks for after the state has been saved.
         """
         setup, due, progress = self.setup, self.due, self.progress
-        metrics = before = initial_metrics(setup.mesh, progress.skipped)
+        metrics = before = setup.initial_metrics(state.params, progress.skipped)
         # The step compiles and its FLOPs are counted while the fresh model is evaluated.
         with phase("compile"), ThreadPoolExecutor(max_workers=2) as pool:
-            compiling = pool.submit(setup.compile_train_steps, state)
+            compiling = pool.submit(setup.compile_train_steps, state, self.tracker.note)
             counting = pool.submit(setup.flops_per_step)
             if step == 0:
                 self.on_due(state, step, jax.device_get(metrics), stop)
@@ -58,6 +64,8 @@ class Run:
         progress.start_clock()
         for chunk in setup.chunks(step):
             while step < chunk.end:
+                if self.early_stopping.reason:
+                    return step
                 until = due.next(step, chunk.end)
                 # At most two dispatches are in flight, for a request to stop waits for them: the
                 # one before the last has to end before the next begins.
@@ -70,6 +78,7 @@ class Run:
                     progress.stop_clock()
                     self.on_due(state, step, measured, stop)
                     progress.start_clock()
+        return step
 
     def on_due(self, state: TrainState, step: int, metrics: Metrics, stop: signals.Stop) -> None:
         """Logs, evaluates, samples and saves at the steps that ask for it; stops if asked to.
@@ -82,11 +91,13 @@ class Run:
         self.check_steps(state, metrics)
         scores, sample = self.measure(state.params, step)
         line = self.step_metrics(step, metrics) if self.due.log(step) else {}
+        if self.due.norms(step):
+            line |= norms.named(metrics.norms, state.params)
         if line := line | scores:
             self.log(step, line)
         self.check_scores(state, scores)
         if sample is not None:
-            self.tracker.log_sample(step, self.setup.sample.prompt, sample)
+            self.tracker.log_sample(step, self.setup.prompt, sample)
         if self.due.save(step) or (leaving and step):
             self.save(state, step, scores.get("val/loss"))
         if leaving:
@@ -118,7 +129,13 @@ class Run:
             writing = pool.submit(self.setup.write_sample, params) if is_due else None
             scores = self.setup.evaluate(params) if self.due.evaluate(step) else {}
             sample = writing.result() if writing else None
-        self.progress.note_score(step, scores.get("val/loss", math.inf))
+        if scores:
+            self.progress.note_score(step, scores["val/loss"])
+            self.early_stopping.note(step, scores["val/loss"])
+            if self.early_stopping.reason:
+                self.due.end_at(step)
+                if self.due.sample(step) and sample is None:
+                    sample = self.setup.write_sample(params)
         return scores, sample
 
     def step_metrics(self, step: int, metrics: Metrics) -> dict[str, float]:
@@ -164,15 +181,19 @@ class Run:
         Raises what `train` does, Failed if the last checkpoint was not saved, and OSError if the
         summary was not.
         """
-        status = "failed"
+        status, ending = "failed", {}
         with signals.on_request(self.tracker.note) as stop:
             try:
                 with phase("train"):
-                    self.train(state, step, stop)
+                    step = self.train(state, step, stop)
                 self.checkpoints.require_saved()
                 status = "done"
-            except Diverged:
+                if step < self.setup.train.num_steps:
+                    ending = {"stop_reason": self.early_stopping.reason}
+                    self.tracker.note(f"stopped early at step {step}: {ending['stop_reason']}")
+            except Diverged as error:
                 status = "diverged"
+                self.tracker.alert("training diverged", str(error))
                 raise
             except KeyboardInterrupt:
                 status = "interrupted"
@@ -182,25 +203,34 @@ class Run:
                 seconds = time.perf_counter() - started
                 measured = {**self.newest, **self.progress.best}
                 summary = {**measured, **num_params, "wall_seconds": seconds, "status": status}
-                written = self.tracker.finish(summary, exit_code=int(status != "done"))
+                summary |= ending
+                model = self.checkpoints.to_track(self.log_model)
+                written = self.tracker.finish(summary, int(status != "done"), model)
             if not written:
                 raise OSError("its summary was not written")
 
 
-def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
+def train_and_evaluate(config: ConfigDict, workdir: Path, chosen: Container[str] = ()) -> None:
     """Trains what `config` describes, writing to `workdir`; resumes the run that stopped there.
 
-    Raises UserError for a config, data set or folder that can't be used, before the folder is
-    touched; Diverged if losses or gradients are not finite; Failed if the record or the last
-    checkpoint can't be written; KeyboardInterrupt, after saving, on SIGINT or SIGTERM.
+    `chosen` are the config keys that flags have set: they come before variables of W&B.
+
+    Raises UserError for a config, data set or folder that can't be used, or a model that does not
+    fit into memory, before the folder is touched; Diverged if losses or gradients are not finite;
+    Failed if the record or the last checkpoint can't be written; KeyboardInterrupt, after saving,
+    on SIGINT or SIGTERM.
     """
     started = time.perf_counter()
+    config = wandb_settings.with_environment(config, chosen)
     config = pretrained.with_pretrained_shape(config, workdir)
     check_config(config)
     run_start.check_folder(config, workdir)
-    config = with_num_steps(config)
-    setup = set_up(config)
+    data = corpus.load(run_start.data_config(config, workdir))
+    config = with_num_steps(config, data.tokenizer.vocab_size)
+    setup = set_up(config, data)
     run_start.check_text(setup.data, workdir)
+    run_start.check_steps(config.train, workdir)
+    memory.check(setup, config.optimizer.name)
     weights = run_start.first_weights(
         config.model.init_from, setup.model, setup.data.tokenizer, workdir
     )
@@ -209,8 +239,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> None:
         Checkpoints(workdir, config.checkpoint.keep) as checkpoints,
     ):
         step = checkpoints.latest_step()
-        if run_start.is_finished(workdir, step, config.train.num_steps):
-            print(f"{workdir}: finished at step {step} already")
+        if finished := run_start.describe_finished(workdir, step, config):
+            print(f"{workdir}: {finished}")
             return
         try:
             run_in(config, workdir, setup, checkpoints, weights, started)
@@ -241,6 +271,8 @@ def run_in(
         config,
         workdir,
         setup.data,
+        prompt=setup.prompt,
+        num_params=total,
         precision=setup.precision,
         mesh=setup.mesh,
         weights_digest=weights and weights.digest,
@@ -254,13 +286,20 @@ def run_in(
     due = Due(
         config.train.num_steps,
         log=config.train.log_every_steps,
+        norms=config.train.log_norms_every_steps,
         evaluate=config.eval.every_steps,
         sample=config.sample.every_steps if config.sample.num_tokens else None,
         save=config.checkpoint.every_steps,
         save_minutes=config.checkpoint.every_minutes,
+        evaluate_at=milestones(config.train.num_steps) if config.eval.milestones else (),
+        sample_at=milestones(config.train.num_steps) if config.sample.milestones else (),
     )
     tokens_per_step = config.train.batch_size * config.model.context_length
-    progress = Progress(restored.progress, tokens_per_step, devices.peak_flops(setup.mesh))
+    progress = Progress(restored.progress, tokens_per_step, setup.peak_flops)
+    early_stopping = EarlyStopping(config.eval, run_folder.read_lines(workdir / run_folder.METRICS))
     newest = run_start.newest_metrics(workdir)
-    run = Run(setup, due, progress, checkpoints, tracker, workdir, newest)
+    log_model = config.tracking.log_model
+    run = Run(
+        setup, due, progress, early_stopping, checkpoints, tracker, workdir, log_model, newest
+    )
     run.run_to_end(restored.state, restored.step, num_params, started)

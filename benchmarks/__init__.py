@@ -18,3 +18,7 @@ without the input pipeline, which has rows of its own.
   each with a time limit (commands.py). gpu_compile.py compiles for a GPU without one
   (deviceless.py); gpu_compiled.py adds its rows to the check's.
 """
+
+from runtime import process
+
+process.require_packages()

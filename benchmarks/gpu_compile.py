@@ -72,13 +72,13 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         jax.eval_shape(partial(initial_metrics, mesh)),
         jax.ShapeDtypeStruct((config.train.steps_per_dispatch, *shape), jnp.int32),
         *(number, number, jax.ShapeDtypeStruct((), jnp.uint32), number),
+        jax.eval_shape(lambda: parts.schedule),
     )
     started = time.perf_counter()
     with jax.default_matmul_precision(parts.precision), deviceless.compiling():
         compiled = train_steps.lower(
             state,
             *place(arguments, mesh),
-            schedule=parts.schedule,
             num_parts=config.train.grad_accumulation_steps,
             objective=parts.objective,
         ).compile()

@@ -29,9 +29,9 @@ class TrainStep:
         self.state = create_state(parts.model, parts.tx, config.seed, parts.mesh)
         self._parts = parts
         self._metrics = initial_metrics(parts.mesh)
-        self._constants = np.uint32(config.seed), config.train.max_skipped_updates
+        skips = config.train.max_skipped_updates
+        self._constants = np.uint32(config.seed), skips, parts.schedule
         self._options = dict(
-            schedule=parts.schedule,
             num_parts=config.train.grad_accumulation_steps,
             objective=parts.objective,
         )
@@ -58,7 +58,7 @@ class TrainStep:
             "num_params": models.count_parameters(self.state.params)[0],
             "device": device.device_kind,
             "platform": device.platform,
-            "peak_flops": devices.peak_flops(self._parts.mesh),
+            "peak_flops": self._parts.peak_flops,
         }
 
 

@@ -29,6 +29,7 @@ from input_pipeline import tokenizers
 from input_pipeline.text_files import digest
 from runtime import devices
 from runtime.errors import Failed, UserError
+from tracking.sink import Model
 
 BEST_BY = "val/loss"
 # Attempts to read when a live run deletes the checkpoint being read.
@@ -93,6 +94,23 @@ class Checkpoints(contextlib.AbstractContextManager):
             return [int(which)]
         kept = ", ".join(map(str, reversed(newest_first)))
         raise UserError(f"checkpoint {which!r}: expected one of best, latest, {kept}")
+
+    def to_track(self, which: str) -> Model | None:
+        """Returns the "best" or the newest ("final") checkpoint; None for "none", or without one.
+
+        The newest is the best if none has a validation loss.
+        """
+        latest, best = self.latest_step(), self.best_step()
+        step = latest if which == "final" or best is None else best
+        if which == "none" or step is None:
+            return None
+        try:
+            loss = file_format.read_metadata(self._folder(step)).get(BEST_BY)
+        except Damaged as error:
+            self.note(f"{self._path}: {_list({step: error})}: it is not tracked")
+            return None
+        aliases = [name for name, one in (("best", best), ("latest", latest)) if one == step]
+        return Model(self._folder(step), step, loss, aliases)
 
     def save(self, step: int, state: TrainState, progress: dict, val_loss: float | None) -> None:
         """Copies the arrays and starts to write them in the background."""

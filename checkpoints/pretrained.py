@@ -4,8 +4,8 @@
     python generate.py --workdir=FOLDER --prompt="ROMEO:"
     python export.py --workdir=runs/x --output=FOLDER
 
-FOLDER holds config.json and *.safetensors. init_from may also name a model on the hub, such as
-openai-community/gpt2. transformers reads the folder that export writes.
+FOLDER holds config.json, *.safetensors and a tokenizer. init_from may also name a model on the hub,
+such as openai-community/gpt2. transformers reads the folder that export writes.
 """
 
 import os
@@ -13,24 +13,24 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 import models
 import run_folder
-from checkpoints import manager
+from checkpoints import manager, weight_files
 from config import check
 from experiments import default
 from input_pipeline import hugging_face as tokenizer_files
-from input_pipeline import text_files
+from input_pipeline import pretrained_tokenizer, tokenizers
 from input_pipeline.hugging_face import to_hugging_face
 from input_pipeline.tokenizers import Tokenizer
 from models import hugging_face
 from runtime import devices
 from runtime.errors import UserError
+from runtime.files import check_not_a_pointer
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG = "config.json"
 # Limit of an evaluation batch of imported weights: 1 GiB of logits.
 MAX_LOGITS = 2**28
 
@@ -57,7 +57,7 @@ def find(name: str) -> Path:
         from huggingface_hub import snapshot_download
 
         # Subfolders hold the same weights for other programs.
-        patterns = ["*.json", "*.safetensors"]
+        patterns = ["*.json", "*.safetensors", pretrained_tokenizer.MERGES]
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns="*/*"))
     except Exception as error:  # Many classes: no network, no such name, no permission.
         reason = str(error).strip().splitlines()
@@ -70,13 +70,13 @@ def find(name: str) -> Path:
 def holds_weights(folder: Path) -> bool:
     """Returns True for a folder of pretrained weights, False for a run folder."""
     try:
-        return any(folder.glob("*.safetensors")) and (folder / CONFIG).exists()
+        return weight_files.exist(folder)
     except OSError:  # Reading it as a run folder then reports the error.
         return False
 
 
 def with_pretrained_shape(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """Returns `config` with the sizes and choices of the weights that `model.init_from` names.
+    """Returns `config` with sizes, choices and tokenizer of the weights of `model.init_from`.
 
     Returns `config` itself if it names none. A run that has begun in `workdir` provides them
     without the weights. The context length stays the config's, up to the weights' positions.
@@ -88,12 +88,17 @@ def with_pretrained_shape(config: ConfigDict, workdir: Path) -> ConfigDict:
     hugging_face.check_is_gpt2(config.model.to_dict())
     # os.path.exists is False for an unreadable folder; the run's start reports that.
     if os.path.exists(path := workdir / run_folder.CONFIG):
-        before = check.from_json(run_folder.read_json(path), workdir).model
-        settings = {ours: before[ours] for ours, _ in hugging_face.SETTINGS.values()}
+        before = check.from_json(run_folder.read_json(path), workdir)
+        settings = {ours: before.model[ours] for ours, _ in hugging_face.SETTINGS.values()}
         settings.pop("context_length")
+        asked, kept = config.data.tokenizer, before.data.tokenizer
+        is_kept = kept.startswith(tokenizers.FOLDER_PREFIX) or asked == _usual_tokenizer()
+        tokenizer = kept if is_kept else asked
     else:
         folder = find(config.model.init_from)
+        weight_files.find(folder)
         settings = _settings(folder)
+        tokenizer = _tokenizer_of(folder, config)
         asked, most = config.model.context_length, settings.pop("context_length")
         if asked > most:
             raise UserError(
@@ -110,6 +115,7 @@ def with_pretrained_shape(config: ConfigDict, workdir: Path) -> ConfigDict:
             )
     shaped = ConfigDict(config.to_dict())
     shaped.model.update(settings)
+    shaped.data.tokenizer = tokenizer
     return shaped.lock()
 
 
@@ -117,57 +123,48 @@ def load(init_from: str, model: nn.Module, tokenizer: Tokenizer) -> Weights:
     """Returns the weights of `init_from`. Raises UserError if the model or tokenizer differs."""
     folder = find(init_from)
     check_tokenizer(folder, tokenizer)
-    return Weights(
-        load_params(folder, model), text_files.digest(sorted(folder.glob("*.safetensors")))
-    )
+    return Weights(load_params(folder, model), weight_files.digest(folder))
 
 
 def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Raises UserError if `folder` holds weights that were trained with another tokenizer."""
-    if not holds_weights(folder):
-        return
-    size = _config(folder).get("vocab_size", 50_257)
-    vocabulary = tokenizer_files.read_vocabulary(folder)
-    differs = vocabulary is not None and vocabulary != to_hugging_face(tokenizer).get_vocab()
-    if differs or size != tokenizer.vocab_size:
+    """Raises UserError if `folder` holds weights that were trained with another tokenizer.
+
+    Without a tokenizer there, the weights may have more rows than tokens, up to a round number.
+    """
+    rows = _config(folder).get("vocab_size", hugging_face.VOCAB_SIZE)
+    if pretrained_tokenizer.exists(folder):
+        own = to_hugging_face(pretrained_tokenizer.read(folder))
+        fits = own.get_vocab() == to_hugging_face(tokenizer).get_vocab()
+    else:
+        fits = rows in padded_sizes(tokenizer.vocab_size)
+    if not fits:
         raise UserError(
             f"--config.data.tokenizer={tokenizer.name!r} has, for this text, "
-            f"{tokenizer.vocab_size} tokens that are not the {size} of the weights in {folder}: "
-            "expected the tokenizer, "
-            "and the text it learned from, that they were trained with"
+            f"{tokenizer.vocab_size} tokens that are not the {rows} of the weights in {folder}: "
+            "expected the tokenizer, and the text it learned from, that they were trained with"
         )
 
 
 def load_params(folder: Path, model: nn.Module) -> dict[str, Any]:
     """Returns the parameters of `model` from a folder of weights. Raises as `load` does."""
-    from safetensors import SafetensorError
-    from safetensors.flax import load_file
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder} holds no *.safetensors: expected the weights there")
-    tensors: dict[str, Any] = {}
+    tensors = weight_files.load(folder)
     try:
-        with jax.default_device(jax.devices("cpu")[0]):
-            for file in files:
-                tensors |= load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{folder}: the weights can't be read: {error}") from None
-    try:
-        return hugging_face.to_params(tensors, model)
+        params = hugging_face.to_params(tensors, model)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
+    return hugging_face.with_gpt2_scales(params, _config(folder))
 
 
 def open_model(workdir: Path, which: str) -> manager.Trained:
     """Opens a run's model, at checkpoint `which`, or one of weights; else raises UserError."""
     if not holds_weights(workdir):
         return manager.load(workdir, which)
-    tokenizer = tokenizer_files.read(workdir)
-    check_tokenizer(workdir, tokenizer)
+    weight_files.find(workdir)
+    settings = _settings(workdir)
+    tokenizer = pretrained_tokenizer.read(workdir)
     config = default.get_config()
-    config.data.tokenizer = tokenizer.name
-    config.model.update(name="gpt2", **_settings(workdir))
+    config.data.tokenizer = f"{tokenizers.FOLDER_PREFIX}{workdir}"
+    config.model.update(name="gpt2", **settings)
     # Logits of GPT-2's vocabulary and context are 200 MB a window.
     logits = config.model.context_length * tokenizer.vocab_size
     config.eval.batch_size = max(1, min(config.eval.batch_size, MAX_LOGITS // max(1, logits)))
@@ -182,9 +179,11 @@ def export(workdir: Path, which: str, output: Path) -> None:
     from safetensors.numpy import save
 
     trained = manager.load(workdir, which)
-    vocab_size = trained.tokenizer.vocab_size
-    end_of_text = vocab_size - 1 if trained.tokenizer.name == "gpt2" else None
-    settings = hugging_face.settings_to(trained.config.model.to_dict(), vocab_size, end_of_text)
+    settings = hugging_face.settings_to(
+        trained.config.model.to_dict(),
+        trained.tokenizer.vocab_size,
+        tokenizer_files.end_of_text(trained.tokenizer),
+    )
     tensors = hugging_face.from_params(trained.params)
     try:
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -196,13 +195,42 @@ def export(workdir: Path, which: str, output: Path) -> None:
             new.mkdir()
             run_folder.write_json(new / CONFIG, settings)
             tokenizer_files.write(trained.tokenizer, new)
-            (new / WEIGHTS).write_bytes(save(tensors, {"format": "pt"}))
+            (new / weight_files.WEIGHTS).write_bytes(save(tensors, {"format": "pt"}))
             new.rename(output)
     except OSError as error:
         raise UserError(f"--output={output} can't be written: {error.strerror}") from None
 
 
+def _tokenizer_of(folder: Path, config: ConfigDict) -> str:
+    """Returns `data.tokenizer` for the weights in `folder`: the tokenizer beside them, if any.
+
+    Raises UserError if `config` names another one.
+    """
+    asked = config.data.tokenizer
+    if not pretrained_tokenizer.exists(folder):
+        return asked
+    own = pretrained_tokenizer.read(folder)
+    place = f"{tokenizers.FOLDER_PREFIX}{folder}"
+    equal = (own.name, place, f"{tokenizers.TRAINED_PREFIX}{own.vocab_size}")
+    if asked not in (_usual_tokenizer(), *equal):
+        raise UserError(
+            f"--config.data.tokenizer={asked!r}: the weights of --config.model.init_from bring "
+            f"their own, of {own.vocab_size} tokens; leave it out"
+        )
+    return own.name if isinstance(own, tokenizers.Gpt2Tokenizer) else place
+
+
+def _usual_tokenizer() -> str:
+    return default.get_config().data.tokenizer
+
+
+def padded_sizes(size: int) -> set[int]:
+    """Returns `size`, and the multiples of 8, 16, ... 1024 next to it, which GPUs prefer."""
+    return {-(-size // step) * step for step in (1, *(2**n for n in range(3, 11)))}
+
+
 def _config(folder: Path) -> dict[str, Any]:
+    check_not_a_pointer(folder / CONFIG)
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} holds no {CONFIG}: expected that of transformers' GPT-2")
     return run_folder.read_object(folder / CONFIG)

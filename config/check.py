@@ -8,7 +8,7 @@ import difflib
 import math
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +16,13 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import run_folder
-from experiments import default
+from experiments import default, listing
 from runtime.errors import UserError
 
 # Types in error messages.
 TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+# Seeds have 32 bits.
+MAX_SEED = 2**32 - 1
 # Tokens of one dispatch: 1 GiB, at 4 bytes each.
 MAX_TOKENS = 2**28
 
@@ -49,7 +51,7 @@ STEPS = 2**31 - 1
 AT_ENDS = " (first and last step only)"
 
 RANGES = {
-    "seed": integer(0, 2**32 - 1),
+    "seed": integer(0, MAX_SEED),
     "model.context_length": integer(0, 2**20),
     "model.embed_dim": integer(0, 2**16),
     "model.num_heads": integer(0, 2**10),
@@ -80,11 +82,14 @@ RANGES = {
     "train.num_steps": integer(1, STEPS),
     "train.flops": non_negative(" (off)"),
     "train.log_every_steps": integer(1, STEPS),
+    "train.log_norms_every_steps": integer(0, STEPS, " (off)"),
     "train.steps_per_dispatch": integer(1, 10_000),
     "train.z_loss": non_negative(),
     "train.loss_chunks": integer(1, 2**20),
     "train.max_skipped_updates": integer(0, STEPS),
     "eval.every_steps": integer(0, STEPS, AT_ENDS),
+    "eval.patience": integer(0, STEPS, " (off)"),
+    "eval.min_delta": non_negative(),
     "eval.batch_size": integer(1, 2**20),
     "sample.every_steps": integer(0, STEPS, AT_ENDS),
     "sample.num_tokens": integer(0, 10**6, " (no samples)"),
@@ -97,6 +102,14 @@ DIVISORS = (
     ("train.grad_accumulation_steps", "train.batch_size"),
     ("train.loss_chunks", "model.context_length"),
 )
+
+
+# Values of the keys that are one of a few words.
+CHOICES = {
+    "optimizer.schedule": ("cosine", "linear", "wsd"),
+    "train.remat": ("none", "blocks"),
+    "tracking.log_model": ("none", "final", "best"),
+}
 
 
 def find_errors(config: ConfigDict) -> list[str]:
@@ -125,8 +138,16 @@ def find_value_errors(config: ConfigDict) -> list[str]:
         for key, total in DIVISORS
         if {key, total} <= valid and flat[total] % flat[key]
     ]
-    if flat["train.remat"] not in ("none", "blocks"):
-        found.append(f"--config.train.remat={flat['train.remat']!r}: expected 'none' or 'blocks'")
+    found += [
+        f"--config.{key}={flat[key]!r}: expected one of {', '.join(words)}"
+        for key, words in CHOICES.items()
+        if flat[key] not in words
+    ]
+    if flat["eval.patience"] > 0 == flat["eval.every_steps"] and not flat["eval.milestones"]:
+        found.append(
+            f"--config.eval.patience={flat['eval.patience']} needs evaluations during training: "
+            "set --config.eval.every_steps, or --config.eval.milestones=true"
+        )
     sizes = ("train.steps_per_dispatch", "train.batch_size", "model.context_length")
     steps, batch_size, context_length = (flat[key] for key in sizes)
     tokens = steps * batch_size * (context_length + 1)
@@ -159,9 +180,19 @@ def collect_errors(*checks: Callable[[], Any]) -> list[str]:
 def from_json(content: Any, folder: Path) -> ConfigDict:
     """Returns the config of a run folder; newer keys take their defaults. Raises UserError."""
     config = default.get_config()
-    known = run_folder.flatten(config.to_dict())
-    found = [] if isinstance(content, dict) else [f"expected an object, not {content!r:.40}"]
-    for key, value in run_folder.flatten(content).items() if not found else ():
+    if isinstance(content, dict):
+        found = update(config, run_folder.flatten(content))
+    else:
+        found = [f"expected an object, not {content!r:.40}"]
+    if found := found or find_errors(config):
+        raise UserError(f"{folder / run_folder.CONFIG}: {'; '.join(found)}")
+    return config
+
+
+def update(config: ConfigDict, values: Mapping[str, Any]) -> list[str]:
+    """Sets dotted keys of `config`; returns a message for each that is wrong, in name or type."""
+    known, found = run_folder.flatten(config.to_dict()), []
+    for key, value in values.items():
         if key not in known:
             found.append(_unknown_key(key, known))
         elif message := _type_error(key, value, known[key]):
@@ -169,17 +200,22 @@ def from_json(content: Any, folder: Path) -> ConfigDict:
         else:
             value = tuple(value) if isinstance(known[key], tuple) else value
             config.update_from_flattened_dict({key: value})
-    if found := found or find_errors(config):
-        raise UserError(f"{folder / run_folder.CONFIG}: {'; '.join(found)}")
-    return config
+    return found
 
 
 def explain_flags(argv: Sequence[str]) -> str:
-    """Returns all errors if a `--config` flag in `argv` is unknown or of a wrong type, else ""."""
+    """Returns all errors if a `--config` flag in `argv` is unknown or of a wrong type, else "".
+
+    A flag that is a config key without its prefix is an error, too.
+    """
     files = [word.partition("=")[2] for word in argv if word.startswith("--config=")]
     given = [word for word in argv if word.startswith("--config.") and "=" in word]
+    if hints := [hint for word in argv if (hint := _hint(word))]:
+        return "; ".join(hints)
     if not files:
-        return ""
+        return f"{given[0]} needs an experiment before it: --config=gpt2:smoke" if given else ""
+    if missing := listing.explain(files[-1]):
+        return missing
     path, _, preset = files[-1].partition(":")
     try:
         get_config = runpy.run_path(path)["get_config"]
@@ -198,6 +234,22 @@ def explain_flags(argv: Sequence[str]) -> str:
         elif parsed is not known[key]:
             config.update_from_flattened_dict({key: parsed})
     return "; ".join([*found, *find_errors(config)] if found else [])
+
+
+def _hint(word: str) -> str:
+    """Returns a message for a flag that is meant as a config key: --learning_rate=1; else ""."""
+    name = word.partition("=")[0].lstrip("-").replace("-", "_")
+    if not word.startswith("-") or name.startswith("config") or name in flags.FLAGS:
+        return ""
+    # A slip in the name of a flag is absl's to explain.
+    if difflib.get_close_matches(name, list(flags.FLAGS), 1, 0.8):
+        return ""
+    by_name: dict[str, list[str]] = {}
+    for key in run_folder.flatten(default.get_config().to_dict()):
+        for spelling in {key, key.rpartition(".")[-1]}:
+            by_name.setdefault(spelling, []).append(f"--config.{key}")
+    similar = difflib.get_close_matches(name, by_name, 1, 0.7)
+    return f"no flag --{name}: did you mean {' or '.join(by_name[similar[0]])}?" if similar else ""
 
 
 def _parse(text: str, before: Any) -> Any:

@@ -18,7 +18,7 @@ from runtime.errors import UserError
 
 STAGES = default.LADDER[1:]
 # Of training FLOPs, as they are written in presets.
-BUDGETS = ("1e10", "3e10", "1e11", "3e11", "1e12", "3e12", "1e13", "3e13")
+BUDGETS = ("1e10", "3e10", "1e11", "3e11", "1e12", "3e12", "1e13")
 # Sizes of a single layer (stages 2 and 3) by width, and of a stack (stages 4 and 5) by blocks and
 # width. Each has 1.3 to 4 times the weights of the one before.
 WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -35,6 +35,8 @@ STACKS = (
     (6, 192),
 )
 NUM_SIZES = len(WIDTHS)
+# The other stage with the same sizes.
+SAME_SIZES = dict(zip(STAGES, (STAGES[1], STAGES[0], STAGES[3], STAGES[2]), strict=True))
 CHOSEN = Path(__file__).with_suffix(".json")
 
 # What all runs of a comparison share; one optimizer serves all stages.
@@ -58,7 +60,7 @@ OPTIMIZERS: dict[str, Preset] = {
 # its floor. Seeds differ by as much.
 FLOOR = 0.005
 # The budget whose points are compared at equal tokens.
-FOR_TOKENS = "1e11"
+FOR_TOKENS = "1e12"
 # Config keys that the search varies, besides the size.
 SEARCHED = (
     "train.batch_size",
@@ -66,13 +68,13 @@ SEARCHED = (
     "optimizer.learning_rate",
     "optimizer.adam_learning_rate",
 )
-# Spelling of the families, for error messages.
-FAMILY_NAMES: tuple[str, ...] = (
-    "size-<n>",
-    "tune-<optimizer>",
-    "flops-<budget>-<optimizer>",
-    "tokens-<n>M-<optimizer>",
-)
+# Families of presets, by their spelling.
+FAMILIES = {
+    "size-<n>": "size n of the stage, from 1",
+    "tune-<optimizer>": "what all runs of a comparison with adamw or muon share",
+    "flops-<budget>-<optimizer>": "the best point found for a budget of FLOPs: flops-1e12-muon",
+    "tokens-<n>M-<optimizer>": "n million tokens, with the point found for 1e12 FLOPs",
+}
 
 
 def size(stage: str, number: int) -> Preset:
@@ -101,12 +103,7 @@ def chosen() -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
 
 
 def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
-    """Returns {preset: its changes to `config`} if the name belongs to a family, else {}.
-
-    - `size-3`: the third size of the stage.
-    - `tune-muon`: what all runs of a comparison with Muon share.
-    - `flops-1e12-muon`: the best point found for that budget of training FLOPs.
-    - `tokens-0.5M-muon`: half a million tokens, with the point found for `FOR_TOKENS`.
+    """Returns {preset: its changes to `config`} if the name belongs to one of FAMILIES, else {}.
 
     Raises UserError for an unknown size, optimizer or budget.
     """
@@ -156,3 +153,17 @@ def _at(stage: str, optimizer: str, budget: str) -> Preset:
         **size(stage, point["size"]),
         **{key: point[key] for key in SEARCHED if key in point},
     }
+
+
+def enough(stage: str, optimizer: str, budget: str) -> str:
+    """Returns the smallest budget whose point is as good as those up to `budget`, to `FLOOR`.
+
+    It is `budget` itself, or a smaller one where the stage is at its floor before.
+    """
+    losses = {
+        one: point["val/loss"]
+        for one, point in _points(optimizer, stage).items()
+        if float(one) <= float(budget)
+    }
+    good = [one for one, loss in losses.items() if loss < min(losses.values()) + FLOOR]
+    return min(good, key=float)

@@ -1,5 +1,6 @@
 """Every config key of the harness, with its neutral value. Experiments state only differences."""
 
+from pathlib import PurePath
 from typing import Any, Protocol
 
 from ml_collections import ConfigDict
@@ -26,6 +27,12 @@ SMOKE: Preset = {
 }
 
 
+def name_of(experiment: str) -> str:
+    """Returns experiments/gpt2.py:smoke, the value of --config, as gpt2:smoke."""
+    path, colon, preset = experiment.partition(":")
+    return PurePath(path).stem + colon * bool(preset) + preset
+
+
 def of_length(num_steps: int, num_evals: int) -> Preset:
     """Returns a run's length, and the warm-up and intervals that fit it."""
     return {
@@ -46,11 +53,23 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     # Or "text" (your own, from data.path), or "tfds:<name>" (a prepared TFDS data set).
     config.data.name = "tiny_shakespeare"
-    # For "text": a UTF-8 file, or a folder of .txt files. For Tiny Shakespeare: a local copy.
+    # For "text": a UTF-8 file, a folder of .txt files, a glob, or several of them with commas
+    # between. For Tiny Shakespeare: a local copy.
     config.data.path = ""
+    config.data.val_path = ""  # For "text": files of the validation split; "": its last 10 %.
+    config.data.field = ""  # For "text": the field of .jsonl and .parquet records to read.
+    # For "text": the field of prompts, if data.field has the answers. A window is then one pair.
+    # Only the answer counts in a loss, and the end after it: data.document_separator, or else
+    # <|endoftext|> if it is a token.
+    config.data.prompt_field = ""
     # One token per character. Or "gpt2" (GPT-2's byte-pair encoding), "bpe:1024" (one of 1,024
-    # tokens, learned from the training split), "byte" (the 256 bytes).
+    # tokens, learned from the training split), "byte" (the 256 bytes), "folder:PATH" (the
+    # tokenizer.json there). Pretrained weights bring their own.
     config.data.tokenizer = "char"
+    # Text between documents (files, records, examples of a TFDS data set); "": a line end.
+    # "<|endoftext|>" is one token for "gpt2" and "bpe:1024", and generate.py --stop ends a text
+    # at it.
+    config.data.document_separator = ""
 
     config.model = ConfigDict()
     config.model.name = "bigram"  # The stage: see models/__init__.py.
@@ -102,6 +121,11 @@ def get_config() -> ConfigDict:
     # A budget in floating-point operations, as XLA counts them, which sets num_steps; 0: off.
     config.train.flops = 0.0
     config.train.log_every_steps = 50  # Steps between lines of train/ metrics.
+    # Steps between lines that have the norms of each layer's gradient and parameters; 0: none.
+    config.train.log_norms_every_steps = 0
+    # Measures the peak of a device whose peak is not published, once on a machine (0.3 s; best with
+    # nothing else running), and logs the share of it that training reaches.
+    config.train.measure_peak = False
     config.train.steps_per_dispatch = 20  # Updates per device call; more cost the host less time.
     # Or "bfloat16": rounds the inputs of matrix products, where the hardware gains speed by it.
     config.train.precision = "float32"
@@ -114,13 +138,20 @@ def get_config() -> ConfigDict:
     config.eval = ConfigDict()
     # Steps between evaluations on the whole validation split; 0: first and last step only.
     config.eval.every_steps = 250
+    # Ends a run after as many evaluations whose loss did not improve by eval.min_delta; 0: off.
+    config.eval.patience = 0
+    config.eval.min_delta = 0.0  # Least improvement of val/loss that counts for eval.patience.
+    config.eval.milestones = False  # Also evaluates after 1, 2, 5, 10, 20 and 50 % of the steps.
     config.eval.batch_size = 32  # Windows per batch; affects speed and memory, not the result.
 
     config.sample = ConfigDict()
     config.sample.every_steps = 250  # Steps between samples; 0: first and last step only.
-    config.sample.prompt = "\n"  # The text that a sample continues.
+    config.sample.milestones = False  # Also samples after 1, 2, 5, 10, 20 and 50 % of the steps.
+    # The text that a sample continues; of a text without line ends another character, of pairs the
+    # first prompt of the validation split.
+    config.sample.prompt = "\n"
     config.sample.num_tokens = 200  # Tokens to generate; 0: no samples.
-    config.sample.temperature = 0.8  # Below 1 prefers likely tokens; 0: greedy.
+    config.sample.temperature = 0.8  # Below 1 prefers likely tokens; below 1e-5: greedy.
     config.sample.top_k = 0  # Samples from the k most likely tokens; 0: all.
     config.sample.top_p = 1.0  # Nucleus sampling: the most likely tokens of this total probability.
 
@@ -131,15 +162,23 @@ def get_config() -> ConfigDict:
     config.checkpoint.resume = False  # Continues from the newest checkpoint in the workdir.
 
     config.tracking = ConfigDict()
-    # Or "online", "disabled". The environment variable WANDB_MODE overrides it.
+    # Mirrors of the record: "wandb", "tensorboard", both joined by a comma, or none.
+    config.tracking.sinks = ("wandb",)
+    # Or "online", "disabled". Where no flag sets it, the environment variable WANDB_MODE does.
+    # WANDB_PROJECT and others likewise stand for keys below: docs/guide.md.
     config.tracking.wandb_mode = "offline"
-    config.tracking.wandb_project = "transformers-from-scratch"  # W&B project of the run.
-    config.tracking.wandb_entity = ""  # Owner of the project; "": your default.
+    # W&B project of the run, and its owner; "": your default.
+    config.tracking.wandb_project = "transformers-from-scratch"
+    config.tracking.wandb_entity = ""
     config.tracking.name = ""  # Display name of the run; "": name of the workdir.
-    config.tracking.group = ""  # Runs that the dashboard averages; "": model.name.
-    config.tracking.job_type = "train"  # W&B's label for the kind of run.
-    config.tracking.tags = ()  # W&B tags of the run.
+    config.tracking.experiment = ""  # Experiment and presets, gpt2:smoke; main.py fills it in.
+    config.tracking.group = ""  # Runs that the dashboard averages; "": the experiment.
+    config.tracking.job_type = ""  # W&B's label for the kind of run; "": "train", or "sweep".
+    # W&B tags of the run, with commas between, besides the experiment and each preset.
+    config.tracking.tags = ()
     config.tracking.stage = 0  # Sorts the run in comparisons: 1 to 5.
+    # Checkpoint to log as a W&B artifact at the end: "final" (the newest) or "best" (by val/loss).
+    config.tracking.log_model = "none"
     config.tracking.notes = ""  # The idea that this experiment adds.
     return config.lock()
 
@@ -147,7 +186,7 @@ def get_config() -> ConfigDict:
 class Families(Protocol):
     """A module of presets whose names contain a number or a word, such as experiments/sizes.py."""
 
-    FAMILY_NAMES: tuple[str, ...]  # As the error message spells them.
+    FAMILIES: dict[str, str]  # What each is, by its spelling in messages.
 
     def family(self, preset: str, config: ConfigDict) -> dict[str, Preset]:
         """Returns {preset: its changes to `config`}; {} if it belongs to none of the families."""
@@ -165,7 +204,7 @@ def with_preset(
         for module in families:
             choices |= module.family(name, config)
         if name not in choices:
-            family_names = (spelling for module in families for spelling in module.FAMILY_NAMES)
+            family_names = (spelling for module in families for spelling in module.FAMILIES)
             names = ", ".join(f":{name}" for name in (*presets, *family_names))
             raise UserError(f"unknown preset {name!r}: expected one of {names}, or none")
         config.update_from_flattened_dict(choices[name])

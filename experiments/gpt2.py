@@ -151,8 +151,7 @@ PRESETS: dict[str, Preset] = {
         "optimizer.warmup_steps": 100,
         "train.num_steps": 2000,
     },
-    # For --config.model.init_from, with a low learning rate. GPT-2's own weights need
-    # --config.data.tokenizer=gpt2.
+    # For --config.model.init_from, with a low learning rate.
     "finetune": {
         "model.dropout_rate": 0.1,
         "optimizer.learning_rate": 1e-4,

@@ -32,14 +32,14 @@ ON_UNIT, ON_STREAM, ON_SCORE, ON_LOGIT = 30, 34, 12, 6
 LADDER_LEARNING_RATE, LADDER_ADAM_LEARNING_RATE = 0.03, 0.02
 LARGEST_RUNG = 64
 BATCH_TOKENS = 1024  # Of each `context-` run.
-# Spelling of the families, for error messages.
-FAMILY_NAMES: tuple[str, ...] = (
-    "ladder-<n>",
-    "ladder-<n>-<m>M",
-    "width-<n>",
-    "context-<n>",
-    "vocabulary-<tokenizer>",
-)
+# Families of presets, by their spelling.
+FAMILIES = {
+    "ladder-<n>": "n blocks, n heads, 32 n wide, Muon, 20 tokens per parameter",
+    "ladder-<n>-<m>M": "the same on m million tokens",
+    "width-<n>": "n wide, at the default's depth, with heads of 32",
+    "context-<n>": "windows of n tokens, in batches of 1,024 tokens",
+    "vocabulary-<tokenizer>": "that tokenizer, for as many updates as the same FLOPs allow",
+}
 
 
 class Parameters(NamedTuple):
@@ -103,13 +103,7 @@ def _mlp(model: ConfigDict) -> tuple[int, int]:
 
 
 def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
-    """Returns {preset: its changes to `config`} if the name belongs to a family, else {}.
-
-    - `ladder-3`: three blocks, three heads, 96 wide, Muon, 20 tokens per parameter; `ladder-3-2M`:
-      on two million tokens.
-    - `width-256`: the default's depth at that width, with heads of 32.
-    - `context-64`: windows of that length, in batches of 1,024 tokens.
-    - `vocabulary-bpe:512`: that tokenizer, for as many updates as the same FLOPs allow.
+    """Returns {preset: its changes to `config`} if the name belongs to one of FAMILIES, else {}.
 
     Raises UserError for a number out of range.
     """

@@ -1,7 +1,8 @@
 """Exact evaluation of a model on a whole split.
 
-Every token after the first is a target once, in consecutive windows of the context length. nanoGPT
-and the lecture estimate the loss from 200 random batches instead.
+Every token after the first is a target once, in consecutive windows of the context length; of pairs
+every token of the answers, after its whole pair up to there. nanoGPT and the lecture estimate the
+loss from 200 random batches instead.
 """
 
 from functools import partial
@@ -17,9 +18,7 @@ from inference import metrics
 from input_pipeline import batches
 from runtime import devices, programs
 
-# Both bound the memory that a large split needs.
-BATCHES_PER_CHUNK = 64
-TOKENS_PER_COUNT = 1 << 20
+BATCHES_PER_CHUNK = 64  # Bounds the memory that a large split needs.
 
 
 @partial(jax.jit, static_argnames="model")
@@ -44,7 +43,7 @@ def nats_of_batches(
 def evaluate(
     model: nn.Module,
     params: Any,
-    tokens: np.ndarray,
+    tokens: batches.Split,
     token_bytes: np.ndarray,
     *,
     batch_size: int,
@@ -52,7 +51,7 @@ def evaluate(
     mesh: Mesh,
 ) -> dict[str, float]:
     """Returns `metrics.score` over all of `tokens`; `token_bytes` [V] are UTF-8 lengths."""
-    nats = 0.0
+    nats, num_tokens, num_bytes = 0.0, 0, 0
     for windows_CBT, mask_CBT in batches.eval_windows(
         tokens,
         batch_size=batch_size,
@@ -64,7 +63,7 @@ def evaluate(
         nats_C = programs.for_model(nats_of_batches, (model,), args)(*args)
         # In float64: a float32 total over a long split would lose its last digits.
         nats += np.asarray(nats_C, np.float64).sum()
-    num_bytes = 0
-    for start in range(1, len(tokens), TOKENS_PER_COUNT):
-        num_bytes += int(token_bytes[tokens[start : start + TOKENS_PER_COUNT]].sum())
-    return metrics.score(float(nats), len(tokens) - 1, num_bytes)
+        targets = windows_CBT[..., 1:][mask_CBT]
+        num_tokens += len(targets)
+        num_bytes += int(token_bytes[targets].sum())
+    return metrics.score(float(nats), num_tokens, num_bytes)

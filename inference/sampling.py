@@ -7,6 +7,9 @@ import jax.numpy as jnp
 
 from runtime import errors
 
+# Below this temperature logits lose the digits by which they differ, and overflow at last.
+GREEDY = 1e-5
+
 
 class Sampling(NamedTuple):
     """Sampling settings, applied in this order."""
@@ -28,7 +31,7 @@ class Sampling(NamedTuple):
 
 def sample_token(sampling: Sampling, logits_V: jax.Array, rng: jax.Array) -> jax.Array:
     """Returns one token id."""
-    if sampling.temperature == 0:
+    if sampling.temperature < GREEDY:
         return jnp.argmax(logits_V)
     return jax.random.categorical(rng, limit_logits(sampling, logits_V))
 

@@ -1,15 +1,43 @@
 """Windows of tokens: random ones to train on, and all of a split to evaluate on.
 
+Of a text a window is any part of it, of pairs it is one pair (pairs.py).
 A training batch is a pure function of (tokens, seed, step): there is no iterator state to save, and
 a resumed run sees the batches that the uninterrupted one would have seen.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from input_pipeline.pairs import Pairs
 from runtime.errors import UserError
+
+Split = np.ndarray | Pairs  # Token ids of a text are 1-d.
+Windows = Callable[[np.ndarray], np.ndarray]  # Those of some numbers.
+
+
+def fitting(train: Split, val: Split, context_length: int) -> tuple[Split, Split]:
+    """Returns both splits, without the pairs that are longer than a context.
+
+    Raises UserError if a split is too short, or has no other pairs.
+    """
+    if isinstance(train, Pairs) and isinstance(val, Pairs):
+        return (
+            train.fitting(context_length, "to train on"),
+            val.fitting(context_length, "of the validation split"),
+        )
+    assert isinstance(train, np.ndarray) and isinstance(val, np.ndarray)
+    check_lengths(train, val, context_length)
+    return train, val
+
+
+def size(split: Split) -> tuple[int, int]:
+    """Returns the number of tokens, and of those that an evaluation predicts."""
+    if isinstance(split, Pairs):
+        return len(split.tokens), int((split.tokens >= 0).sum())
+    return len(split), len(split) - 1
 
 
 def check_lengths(train: np.ndarray, val: np.ndarray, context_length: int) -> None:
@@ -26,7 +54,7 @@ def check_lengths(train: np.ndarray, val: np.ndarray, context_length: int) -> No
 
 
 def train_batches(
-    tokens: np.ndarray,
+    tokens: Split,
     *,
     seed: int,
     batch_size: int,
@@ -38,11 +66,16 @@ def train_batches(
     """Yields (first_step, int32 windows [K, B, T+1]), one dispatch of K steps at a time.
 
     The first dispatch contains `start_step`, the last one step `num_steps - 1`. Each window starts
-    at one of `len(tokens) - T` offsets, drawn uniformly. `tokens` (1-d) must hold at least one
-    window: see `check_lengths`.
+    at one of `len(tokens) - T` offsets, or is one of the pairs, drawn uniformly. `tokens` must hold
+    at least one window: see `fitting`. A token that is no target is its complement, in pairs alone.
     """
-    # np.asarray drops the subclass np.memmap, whose indexing costs more than the gather itself.
-    windows = sliding_window_view(np.asarray(tokens), context_length + 1)
+    if isinstance(tokens, Pairs):
+        num_windows = len(tokens)
+        take: Windows = partial(tokens.windows, length=context_length + 1)
+    else:
+        # np.asarray drops the subclass np.memmap, whose indexing costs more than the gather itself.
+        windows = sliding_window_view(np.asarray(tokens), context_length + 1)
+        num_windows, take = len(windows), windows.__getitem__
     counters = -(-batch_size // 4)
 
     def draw(first_step: int) -> tuple[int, np.ndarray]:
@@ -52,8 +85,8 @@ def train_batches(
         generator = np.random.Philox(key=seed % 2**64).advance(first_step * counters)
         draws = generator.random_raw(steps_per_dispatch * counters * 4)
         draws_KB = draws.reshape(steps_per_dispatch, -1)[:, :batch_size]
-        # The bias of the modulo towards low offsets is at most len(windows) / 2**64.
-        return first_step, windows[draws_KB % len(windows)].astype(np.int32)
+        # The bias of the modulo towards low offsets is at most num_windows / 2**64.
+        return first_step, take(draws_KB % num_windows).astype(np.int32)
 
     first_step = start_step // steps_per_dispatch * steps_per_dispatch
     last = num_steps if start_step < num_steps else first_step
@@ -62,19 +95,25 @@ def train_batches(
 
 
 def eval_windows(
-    tokens: np.ndarray, *, batch_size: int, context_length: int, batches_per_chunk: int
+    tokens: Split, *, batch_size: int, context_length: int, batches_per_chunk: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (int32 windows [C, B, T+1], bool mask [C, B, T] of targets) for all of a split.
 
-    Every token of `tokens` (1-d) after the first is a target exactly once, in order; the mask
-    excludes the padding of the last window, batch and chunk. All chunks have one shape,
-    C <= batches_per_chunk. `tokens` must hold at least 2: see `check_lengths`.
+    Every token of a text after the first, and every target of pairs, is a target exactly once, in
+    order; the mask excludes the padding of the last window, batch and chunk. All chunks have one
+    shape, C <= batches_per_chunk. `tokens` must hold something to predict: see `fitting`.
     """
-    num_targets = len(tokens) - 1
-    num_batches = -(-num_targets // (batch_size * context_length))
+    are_pairs = isinstance(tokens, Pairs)
+    num_windows = len(tokens) if are_pairs else -(-(len(tokens) - 1) // context_length)
+    num_batches = -(-num_windows // batch_size)
     num_chunks = -(-num_batches // batches_per_chunk)
     # Even chunks, so that the last one is not mostly padding.
     C = -(-num_batches // num_chunks)
+    if isinstance(tokens, Pairs):
+        for indices_CB in np.arange(num_chunks * C * batch_size).reshape(-1, C, batch_size):
+            marked_CBT = tokens.windows(indices_CB, context_length + 1)
+            yield np.maximum(marked_CBT, ~marked_CBT), marked_CBT[..., 1:] >= 0
+        return
     size = C * batch_size * context_length
     for start in range(0, num_chunks * size, size):
         present = tokens[start : start + size + 1]

@@ -4,6 +4,7 @@ Text files are read in pieces, Tiny Shakespeare and TFDS data sets whole.
 """
 
 import contextlib
+import hashlib
 import importlib.util
 import io
 import logging
@@ -19,37 +20,75 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from input_pipeline import text_files, wheels
+from input_pipeline import documents, pairs, text_files, text_paths, wheels
 from input_pipeline.text_files import Pieces
+from input_pipeline.text_paths import Found
 from runtime.errors import UserError
 
 _CHECKSUMS = Path(__file__).parent / "tiny_shakespeare" / "checksums.tsv"
 
 
 class Source(NamedTuple):
-    """Text that was found but not read: sha256 of its bytes, and `read() -> (train, val)`."""
+    """Text that was found but not read: its sha256, and `read() -> (train, val)`.
+
+    `found` are the files of a text of the user's own, and those of its validation split, if it has
+    some; none for a data set.
+    """
 
     digest: str
     read: Callable[[], tuple[Pieces, Pieces]]
+    found: tuple[Found, ...]
 
 
 def find(data: ConfigDict) -> Source:
     """Returns the text of `data`. Raises UserError, here or in `read`, if it can't be read."""
+    if data.name == "text":
+        return _text(data)
+    for key in ("val_path", "field", "prompt_field"):
+        if data[key]:
+            raise UserError(
+                f"--config.data.{key}={data[key]}: expected with --config.data.name=text"
+            )
     path = os.path.expanduser(data.path)  # No shell expands ~ after --config.data.path=.
     if data.name == "tiny_shakespeare":
         return _tiny_shakespeare(path)
-    if data.name == "text":
-        files = text_files.find(path)
-        text = partial(text_files.pieces, files)
-        return Source(text_files.digest(files), partial(text_files.splits, text, path))
     if data.name.startswith("tfds:"):
         folder = _prepared_folder(data.name.removeprefix("tfds:"), path)
         digest = text_files.digest(text_files.files_below(folder))
-        return Source(digest, partial(_read_prepared, folder))
+        return Source(digest, partial(_read_prepared, folder, data.document_separator), ())
     raise UserError(
         f"--config.data.name={data.name!r}: expected tiny_shakespeare, text (with "
         "--config.data.path) or tfds:<name>"
     )
+
+
+def _text(data: ConfigDict) -> Source:
+    """Returns the text of the user's own files, with its validation split if they have one."""
+    key, path = "--config.data.path", data.path
+    field, separator = data.field, data.document_separator
+    read, split, fields = partial(documents.pieces, field=field), text_files.splits, field
+    if data.prompt_field:
+        if not field:
+            raise UserError(
+                f"--config.data.prompt_field={data.prompt_field}: expected with "
+                "--config.data.field, the field of the answers"
+            )
+        read = partial(pairs.pieces, prompt_field=data.prompt_field, field=field)
+        split, fields = pairs.splits, f"{data.prompt_field}\0{field}"
+    if not path:
+        raise UserError(
+            f"--config.data.name=text needs {key}: a UTF-8 file, a folder of .txt, or several"
+        )
+    if not data.val_path:
+        found = text_paths.find(path, key, field)
+        text = partial(read, found.files, separator=separator)
+        digest = documents.digest(found.files, fields)
+        return Source(digest, partial(split, text, path), (found,))
+    val = text_paths.find(data.val_path, "--config.data.val_path", field)
+    both = text_paths.find(path, key, field, apart=val.files), val
+    digests = " ".join(documents.digest(found.files, fields) for found in both)
+    train, val_text = (partial(read, found.files, separator=separator) for found in both)
+    return Source(hashlib.sha256(digests.encode()).hexdigest(), lambda: (train, val_text), both)
 
 
 def _tiny_shakespeare(path: str) -> Source:
@@ -67,13 +106,13 @@ def _tiny_shakespeare(path: str) -> Source:
         # Another version of the wheel may hold another text.
         file = package / "input.txt"
         copy = file if file.is_file() and text_files.digest([file]) == sha256 else None
-    return Source(sha256, partial(_read_tiny_shakespeare, copy))
+    return Source(sha256, partial(_read_tiny_shakespeare, copy), ())
 
 
 def _read_tiny_shakespeare(copy: Path | None) -> tuple[Pieces, Pieces]:
     # A machine without a network may lack TFDS, too.
     if copy and not importlib.util.find_spec("tensorflow_datasets"):
-        return text_files.splits(partial(text_files.pieces, [copy]), copy)
+        return text_files.splits(partial(text_files.pieces, copy), copy)
     with tempfile.TemporaryDirectory() as folder, _quiet_tfds() as tfds:
         from input_pipeline.tiny_shakespeare.tiny_shakespeare_dataset_builder import Builder
 
@@ -114,8 +153,11 @@ def _prepared_folder(name: str, path: str) -> Path:
     return found[0]
 
 
-def _read_prepared(folder: Path) -> tuple[Pieces, Pieces]:
-    """Returns split `train`, and `validation`, `val` or `test`, else the last 10 % of `train`."""
+def _read_prepared(folder: Path, separator: str) -> tuple[Pieces, Pieces]:
+    """Returns split `train`, and `validation`, `val` or `test`, else the last 10 % of `train`.
+
+    Examples are documents, with `separator`, or else a line end, between them.
+    """
     with _quiet_tfds() as tfds:
         builder = tfds.builder_from_directory(folder)
         info = builder.info
@@ -128,17 +170,19 @@ def _read_prepared(folder: Path) -> tuple[Pieces, Pieces]:
                 f"{info.file_format.value}: expected a text feature, a split train and "
                 "the format array_record"
             )
-        train = _split_text(builder, "train", texts[0])
+        train = _split_text(builder, "train", texts[0], separator)
         for val in ("validation", "val", "test"):
             if val in info.splits:
-                return train, _split_text(builder, val, texts[0])
+                return train, _split_text(builder, val, texts[0], separator)
         return text_files.splits(train, folder)
 
 
-def _split_text(builder, split: str, feature: str) -> Pieces:
-    """Returns the examples of a split, joined by newlines, as one piece."""
+def _split_text(builder, split: str, feature: str, separator: str = "") -> Pieces:
+    """Returns the examples of a split, joined by `separator`, or else newlines, as one piece."""
     examples = (example[feature] for example in builder.as_data_source(split))
-    text = "\n".join(text_files.decode(example, builder.data_path)[0] for example in examples)
+    text = (separator or "\n").join(
+        text_files.decode(example, builder.data_path)[0] for example in examples
+    )
     return lambda: [text]
 
 

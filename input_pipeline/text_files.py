@@ -1,7 +1,8 @@
-"""Text files: the files of a path, the sha256 of their bytes, and their text in two splits.
+"""Text files: their text in pieces and in two splits, and its sha256.
 
 Files are read in pieces, so a text may be larger than memory. Line ends of all kinds stay as they
-are; a byte order mark at the start of a file is dropped.
+are, and a file without one at its end gets one before the next file; a byte order mark at the start
+of a file is dropped.
 """
 
 import codecs
@@ -14,7 +15,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
+from typing import NamedTuple
 
+from input_pipeline import file_formats
 from runtime.errors import UserError
 
 # Bytes read at a time; the arrays computed from them are some ten times as large.
@@ -23,25 +26,11 @@ PIECE = 4 << 20
 Pieces = Callable[[], Iterable[str]]
 
 
-def find(path: str) -> list[Path]:
-    """Returns the file `path`, or the .txt files below it, sorted. Raises UserError for none."""
-    if not path:
-        raise UserError(
-            "--config.data.name=text needs --config.data.path: a UTF-8 file or a folder of .txt"
-        )
-    if not os.path.isdir(path):
-        return [Path(path)]
-    files = [file for file in files_below(Path(path)) if file.suffix == ".txt"]
-    if not files:
-        raise UserError(f"--config.data.path={path}: no .txt file in this folder or below it")
-    return files
-
-
 def files_below(folder: Path) -> list[Path]:
     """Returns all files below `folder`, sorted. Raises UserError if one can't be listed."""
 
     def fail(error: OSError):
-        raise _unreadable(error, folder) from None
+        raise unreadable(error, folder) from None
 
     # Path.rglob would skip a folder that can't be read. os.walk follows no links to folders, so one
     # that leads back up does no harm.
@@ -59,7 +48,7 @@ def splits(text: Pieces, where: object) -> tuple[Pieces, Pieces]:
     def cut() -> int:
         length = sum(map(len, text()))
         if not length:
-            raise UserError(f"{where} is empty: give a text with --config.data.path")
+            raise UserError(f"{where} is empty: expected a text")
         return length * 9 // 10
 
     def part(first: int, stop: int) -> Iterator[str]:
@@ -74,17 +63,46 @@ def splits(text: Pieces, where: object) -> tuple[Pieces, Pieces]:
     return lambda: part(0, cut()), lambda: part(cut(), sys.maxsize)
 
 
-def pieces(files: list[Path]) -> Iterator[str]:
-    """Yields the text of the concatenated files. Raises UserError as `decode` does."""
+class Block(NamedTuple):
+    """Bytes of a file from byte `begin` on; a file ends with an empty block."""
+
+    path: Path
+    begin: int
+    content: bytes
+
+
+def pieces(path: Path) -> Iterator[str]:
+    """Yields the text of a file. Raises UserError as `decode` does, and for an unreadable file."""
+    rest = b""
+    for _, begin, block in blocks([path]):
+        if begin == 0:
+            file_formats.check_head(path, block)
+        content = rest + block
+        text, size = decode(content, path, begin - len(rest), final=not block)
+        rest = content[size:]
+        if text:
+            yield text
+
+
+def blocks(files: list[Path]) -> Iterator[Block]:
+    """Yields the bytes of the files, with a line end between two.
+
+    Raises UserError for an unreadable file.
+    """
+    ends_line = True
     for path in files:
         with _open(path) as file:
-            begin, rest = 0, file.read(len(codecs.BOM_UTF8))
-            if rest == codecs.BOM_UTF8:
-                begin, rest = len(rest), b""
-            while content := rest + (block := file.read(PIECE)):
-                text, size = decode(content, path, begin, final=not block)
-                yield text
-                begin, rest = begin + size, content[size:]
+            has_mark = file.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8)
+            begin = file.seek(len(codecs.BOM_UTF8) if has_mark else 0)
+            block = file.read(PIECE)
+            if block and not ends_line:
+                yield Block(path, begin, b"\n")
+            while block:
+                yield Block(path, begin, block)
+                begin += len(block)
+                ends_line = block.endswith((b"\n", b"\r"))
+                block = file.read(PIECE)
+            yield Block(path, begin, b"")
 
 
 def decode(content: bytes, where: object, begin: int = 0, final: bool = True) -> tuple[str, int]:
@@ -96,19 +114,14 @@ def decode(content: bytes, where: object, begin: int = 0, final: bool = True) ->
     try:
         text, size = codecs.utf_8_decode(content, "strict", final)
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{where} is not UTF-8 at byte {begin + error.start} ({content[error.start]:#04x}): "
-            "convert it, for instance with iconv -f latin1 -t utf-8"
-        ) from None
+        raise file_formats.refusal(where, content, begin, error.start) from None
     if "\0" in text:
-        raise UserError(
-            f"{where} is not a text, but binary or UTF-16: byte {begin + content.index(0)} is 0x00"
-        )
+        raise file_formats.refusal(where, content, begin, content.index(0))
     return text, size
 
 
 def digest(files: list[Path]) -> str:
-    """Returns the sha256 of the concatenated files. Raises UserError for an unreadable one."""
+    """Returns the sha256 of the concatenated files, byte for byte. Raises UserError as `_open`."""
     sha256 = hashlib.sha256()
     for path in files:
         with _open(path) as file:
@@ -124,13 +137,14 @@ def _open(path: Path) -> Iterator[BufferedReader]:
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UserError(f"{path} is not a regular file: check --config.data.path")
+            raise UserError(f"{path} is not a regular file: check the path")
         with open(path, "rb") as file:
             yield file
     except OSError as error:
-        raise _unreadable(error, path) from None
+        raise unreadable(error, path) from None
 
 
-def _unreadable(error: OSError, path: Path) -> UserError:
+def unreadable(error: OSError, path: Path) -> UserError:
+    """Returns the error for a file or folder that the system does not let us read."""
     where = error.filename or path
-    return UserError(f"{where} can't be read ({error.strerror}): check --config.data.path")
+    return UserError(f"{where} can't be read ({error.strerror}): check the path")

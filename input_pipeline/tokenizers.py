@@ -1,9 +1,10 @@
-"""Tokenizers: characters, bytes, GPT-2's byte-pair encoding (BPE), or a BPE trained on the text.
+"""Tokenizers: characters, bytes, GPT-2's byte-pair encoding (BPE), or a BPE trained on a text.
 
 A tokenizer has `name`, `vocab_size`, `encode(text)`, `decode(tokens)`, `token_bytes` (UTF-8 bytes
 of each token, for bits per byte) and `save(path)`; `load(path)` returns an equal one.
 """
 
+import hashlib
 import itertools
 import json
 import re
@@ -16,12 +17,21 @@ import numpy as np
 
 import run_folder
 from input_pipeline import gpt2_encoding
-from input_pipeline.text_files import Pieces
+from input_pipeline.text_files import PIECE, Pieces
 from runtime.errors import UserError
 
-# Characters that BPE takes at once if there is no space between words to split at.
-MAX_PIECE = 16 << 20
+# Characters from which on BPE encodes a text at once if there is no space to split at; each takes
+# 110 bytes.
+MAX_PIECE = 2 << 20
+# What BPE learns from: more text hardly changes the tokens, and each character of a text without
+# spaces takes 70 bytes (DNA; tokenizers 0.23.3).
+MAX_LEARNED = 64 << 20
+# Bytes of a word that BPE learns from at once: a merge takes time proportional to the length of its
+# word, so a text that is one word would take the square of its length.
+MAX_WORD = 1024
 TRAINED_PREFIX = "bpe:"  # The name of a trained BPE is this and its vocabulary size.
+FOLDER_PREFIX = "folder:"  # Of a config's value that names a folder with a tokenizer.
+PRETRAINED = "pretrained"  # Name of a BPE from such a folder.
 MIN_VOCAB_SIZE, MAX_VOCAB_SIZE = 257, 1_000_000
 # A text up to its last single space between words. GPT-2's regular expression splits there: the
 # space belongs to the word after it.
@@ -41,7 +51,15 @@ class _Base:
 
     def save(self, path: Path) -> None:
         """Writes what `load` reads."""
-        run_folder.write_json(path, {key: getattr(self, key) for key in self._saved})
+        run_folder.write_json(path, self._as_saved())
+
+    @cached_property
+    def digest(self) -> str:
+        """Returns the sha256 of what `save` writes."""
+        return hashlib.sha256(json.dumps(self._as_saved()).encode()).hexdigest()
+
+    def _as_saved(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in self._saved}
 
 
 class CharTokenizer(_Base):
@@ -112,8 +130,8 @@ class Gpt2Tokenizer(_Base):
         self._folder = gpt2_encoding.find()
 
     def encode(self, text: str) -> np.ndarray:
-        """Returns token ids (int32, 1-d). The name of a special token is encoded as plain text."""
-        encoded = self._encoding.encode_to_numpy(_valid(text), disallowed_special=())
+        """Returns token ids (int32, 1-d). <|endoftext|> is one token, as in `transformers`."""
+        encoded = self._encoding.encode_to_numpy(_valid(text), allowed_special="all")
         return encoded.astype(np.int32)
 
     @cached_property
@@ -131,7 +149,8 @@ class Gpt2Tokenizer(_Base):
 class TrainedTokenizer(_Base):
     """Byte-pair encoding that was trained on a text (Sennrich et al., 2016): any text.
 
-    `learned` is its JSON in the format of Hugging Face tokenizers.
+    `learned` is its JSON in the format of Hugging Face tokenizers. A token that was added to the
+    byte pairs, such as <|endoftext|>, is one token wherever its name stands in a text.
     """
 
     _saved = ("name", "learned")
@@ -142,28 +161,45 @@ class TrainedTokenizer(_Base):
         self.name = name
         self.learned = learned
         self._encoding = tokenizers.Tokenizer.from_str(json.dumps(learned))
-        self.vocab_size = self._encoding.get_vocab_size()
+        self.vocab_size = max(self.vocabulary.values(), default=-1) + 1
 
     @property
     def vocabulary(self) -> dict[str, int]:
         """Returns the id of each token; ids are in merge order."""
         return self._encoding.get_vocab()
 
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
+        """Returns the text of token ids, with U+FFFD for bytes that are not whole characters."""
+        ids = np.asarray(tokens, np.int64).tolist()
+        return self._encoding.decode(ids, skip_special_tokens=False)
+
     @classmethod
-    def train(cls, name: str, texts: Iterable[str], vocab_size: int) -> "TrainedTokenizer":
-        """Merges the most frequent pair until there are `vocab_size` tokens, or no more pairs."""
+    def train(
+        cls, name: str, texts: Iterable[str], vocab_size: int, separator: str = ""
+    ) -> "TrainedTokenizer":
+        """Merges the most frequent pair until there are `vocab_size` tokens, or no more pairs.
+
+        A `separator` of documents is a token of its own, from which no pair is learned.
+        """
         import tokenizers
+        from tokenizers.pre_tokenizers import ByteLevel, FixedLength, Sequence
 
         encoding = tokenizers.Tokenizer(tokenizers.models.BPE())
         # As GPT-2: words split by its regular expression, each byte written as a character.
-        encoding.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        words = ByteLevel(add_prefix_space=False)
+        encoding.pre_tokenizer = Sequence([words, FixedLength(length=MAX_WORD)])
         encoding.decoder = tokenizers.decoders.ByteLevel()
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocab_size,
-            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+            initial_alphabet=ByteLevel.alphabet(),
+            special_tokens=[separator] * bool(separator),
             show_progress=False,
         )
-        encoding.train_from_iterator(_split_between_words(texts), trainer)
+        pieces = _split_between_words(texts)
+        if separator:
+            pieces = (part for piece in pieces for part in piece.split(separator))
+        encoding.train_from_iterator(pieces, trainer)
+        encoding.pre_tokenizer = words
         return cls(name, json.loads(encoding.to_str()))
 
     def encode(self, text: str) -> np.ndarray:
@@ -174,24 +210,44 @@ class TrainedTokenizer(_Base):
     @cached_property
     def token_bytes(self) -> np.ndarray:
         """Returns the bytes of each token, int32 [V]."""
-        vocabulary = self.vocabulary
-        names = sorted(vocabulary, key=vocabulary.__getitem__)
-        return np.array([len(name) for name in names], np.int32)  # One character a byte.
+        token_bytes = np.zeros(self.vocab_size, np.int32)
+        for name, token in self.vocabulary.items():
+            token_bytes[token] = len(name)  # One character a byte.
+        for added in self.learned["added_tokens"]:
+            token_bytes[added["id"]] = len(added["content"].encode())
+        return token_bytes
 
 
 Tokenizer = CharTokenizer | ByteTokenizer | Gpt2Tokenizer | TrainedTokenizer
 
 
-def build(name: str, train: Pieces, val: Pieces) -> Tokenizer:
-    """Returns a Tokenizer; BPE is trained on `train` alone. Raises UserError as `check_name`."""
+def build(name: str, train: Pieces, val: Pieces, separator: str = "") -> Tokenizer:
+    """Returns a Tokenizer; BPE is trained on `train` alone. Raises UserError as `check_name`.
+
+    A `separator` of documents becomes a token of a trained BPE.
+    """
     check_name(name)
     if name == CharTokenizer.name:
         # The characters of both splits: one that is in val alone needs a token, too.
         pieces = itertools.chain(train(), val())
         return CharTokenizer("".join(sorted(set().union(*map(set, pieces)))))
     if name.startswith(TRAINED_PREFIX):
-        return TrainedTokenizer.train(name, train(), int(name.removeprefix(TRAINED_PREFIX)))
+        size = int(name.removeprefix(TRAINED_PREFIX))
+        return TrainedTokenizer.train(name, _thinned(train, MAX_LEARNED), size, separator)
     return ByteTokenizer() if name == ByteTokenizer.name else Gpt2Tokenizer()
+
+
+def _thinned(text: Pieces, most: int) -> Iterator[str]:
+    """Yields a text; of one with more characters than `most`, evenly spaced pieces up to that."""
+    total = sum(map(len, text()))
+    seen = kept = 0
+    for piece in text():
+        for start in range(0, len(piece), PIECE):
+            part = piece[start : start + PIECE]
+            seen += len(part)
+            if (kept + len(part)) * max(total, most) <= seen * most:
+                kept += len(part)
+                yield part
 
 
 def check_name(name: str) -> None:
@@ -204,11 +260,30 @@ def check_name(name: str) -> None:
             f"--config.data.tokenizer={name!r}: expected {MIN_VOCAB_SIZE} to {MAX_VOCAB_SIZE} "
             "tokens; the bytes alone are 256"
         )
-    if name not in (CharTokenizer.name, ByteTokenizer.name, Gpt2Tokenizer.name):
+    is_folder = name.startswith(FOLDER_PREFIX) and name != FOLDER_PREFIX
+    if not is_folder and name not in (CharTokenizer.name, ByteTokenizer.name, Gpt2Tokenizer.name):
         raise UserError(
-            f"--config.data.tokenizer={name!r}: expected 'char', 'byte', 'gpt2', or "
-            f"{TRAINED_PREFIX!r} and a number of tokens, 'bpe:1024' for example"
+            f"--config.data.tokenizer={name!r}: expected 'char', 'byte', 'gpt2', "
+            f"{TRAINED_PREFIX!r} and a number of tokens ('bpe:1024' for example), or "
+            f"{FOLDER_PREFIX!r} and a folder with tokenizer.json"
         )
+
+
+def suited(prompt: str, tokenizer: Tokenizer) -> str:
+    """Returns a default prompt, or the first character of a tokenizer that does not know it."""
+    if isinstance(tokenizer, CharTokenizer) and not set(prompt) <= set(tokenizer.vocabulary):
+        return tokenizer.vocabulary[0]
+    return prompt
+
+
+def encode_prompt(prompt: str, tokenizer: Tokenizer, key: str) -> np.ndarray:
+    """Returns the tokens of a prompt. Raises UserError that names `key`, its flag or parameter."""
+    if not prompt:
+        raise UserError(f"{key} is empty: expected at least one token")
+    try:
+        return tokenizer.encode(prompt)
+    except UserError as error:
+        raise UserError(f"{key}={prompt!r:.100}: {error}") from None
 
 
 def load(path: Path) -> Tokenizer:
@@ -220,7 +295,9 @@ def load(path: Path) -> Tokenizer:
             return ByteTokenizer()
         case {"name": Gpt2Tokenizer.name}:
             return Gpt2Tokenizer()
-        case {"name": str(name), "learned": dict(learned)} if name.startswith(TRAINED_PREFIX):
+        case {"name": str(name), "learned": dict(learned)} if name.startswith(
+            (TRAINED_PREFIX, PRETRAINED)
+        ):
             try:
                 return TrainedTokenizer(name, learned)
             except Exception as error:  # The library raises plain Exception.

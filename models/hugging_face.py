@@ -25,21 +25,29 @@ SETTINGS = {
     "layer_norm_epsilon": ("norm_epsilon", 1e-5),
     "tie_word_embeddings": ("tied_embeddings", True),
 }
+# Other names of the same settings.
+ALIASES = {
+    "max_position_embeddings": "n_positions",
+    "hidden_size": "n_embd",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+VOCAB_SIZE = 50_257  # Of a config.json without vocab_size.
 ACTIVATIONS = {
     "gelu_new": "gelu",
     "gelu_pytorch_tanh": "gelu",
+    "gelu_fast": "gelu",
+    "gelu_accurate": "gelu",
+    "gelu_python_tanh": "gelu",
     "gelu": "gelu_exact",
+    "gelu_python": "gelu_exact",
     "relu": "relu",
     "relu2": "relu_squared",
     "silu": "silu",
     "swish": "silu",
 }
 # Settings of a GPT2Config that no model here supports, and the only value accepted.
-FIXED = {
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-}
+FIXED = {"add_cross_attention": False, "quantization_config": None}
 # Settings of a model here that GPT2Config lacks, and GPT-2's values.
 NOT_GPT2 = {
     "positions": "learned",
@@ -61,17 +69,21 @@ BLOCK = {
     "mlp.c_fc": ["mlp/up"],
     "mlp.c_proj": ["mlp/down"],
 }
-HEAD, POSITIONS = "lm_head.weight", "wpe.weight"
+HEAD, TOKENS, POSITIONS = "lm_head.weight", "wte.weight", "wpe.weight"
 # Prefix of their names, absent in files on the hub. Old files hold masks among the parameters.
 PREFIX, MASKS = "transformer.", (".attn.bias", ".attn.masked_bias")
+# Prefixes of heads beside the language model's, which `transformers` leaves out as well: those of
+# GPT2DoubleHeadsModel and of models that classify or answer.
+OTHER_HEADS = ("multiple_choice_head.", "score.", "classifier.", "qa_outputs.")
 
 
 def settings_from(theirs: dict[str, Any], where: object) -> dict[str, Any]:
     """Returns a GPT2Config as keys of `config.model`. Raises UserError for other settings."""
-    if theirs.get("model_type") != "gpt2":
+    is_old = str(theirs.get("architectures")).startswith("['GPT2")  # Then had no model_type.
+    if theirs.get("model_type", "gpt2" if is_old else None) != "gpt2":
         raise UserError(f"{where}: model_type is {theirs.get('model_type')!r}: expected 'gpt2'")
     # None stands for the default; for n_inner that is 4 n_embd, our 0.
-    stated = {name: value for name, value in theirs.items() if value is not None}
+    stated = {ALIASES.get(key, key): value for key, value in theirs.items() if value is not None}
     found = {ours: stated.get(name, usual) for name, (ours, usual) in SETTINGS.items()}
     wrong = [
         f"{name} is {found[ours]!r}: expected {type(usual).__name__}"
@@ -79,7 +91,7 @@ def settings_from(theirs: dict[str, Any], where: object) -> dict[str, Any]:
         if type(found[ours]) is not type(usual)
     ]
     wrong += [
-        f"{name} is {theirs[name]!r}: only {value!r} is supported"
+        f"{name} is {theirs[name]!r:.60}: only {value!r} is supported"
         for name, value in FIXED.items()
         if theirs.get(name, value) != value
     ]
@@ -131,7 +143,7 @@ def settings_to(ours: dict[str, Any], vocab_size: int, end_of_text: int | None) 
 
 def tensor_names(num_layers: int, tied_embeddings: bool) -> dict[str, list[str]]:
     """Returns the leaves of ours in each of their tensors, by its name without the prefix."""
-    names = {"wte.weight": ["embed/token/embedding"], POSITIONS: ["embed/position/embedding"]}
+    names = {TOKENS: ["embed/token/embedding"], POSITIONS: ["embed/position/embedding"]}
     places = {"ln_f": ["final_norm"]}
     for layer in range(num_layers):
         for theirs, ours in BLOCK.items():
@@ -146,19 +158,51 @@ def tensor_names(num_layers: int, tied_embeddings: bool) -> dict[str, list[str]]
 
 
 def to_params(tensors: dict[str, np.ndarray], model: nn.Module) -> dict:
-    """Returns a GPT2LMHeadModel's tensors as float32 parameters, or raises as `check_shapes`."""
+    """Returns a GPT2LMHeadModel's tensors as float32 parameters, or raises as `check_shapes`.
+
+    Positions beyond the model's context, and rows beyond its vocabulary, are left out.
+    """
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     # Only a GPT2Variant may have a head that is not the token embedding.
-    names = tensor_names(model.num_layers, getattr(model, "tied_embeddings", True))
+    is_tied = getattr(model, "tied_embeddings", True)
+    if is_tied and HEAD in tensors:
+        tensors.setdefault(TOKENS, tensors[HEAD])  # The file may hold the one, the other or both.
+    names = tensor_names(model.num_layers, is_tied)
     check_shapes({name: tensor.shape for name, tensor in tensors.items()}, names, model)
+    if is_tied and HEAD in tensors and not np.array_equal(tensors[HEAD], tensors[TOKENS]):
+        raise UserError(
+            f"{HEAD} differs from {TOKENS}, which is the head of a config.json with "
+            "tie_word_embeddings: set that to false there"
+        )
     leaves: dict[str, np.ndarray] = {}
     for name, ours in names.items():
-        tensor = np.asarray(tensors[name], np.float32)
-        if name == POSITIONS:
-            tensor = tensor[: model.context_length]
+        tensor = np.asarray(tensors[name], np.float32)[: _rows(model).get(name)]
         parts = [tensor.T] if name == HEAD else np.split(tensor, len(ours), axis=-1)
         leaves |= dict(zip(ours, map(np.ascontiguousarray, parts), strict=True))
     return unflatten_dict(leaves, sep="/")
+
+
+def with_gpt2_scales(params: dict, theirs: dict[str, Any]) -> dict:
+    """Returns parameters for which GPT-2's scale of the scores, 1/sqrt(K), is right.
+
+    A GPT2Config may have none, or another by layer; its ratio goes into the weights of the query.
+    """
+    leaves = flatten_dict(params, sep="/")
+    for path, leaf in leaves.items():
+        if "/attention/query/" in path:
+            ratio = 1.0
+            if not theirs.get("scale_attn_weights", True):
+                num_heads = settings_from(theirs, "config.json")["num_heads"]
+                ratio = (leaf.shape[-1] / num_heads) ** 0.5
+            if theirs.get("scale_attn_by_inverse_layer_idx", False):
+                ratio /= int(path.split("/")[0].removeprefix("block_")) + 1
+            leaves[path] = leaf if ratio == 1 else leaf * np.float32(ratio)
+    return unflatten_dict(leaves, sep="/")
+
+
+def _rows(model: nn.Module) -> dict[str, int]:
+    """Returns the rows of tables that a file may have more of."""
+    return {POSITIONS: model.context_length, TOKENS: model.vocab_size, HEAD: model.vocab_size}
 
 
 def from_params(params: dict) -> dict[str, np.ndarray]:
@@ -175,13 +219,18 @@ def from_params(params: dict) -> dict[str, np.ndarray]:
 
 def check_shapes(there: dict[str, tuple], names: dict[str, list], model: nn.Module) -> None:
     """Raises a UserError that lists missing (-), surplus (+) and misshapen tensors for `model`."""
-    there = {name: shape for name, shape in there.items() if not name.endswith(MASKS)}
+    there = {
+        name: shape
+        for name, shape in there.items()
+        if not name.endswith(MASKS) and not name.startswith(OTHER_HEADS)
+    }
     if HEAD not in names:
         there.pop(HEAD, None)  # The file may hold a tied head twice.
     tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     leaves = {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
-    if len(there.get(POSITIONS, ())) == 2:
-        there[POSITIONS] = min(there[POSITIONS][0], model.context_length), there[POSITIONS][1]
+    for name, rows in _rows(model).items():
+        if len(there.get(name, ())) == 2:
+            there[name] = min(there[name][0], rows), there[name][1]
     wanted = {}
     for name, ours in names.items():
         shape = (*leaves[ours[0]][:-1], sum(leaves[one][-1] for one in ours))

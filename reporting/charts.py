@@ -1,15 +1,17 @@
 """Vega-Lite specs of the comparison, without their data: the page embeds `points` once."""
 
+import json
 import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
+from statistics import fmean
 from typing import Any
 
 import altair as alt
 
-from reporting.rows import group_seeds, labels
-from reporting.runs import Run, number
+from reporting.groups import group_seeds
+from reporting.runs import Run, group_by, number, thin
 
 Spec = dict[str, Any]
 Rows = list[dict[str, Any]]
@@ -43,11 +45,19 @@ LOSSES = {
     "val": ("val/loss", "Validation loss, nats per token"),
     "train": ("train/loss", "Training loss, nats per token"),
 }
-# Each has a contrast of at least 3.5 with the page, on its light and its dark background.
+# Fields of a point and their metrics.
+METRICS = {
+    **{name: metric for name, (metric, _) in (POSITIONS | LOSSES).items()},
+    "bits": "val/bits_per_byte",
+}
+# Each has a contrast of at least 3 with the page, on its light and its dark background. The first
+# six come from a search for colors that differ for the color-blind, too: by 25 (CIELAB) at least
+# with deuteranopia and protanopia, by 42 without.
 COLORS = (
-    *("#3b82d6", "#d9641e", "#2a9a5b", "#c94a9c", "#8b67e0"),
-    *("#1a93a8", "#d64550", "#8f8a1e", "#a86d42", "#7b818c"),
+    *("#256bd2", "#e24f82", "#0eaa0a", "#6549fc", "#5b7030"),
+    *("#119dd0", "#d64550", "#8f8a1e", "#a86d42", "#7b818c"),
 )
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 # Vega's own axis format has one unit for all labels (0.1k); 1e12 is 1e+12 in d3's only format.
 AXIS_LABEL = {
     **dict.fromkeys(POSITIONS, "format(datum.value, '~s')"),
@@ -66,20 +76,26 @@ TOOLTIP = (
     ("train loss", "train", ".3f"),
     ("bits per byte", "bits", ".3f"),
 )
-# More labels at the ends of curves overlap.
+LOSS_NAMES = [metric for metric, _ in LOSSES.values()]
+# Measurements in a page, which stays below 10 MB.
+MAX_POINTS = 24_000
+# Curves with a label beside the chart, at most. In pixels: a chart's height, a label's.
 MAX_LABELS = 8
+HEIGHT, LABEL_HEIGHT = 400, 17
+# Pixels beside the longest bar, for its number.
+NUMBER_WIDTH = 45
 
 
 def points(runs: Sequence[Run]) -> Rows:
-    """Returns the measurements of all runs under short names, with six digits."""
-    label_of = labels(runs)
-    columns = {**POSITIONS, **LOSSES, "bits": ("val/bits_per_byte", "")}
+    """Returns the measurements of all runs under short names, with six digits; many are thinned."""
     rows = []
-    for run in runs:
-        for line in run.metrics:
-            values = {name: number(line.get(metric)) for name, (metric, _) in columns.items()}
-            finite = {name: float(f"{x:.6g}") for name, x in values.items() if x is not None}
-            rows.append({"name": run.name, "series": label_of[run.name], **finite})
+    for label, group in group_seeds(runs).items():
+        records = thin([run.metrics for run in group], LOSS_NAMES, MAX_POINTS // len(runs))
+        for run, lines in zip(group, records, strict=True):
+            for line in lines:
+                values = {name: number(line.get(metric)) for name, metric in METRICS.items()}
+                finite = {name: float(f"{x:.6g}") for name, x in values.items() if x is not None}
+                rows.append({"name": run.name, "series": label, **finite})
     return rows
 
 
@@ -109,66 +125,96 @@ def to_spec(
     chart: alt.Chart | alt.LayerChart | alt.FacetChart, height: int, description: str
 ) -> Spec:
     """Returns the spec of a chart that is as wide as its place on the page."""
-    return chart.properties(width="container", height=height, description=description).to_dict()
-
-
-def series_color(runs: Sequence[Run]) -> alt.Color:
-    """Returns the encoding of a run's group of seeds by `palette`."""
-    colors = palette(runs)
-    return alt.Color("series:N", legend=None).scale(domain=[*colors], range=[*colors.values()])
+    sized = chart.properties(width="container", height=height, description=description)
+    # Validation takes seconds for a page of many runs. The tests check every spec.
+    return sized.to_dict(validate=False)
 
 
 def curves(runs: Sequence[Run], rows: Rows) -> dict[str, Spec]:
     """Returns the specs of all switch settings, by "<loss> <position> <log or linear>"."""
+    colors = palette(runs)
     return {
-        f"{loss} {position} {scale}": curve_chart(runs, rows, loss, position, scale == "log")
+        f"{loss} {position} {scale}": curve_chart(
+            runs, colors, rows, loss, position, scale == "log"
+        )
         for loss, position, scale in product(LOSSES, POSITIONS, ("log", "linear"))
     }
 
 
-def curve_chart(runs: Sequence[Run], rows: Rows, loss: str, position: str, is_log: bool) -> Spec:
-    """Draws loss curves over one position, with a tooltip at each measurement."""
+def curve_chart(
+    runs: Sequence[Run],
+    colors: dict[str, str],
+    rows: Rows,
+    loss: str,
+    position: str,
+    is_log: bool,
+) -> Spec:
+    """Draws loss curves over one position, with a tooltip at each measurement.
+
+    `colors` are those of `palette`, for each group of seeds.
+    """
     sizes = {run.vocab_size for run in runs}
     vocab_size = sizes.pop() if len(sizes) == 1 else None
     # Every layer sets all of it: Vega-Lite would merge open settings, and include zero.
-    y_scale = alt.Scale(domain=loss_range(rows, loss, vocab_size), zero=False, nice=False)
+    visible = [row for row in rows if row.get(position, 0) > 0] if is_log else rows
+    domain = loss_range(visible, loss, None if is_log else vocab_size)
+    y_scale = alt.Scale(domain=domain, zero=False, nice=False)
     y = partial(alt.Y, title=LOSSES[loss][1], scale=y_scale, axis=alt.Axis(tickCount=7))
-    is_shown = f"isValid(datum.{loss})" + (f" && datum.{position} > 0" if is_log else "")
-    base = (
-        alt.Chart(alt.NamedData("points"))
-        .transform_filter(is_shown)
-        .transform_window(
-            smooth=f"mean({loss})", frame=[-2, 2], groupby=["name"], sort=[alt.SortField("step")]
-        )
-        .encode(
-            alt.X(f"{position}:Q", title=POSITIONS[position][1])
-            .scale(type="log" if is_log else "linear", nice=False)
-            .axis(
-                labelExpr=AXIS_LABEL[position],
-                tickCount=TICKS,
-                values=log_ticks(rows, position) if is_log else alt.Undefined,
-            ),
-            y(f"{loss}:Q"),
-            series_color(runs),
-            alt.Detail("name:N"),
-        )
+    base = seed_means(loss, position, is_log).encode(
+        alt.X(f"{position}:Q", title=POSITIONS[position][1])
+        .scale(type="log" if is_log else "linear", nice=False)
+        .axis(
+            labelExpr=AXIS_LABEL[position],
+            tickCount=TICKS,
+            values=log_ticks(rows, position) if is_log else alt.Undefined,
+        ),
+        y(f"{loss}:Q"),
+        alt.Color("series:N", legend=None).scale(domain=[*colors], range=[*colors.values()]),
     )
     layers: list[alt.Chart | alt.LayerChart] = []
+    titles = []
+    if len(colors) < len(runs):
+        titles.append("line: mean over seeds, band: their range")
+        bands = base.transform_filter("datum.seeds > 1").mark_area(clip=True, opacity=0.25)
+        layers.append(bands.encode(y("low:Q"), alt.Y2("high:Q")))
     if loss == "val":
-        title, end = "", y("val:Q")
-        if vocab_size:
+        end = y("val:Q")
+        if vocab_size and not is_log:
             layers.append(uniform_rule(vocab_size, y("loss:Q")))
-        layers.append(base.mark_line(clip=True, strokeWidth=2, point=alt.OverlayMarkDef(size=14)))
+        lines = base.mark_line(clip=True, strokeWidth=2, point=alt.OverlayMarkDef(size=28))
+        shapes = [SHAPES[i % len(SHAPES)] for i in range(len(colors))]
+        shape = alt.Shape("series:N", legend=None).scale(domain=[*colors], range=shapes)
+        layers.append(lines.encode(shape))
     else:
-        title, end = "thin: one batch, thick: mean of five logged batches", y("smooth:Q")
+        end = y("smooth:Q")
+        titles.append("thin: one batch, thick: mean of five logged batches")
         layers.append(base.mark_line(clip=True, strokeWidth=1, opacity=0.3))
         layers.append(base.mark_line(clip=True, strokeWidth=2).encode(end))
     layers.append(hover(base))
-    if len(group_seeds(runs)) <= MAX_LABELS:
-        layers.append(end_labels(base).encode(end))
-    heading = alt.Title(title, fontWeight="normal", fontSize=12, color="currentColor")
+    if len(colors) <= MAX_LABELS:
+        layers.append(end_labels(base, label_places(rows, loss, domain), end, y("place:Q")))
+    heading = alt.Title("; ".join(titles), fontWeight="normal", fontSize=12, color="currentColor")
     what = f"{LOSSES[loss][1]}, against {POSITIONS[position][1].lower()}, of each run."
-    return to_spec(alt.layer(*layers).properties(title=heading), 400, what)
+    return to_spec(alt.layer(*layers).properties(title=heading), HEIGHT, what)
+
+
+def seed_means(loss: str, position: str, is_log: bool) -> alt.Chart:
+    """Returns a chart of the points at which a loss is known, the seeds of a group as their mean.
+
+    `low` and `high` are the least and the greatest loss of the seeds, `smooth` a moving average.
+    """
+    is_shown = f"isValid(datum.{loss})" + (f" && datum.{position} > 0" if is_log else "")
+    fields = [field for field in METRICS if field != "step"]
+    spread = {"low": f"min({loss})", "high": f"max({loss})", "seeds": "count()"}
+    columns = {**{field: f"mean({field})" for field in fields}, **spread}
+    return (
+        alt.Chart(alt.NamedData("points"))
+        .transform_filter(is_shown)
+        .transform_aggregate(**columns, groupby=["series", "step"])
+        .transform_window(
+            smooth=f"mean({loss})", frame=[-2, 2], groupby=["series"], sort=[alt.SortField("step")]
+        )
+    )
 
 
 def loss_range(rows: Rows, loss: str, vocab_size: int | None) -> list[float]:
@@ -198,7 +244,7 @@ def log_ticks(rows: Rows, position: str) -> list[float]:
 def hover(base: alt.Chart) -> alt.Chart:
     """Rings the measurement next to the pointer and shows its values in a tooltip."""
     near = alt.selection_point(
-        name="near", on="pointerover", nearest=True, fields=["name", "step"], empty=False
+        name="near", on="pointerover", nearest=True, fields=["series", "step"], empty=False
     )
     # Vega-Lite 6.4 can't write a name into the tooltip of the nearest point, so this expression
     # does: `datum` is then the mark of that point, and the point is its datum.
@@ -207,7 +253,7 @@ def hover(base: alt.Chart) -> alt.Chart:
         f"isValid({point}.{field}) ? {{'{title}': format({point}.{field}, '{form}')}} : {{}}"
         for title, field, form in TOOLTIP
     ]
-    tooltip = f"merge({{'run': {point}.name}}, {', '.join(values)})"
+    tooltip = f"merge({{'run': {point}.series}}, {', '.join(values)})"
     return (
         base.mark_point(clip=True, filled=True, size=70)
         .encode(
@@ -218,15 +264,46 @@ def hover(base: alt.Chart) -> alt.Chart:
     )
 
 
-def end_labels(base: alt.Chart) -> alt.Chart:
-    """Writes the label of a group of seeds at the end of its first run's curve."""
-    return (
-        base.transform_joinaggregate(end="max(step)", groupby=["name"])
-        .transform_filter("datum.step == datum.end && indexof(datum.series, datum.name) == 0")
-        .mark_text(align="right", dx=-2, dy=-11, fontWeight=600, clip=True, limit=220)
-        # Labels on a narrower chart overlap.
-        .encode(text="series:N", opacity=alt.value(alt.expr("width < 560 ? 0 : 1")))
+def label_places(rows: Rows, loss: str, domain: Sequence[float]) -> dict[str, float]:
+    """Returns the loss at which to write each label: that of its curve's end, or enough above."""
+    ends = {}
+    for label, of_label in group_by(rows, lambda row: row["series"]).items():
+        if known := [row for row in of_label if loss in row]:
+            last = max(row["step"] for row in known)
+            ends[label] = fmean(row[loss] for row in known if row["step"] == last)
+    gap = LABEL_HEIGHT / HEIGHT * (domain[1] - domain[0])
+    places: dict[str, float] = {}
+    lowest = domain[0]
+    for label in sorted(ends, key=ends.__getitem__):
+        places[label] = max(ends[label], lowest)
+        lowest = places[label] + gap
+    return places
+
+
+def end_labels(
+    base: alt.Chart, places: dict[str, float], end: alt.Y, place: alt.Y
+) -> alt.LayerChart:
+    """Writes the label of each group of seeds beside the chart, and leads to it from the curve."""
+    ends = (
+        base.transform_joinaggregate(end="max(step)", groupby=["series"])
+        .transform_filter("datum.step == datum.end")
+        .transform_calculate(place=f"{json.dumps(places)}[datum.series]")
     )
+    # On a narrower chart the list of runs above it tells the colors.
+    is_wide = "width >= 480"
+    leader = ends.mark_rule(strokeDash=[2, 3], clip=False).encode(
+        end,
+        alt.Y2("place:Q"),
+        x2=alt.X2Value(alt.expr("width + 4")),
+        opacity=alt.value(alt.expr(f"{is_wide} ? 0.8 : 0")),
+    )
+    text = ends.mark_text(align="left", baseline="middle", dx=7, clip=False, limit=170).encode(
+        place,
+        x=alt.value(alt.expr("width")),
+        color=alt.value("currentColor"),
+        text=alt.condition(is_wide, "series:N", alt.value("")),
+    )
+    return leader + text
 
 
 def uniform_rule(vocab_size: int, y: alt.Y) -> alt.LayerChart:
@@ -241,27 +318,31 @@ def uniform_rule(vocab_size: int, y: alt.Y) -> alt.LayerChart:
 
 
 def bits_chart(runs: Sequence[Run]) -> Spec:
-    """Draws a bar for each run's bits per byte after the last update."""
-    label_of = labels(runs)
-    rows = [
-        {"name": run.name, "series": label_of[run.name], "bits": bits}
-        for run in runs
-        if (bits := run.last("val/bits_per_byte")) is not None
-    ]
+    """Draws a bar for the bits per byte of each run, or of the mean of each group of seeds."""
+    rows = []
+    for label, group in group_seeds(runs).items():
+        if bits := [x for run in group if (x := run.last("val/bits_per_byte")) is not None]:
+            rows.append({"name": label, "bits": fmean(bits), "low": min(bits), "high": max(bits)})
     axis = alt.Axis(grid=False, tickCount=TICKS)
+    colors = palette(runs)
+    color = alt.Color("name:N", legend=None).scale(domain=[*colors], range=[*colors.values()])
     return bar_chart(
         rows,
         "Bits per byte of validation text after the last update, of each run.",
-        alt.X("bits:Q", title="Bits per byte of validation text", axis=axis),
+        alt.X("bits:Q", title="Bits per byte", axis=axis),
         alt.Text("bits:Q", format=".3f"),
-        series_color(runs),
+        color,
     )
 
 
 def bar_chart(rows: Rows, what: str, length: alt.X, text: alt.Text, *color: alt.Color) -> Spec:
     """Draws a horizontal bar for each row's "name", with a number at its end."""
-    names = [row["name"] for row in rows]
-    base = inline(rows).encode(length, alt.Y("name:N", title=None, sort=names))
+    y = alt.Y("name:N", title=None, sort=[row["name"] for row in rows])
+    length = length.scale(range=[0, alt.ExprRef(f"width - {NUMBER_WIDTH}")])
+    base = inline(rows).encode(length, y)
     numbers = base.mark_text(align="left", dx=5, color="currentColor").encode(text)
-    bars = base.mark_bar(cornerRadiusEnd=3).encode(*color)
-    return to_spec(bars + numbers, 30 * len(rows), what)
+    layers = [base.mark_bar(cornerRadiusEnd=3).encode(*color), numbers]
+    if ranges := [row for row in rows if row.get("low") != row.get("high")]:
+        rule = inline(ranges).mark_rule(strokeWidth=3, color="currentColor")
+        layers.append(rule.encode(y, alt.X("low:Q"), alt.X2("high:Q")))
+    return to_spec(alt.layer(*layers), 30 * len(rows), what)

@@ -8,13 +8,19 @@ from typing import Any
 
 import vl_convert
 
-from reporting import charts
+from reporting import charts, staircase
 from reporting.charts import Spec
 from reporting.runs import Run, sanitize
 
 # In pixels; on the page, charts are as wide as the page.
 WIDTH = 640
-CONFIG = {**charts.THEME, "background": "white", "axisYDiscrete": {"labelLimit": 300}}
+CONFIG = {
+    **charts.THEME,
+    "background": "white",
+    "axisYDiscrete": {"labelLimit": 300},
+    # Whoever looks may have wider letters than those that the picture was measured with.
+    "padding": {"left": 5, "right": 30, "top": 5, "bottom": 5},
+}
 # File systems limit the length of names.
 MAX_NAME_LENGTH = 80
 # JavaScript's numbers hold larger integers only approximately.
@@ -31,25 +37,34 @@ def write(folder: Path, runs: Sequence[Run], sweeps: Sequence[dict[str, Spec]]) 
     for name, spec in _specs(runs, sweeps):
         names = (f"{name}.svg" if i == 1 else f"{name}-{i}.svg" for i in count(1))
         path = next(path for each in names if (path := folder / each) not in paths)
-        if spec.get("width") == "container":
-            spec = {**spec, "width": WIDTH}
-        svg = vl_convert.vegalite_to_svg(_clean(spec), vl_version=charts.VEGA_LITE, config=CONFIG)
-        path.write_text(svg, encoding="utf-8")
+        path.write_text(svg(spec), encoding="utf-8")
         paths.append(path)
     return paths
+
+
+def svg(spec: Spec) -> str:
+    """Returns a chart as SVG, on white."""
+    if spec.get("width") == "container":
+        spec = {**spec, "width": WIDTH}
+    return vl_convert.vegalite_to_svg(_clean(spec), vl_version=charts.VEGA_LITE, config=CONFIG)
+
+
+def curve(runs: Sequence[Run], loss: str, position: str) -> Spec:
+    """Returns the loss curves over one position, with their data."""
+    points, is_log = charts.points(runs), charts.log_by_default(runs)[position]
+    spec = charts.curve_chart(runs, charts.palette(runs), points, loss, position, is_log)
+    return {**spec, "datasets": {**spec.get("datasets", {}), "points": points}}
 
 
 def _specs(runs: Sequence[Run], sweeps: Sequence[dict[str, Spec]]) -> Iterator[tuple[str, Spec]]:
     """Yields each chart's file name, without suffix, and its spec with data."""
     # Only labels at the ends of curves tell them apart here: a picture has no list of runs.
     if len(charts.palette(runs)) <= charts.MAX_LABELS:
-        points = charts.points(runs)
-        curves = charts.curves(runs, points)
-        for position, is_log in charts.log_by_default(runs).items():
-            spec = curves[f"val {position} {'log' if is_log else 'linear'}"]
-            datasets = {**spec.get("datasets", {}), "points": points}
-            yield f"val-loss-against-{position}", {**spec, "datasets": datasets}
+        for position in charts.POSITIONS:
+            yield f"val-loss-against-{position}", curve(runs, "val", position)
     yield "bits-per-byte", charts.bits_chart(runs)
+    if steps := staircase.ladder(runs):
+        yield "what-each-idea-bought", steps
     for sweep in sweeps:
         for heading, spec in sweep.items():
             # Up to the first punctuation, in letters and digits that any file system takes.

@@ -13,6 +13,7 @@ from statistics import fmean, variance
 import numpy as np
 
 from reporting import rows, statistics
+from reporting.groups import group_seeds
 from reporting.runs import Run, group_by, number, sanitize
 
 MIN_BUDGETS = 3
@@ -134,7 +135,7 @@ def _budgets(runs: Sequence[Run], unit: str) -> dict[str, float]:
 def _curve(runs: Sequence[Run], budget_of: dict[str, float]) -> Curve | None:
     """Returns a stage's curve; None if runs at one budget differ in more than the seed."""
     at = group_by(runs, lambda run: budget_of[run.name])
-    if any(len(rows.group_seeds(members)) > 1 for members in at.values()):
+    if any(len(group_seeds(members)) > 1 for members in at.values()):
         return None
     budgets = sorted(at)
     name = sanitize(runs[0].config.get("model.name", "?"))

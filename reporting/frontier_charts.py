@@ -7,6 +7,7 @@ from statistics import fmean
 import altair as alt
 import numpy as np
 
+from reporting import staircase
 from reporting.charts import (
     AXIS_LABEL,
     COLORS,
@@ -51,11 +52,15 @@ def curves(frontier: Frontier) -> Spec:
     names = [curve.name for curve in frontier.curves]
     budgets: Rows = [{"x": row["x"]} for row in rows]
     ticks = [tick for tick in log_ticks(budgets, "x") if tick <= end]
-    x = alt.X("x:Q", title=TITLES[frontier.unit], scale=alt.Scale(type="log", padding=20))
+    x = alt.X(
+        "x:Q", title=TITLES[frontier.unit], scale=alt.Scale(type="log", nice=False, padding=20)
+    )
     x = x.axis(labelExpr=AXIS_LABEL["flops"], tickCount=TICKS, values=ticks)
     scale = alt.Scale(zero=False, nice=False, padding=10)
     y = alt.Y("mean:Q", title=LOSSES["val"][1], scale=scale)
-    color = alt.Color("of:N", title=None).scale(domain=names, range=COLORS)
+    # The band's opacity is not the legend's.
+    color = alt.Color("of:N", title=None, legend=alt.Legend(symbolOpacity=1))
+    color = color.scale(domain=names, range=COLORS)
     base = inline(rows).encode(x, color)
     tooltip = [
         *(alt.Tooltip("of:N", title="stage"), alt.Tooltip("x:Q", title="budget", format=".2g")),
@@ -82,7 +87,7 @@ def curves(frontier: Frontier) -> Spec:
     if marks:
         rings = inline(marks).encode(x, y)
         layers.append(rings.mark_point(size=140, strokeWidth=1.5, color="currentColor"))
-        label = dict(align="left", dx=10, dy=-12, color="currentColor")
+        label = dict(align="right", dx=-12, dy=10, color="currentColor")
         layers.append(rings.mark_text(**label).encode(text="text:N"))
     what = f"Validation loss of each stage against {frontier.unit}, with {frontier.optimizer}."
     return to_spec(alt.layer(*layers), 380, what)
@@ -99,8 +104,8 @@ def waterfall(frontier: Frontier, vocab_size: int | None) -> Spec:
                 continue
             loss = fmean(losses)
             if before is not None:
-                change = {"name": curve.name, "from": before, "to": loss, "change": loss - before}
-                rows.append({**change, "place": i, "budget": f"{show(budget)} {frontier.unit}"})
+                at = {"place": i, "budget": f"{show(budget)} {frontier.unit}"}
+                rows.append({"name": curve.name, **staircase.step(before, loss), **at})
             before = loss
     last = len(frontier.budgets) - 1
     slider = alt.binding_range(min=0, max=last, step=1, name="budget ")
@@ -108,11 +113,7 @@ def waterfall(frontier: Frontier, vocab_size: int | None) -> Spec:
     base = inline(rows).transform_filter(f"datum.place == place_{frontier.optimizer}")
     names = [curve.name for curve in frontier.curves]
     y = alt.Y("name:N", title=None, sort=names)
-    ends = [row[end] for row in rows for end in ("from", "to")]
-    x = alt.X("from:Q", title=LOSSES["val"][1], axis=alt.Axis(tickCount=TICKS))
-    x = x.scale(domain=[min(ends) - 0.15, max(ends) + 0.05], nice=False, zero=False)
-    fall = alt.condition("datum.change < 0", alt.value(COLORS[2]), alt.value(COLORS[6]))
-    bars = base.mark_bar(height=18).encode(x, alt.X2("to:Q"), y, color=fall)
+    bars = staircase.bars(base, y, rows)
     numbers = base.mark_text(align="right", dx=-6, color="currentColor").encode(
         alt.X("to:Q"), y, alt.Text("change:Q", format="+.3f")
     )

@@ -12,9 +12,21 @@ const options = {
     ...data.theme,
     // Vega measures text, so it needs the font's real name.
     font: getComputedStyle(document.body).fontFamily,
-    axisYDiscrete: { labelLimit: Math.min(300, innerWidth / 3) },
+    axisYDiscrete: { labelLimit: Math.min(300, 0.42 * innerWidth) },
   },
 };
+
+async function draw(id, spec) {
+  const chart = document.getElementById(id);
+  offerPictures(chart, (await vegaEmbed(chart, spec, options)).view);
+}
+
+for (const button of document.querySelectorAll("[data-csv]")) {
+  const name = button.dataset.csv;
+  button.addEventListener("click", () => {
+    save(name, "csv", new Blob([toCsv(data.csv[name], data.fields)], { type: "text/csv" }));
+  });
+}
 
 const switches = document.getElementById("switches");
 
@@ -23,8 +35,8 @@ function drawCurves() {
   const shown = new Set(chosen.getAll("shown"));
   const scale = chosen.has("log") ? "log" : "linear";
   const spec = data.curves[`${chosen.get("loss")} ${chosen.get("position")} ${scale}`];
-  const points = data.points.filter((point) => shown.has(point.series));
-  vegaEmbed("#curves", { ...spec, datasets: { ...spec.datasets, points } }, options);
+  const points = data.csv.curves.filter((point) => shown.has(point.series));
+  draw("curves", { ...spec, datasets: { ...spec.datasets, points } });
 }
 
 function chooseScale() {
@@ -62,9 +74,10 @@ if (steps.length) {
 
 chooseScale();
 drawCurves();
-vegaEmbed("#bits", data.bits, options);
+draw("bits", data.bits);
+if (data.staircase) draw("staircase", data.staircase);
 data.sweeps.forEach((charts, sweep) => {
   charts.forEach((spec, place) => {
-    vegaEmbed(`#sweep-${sweep}-${place}`, spec, options);
+    draw(`sweep-${sweep}-${place}`, spec);
   });
 });

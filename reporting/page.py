@@ -10,14 +10,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
-import vl_convert
 from markupsafe import Markup
 
-from reporting import charts, sweep_charts, sweeps
+from reporting import charts, library, records, rows, staircase, sweep_charts, sweeps
 from reporting.charts import Spec
-from reporting.rows import COLUMNS, NUMBERS, differences, labels, table
+from reporting.groups import labels
 from reporting.runs import Run, sanitize
 
 HERE = Path(__file__).parent
@@ -26,34 +26,30 @@ MAX_SAMPLES = 8
 Swept = Sequence[tuple[sweeps.Sweep, dict[str, Spec]]]
 
 
-def render(runs: Sequence[Run], swept: Swept, unread: Sequence[str]) -> str:
-    """Returns the page: `runs` compared, the sweeps among them with charts, the unread runs."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # Vega, Vega-Lite and Vega-Embed, in the version that Altair writes for.
-    library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed", charts.VEGA_LITE)
-    scripts = [library, (HERE / "page.js").read_text(encoding="utf-8")]
-    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+def render(runs: Sequence[Run], swept: Swept, unread: Sequence[str], version: str = "") -> str:
+    """Returns the page: `runs` compared, the sweeps among them with charts, the unread runs.
+
+    A page with a version looks for a newer one where it came from.
+    """
+    scripts = [library.script(), _read("downloads.js"), _read("page.js")]
+    if version:
+        scripts.append(_read("watch.js"))
     colors = charts.palette(runs)
-    rows = dict(zip([run.name for run in runs], table(runs), strict=True))
-    differ, same = differences(runs)
+    cells = dict(zip([run.name for run in runs], rows.table(runs), strict=True))
+    differ, same = rows.differences(runs)
     shown = {run.name: samples(run) for run in with_samples(runs)}
     points = charts.points(runs)
-    return environment.get_template("page.html").render(
-        policy=" ".join(f"'sha256-{base64.b64encode(x).decode()}'" for x in digests),
-        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        scripts=[Markup(script) for script in scripts],
+    return _fill(
+        "page.html",
+        scripts,
+        version=version,
+        title=title(runs, [sweep for sweep, _ in swept]),
         heading=heading(runs),
         best=next(iter(by_bits_per_byte(runs)), None),
         unread=unread,
-        columns={column: COLUMNS[column] for column in rows[runs[0].name]},
-        numbers=NUMBERS,
-        rows=rows,
+        columns={column: rows.COLUMNS[column] for column in cells[runs[0].name]},
+        numbers=rows.NUMBERS,
+        rows=cells,
         swept=swept,
         text=sweeps,
         importance=sweep_charts.IMPORTANCE,
@@ -63,19 +59,51 @@ def render(runs: Sequence[Run], swept: Swept, unread: Sequence[str]) -> str:
         positions=charts.POSITIONS,
         differ=differ,
         same=same,
+        origin=origin(runs),
         mixed_tokens=len({run.config.get("data.tokenizer") for run in runs}) > 1,
         mixed_devices="device" in differ,
         data={
             "theme": charts.THEME,
-            "points": points,
             "curves": charts.curves(runs, points),
             "bits": charts.bits_chart(runs),
+            "staircase": staircase.ladder(runs),
+            # Of the files to download: rows, with the names of fields in full.
+            "csv": {"runs": records.records(runs, [])["runs"], "curves": points},
+            "fields": {**charts.METRICS, "name": "run", "series": "group"},
             "log": charts.log_by_default(runs),
             "samples": list(shown.values()),
             "no_sample": {"when": "no sample yet", "prompt": "", "text": ""},
             "sweeps": [list(specs.values()) for _, specs in swept],
         },
     )
+
+
+def waiting(message: str, version: str) -> str:
+    """Returns a page that only tells a message, and looks for a newer one."""
+    scripts = [_read("watch.js")]
+    return _fill("waiting.html", scripts, title="Report", version=version, message=message)
+
+
+def _fill(name: str, scripts: Sequence[str], **values: Any) -> str:
+    """Returns a page from its template in frame.html, with the only scripts that it may run."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    return environment.get_template(name).render(
+        policy=" ".join(f"'sha256-{base64.b64encode(x).decode()}'" for x in digests),
+        style=Markup(_read("page.css")),
+        scripts=[Markup(script) for script in scripts],
+        **values,
+    )
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
 
 
 def by_bits_per_byte(runs: Sequence[Run]) -> list[Run]:
@@ -106,8 +134,30 @@ def samples(run: Run) -> list[dict]:
     return shown
 
 
+def title(runs: Sequence[Run], found: Sequence[sweeps.Sweep]) -> str:
+    """Returns the page's title: the question of the sweep that all runs belong to, or `heading`."""
+    (sweep_id, *others) = {run.sweep_id for run in runs}
+    questions = [sweep.question for sweep in found if sweep.sweep_id == sweep_id and not others]
+    return "".join(questions) or heading(runs)
+
+
+def origin(runs: Sequence[Run]) -> dict[str, str]:
+    """Returns when, with which code, and on which machine the runs were made, in one line each."""
+    of_runs = [rows.origin(run) for run in runs]
+    shown = {}
+    for name in dict.fromkeys(name for one in of_runs for name in one):
+        values = sorted({one.get(name, rows.MISSING) for one in of_runs})
+        if len(values) == 1:
+            shown[name] = values[0]
+        elif name == "date":
+            shown[name] = f"{values[0]} to {values[-1]}"
+        else:
+            shown[name] = f"{len(values)} different ones, under settings that differ"
+    return shown
+
+
 def heading(runs: Sequence[Run]) -> str:
-    """Returns the page's title: `5 runs on tiny_shakespeare`."""
+    """Returns what the page compares: `5 runs on tiny_shakespeare`."""
     names = {sanitize(run.config.get("data.name", "")) for run in runs}
     text = names.pop() if len(names) == 1 else f"{len(names)} data sets"
     return f"{len(runs)} run{'s' if runs[1:] else ''} on {text}"

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from reporting.rows import BOOKKEEPING, differences
+from reporting.groups import BOOKKEEPING
+from reporting.rows import differences
 from reporting.runs import Run, number
 
 # Settings that every record has, and with them those that differ between the runs.

@@ -4,7 +4,9 @@ import json
 import math
 from collections.abc import Sequence
 from statistics import fmean
+from typing import NamedTuple
 
+from reporting.groups import BOOKKEEPING
 from reporting.runs import Run, group_by, number, sanitize
 
 # Header and, for the page, its meaning.
@@ -23,23 +25,32 @@ COLUMNS = {
 }
 NUMBERS, PROSE = tuple(COLUMNS)[1:8], tuple(COLUMNS)[8:]
 MISSING = "–"
+# Of the environment, what computes.
+VERSIONS = ("python", "jax", "flax")
 # Losses that differ by less than this count as equal.
 SAME_LOSS = 0.005
 # Ratios of FLOPs that count as equal: a run ends with a whole update.
 SAME_COMPUTE = (0.9, 1.1)
-# Config groups that do not change what a run computes.
-BOOKKEEPING = ("tracking.", "checkpoint.")
+
+
+class Baseline(NamedTuple):
+    """Loss that a stage is compared with, and the FLOPs that it took; 0 if they are not known."""
+
+    loss: float
+    flops: float
 
 
 def table(runs: Sequence[Run]) -> list[dict[str, str]]:
     """Returns a row of cells for each run, without prose columns that are the same in all rows."""
-    rows = [cells(run, runs) for run in runs]
+    alike = group_by(runs, lambda run: (run.task, run.stage, run.vocab_size))
+    before = {key: baseline(group[0], runs) for key, group in alike.items()}
+    rows = [cells(run, before[run.task, run.stage, run.vocab_size]) for run in runs]
     idle = [key for key in PROSE if runs[1:] and len({row[key] for row in rows}) == 1]
     return [{key: text for key, text in row.items() if key not in idle} for row in rows]
 
 
-def cells(run: Run, runs: Sequence[Run]) -> dict[str, str]:
-    """Returns the text under each of `COLUMNS` for one of `runs`."""
+def cells(run: Run, before: Baseline | None) -> dict[str, str]:
+    """Returns the text under each of `COLUMNS` for a run."""
     seconds = run.last("seconds")
     name = run.name
     if run.status != "done":
@@ -54,7 +65,7 @@ def cells(run: Run, runs: Sequence[Run]) -> dict[str, str]:
         val_loss_text(run),
         show(run.last("val/bits_per_byte")),
         sanitize(run.config.get("tracking.notes", "")),
-        gain_text(run, runs),
+        gain_text(run, before),
     )
     return dict(zip(COLUMNS, texts, strict=True))
 
@@ -79,30 +90,32 @@ def val_loss_text(run: Run) -> str:
     return text
 
 
-def gain_text(run: Run, runs: Sequence[Run]) -> str:
-    """Returns the change in validation loss from the mean of the stage before it in the ladder.
+def baseline(run: Run, runs: Sequence[Run]) -> Baseline | None:
+    """Returns the mean of the stage before a run's in the ladder; None if there is none.
 
-    Empty without a baseline: no stage, or another text or tokenizer.
+    It has the same text and tokenizer. That of the first stage is the uniform distribution.
     """
-    loss = run.last("val/loss")
-    if loss is None or not run.stage:
-        return ""
-    before = [other for other in runs if 0 < other.stage < run.stage and same_task(run, other)]
+    before = [other for other in runs if 0 < other.stage < run.stage and other.task == run.task]
     nearest = max((other.stage for other in before), default=0)
-    earlier = [
-        other for other in before if other.stage == nearest and other.last("val/loss") is not None
-    ]
+    stage = [other for other in before if other.stage == nearest]
+    earlier = [other for other in stage if other.last("val/loss") is not None]
     if earlier:
-        baseline = fmean(finite(earlier, "val/loss"))
-    elif run.vocab_size and not before:
-        baseline = math.log(run.vocab_size)
-    else:
+        flops = finite(earlier, "train_flops")
+        return Baseline(fmean(finite(earlier, "val/loss")), fmean(flops) if flops else 0)
+    return Baseline(math.log(run.vocab_size), 0) if run.vocab_size and not before else None
+
+
+def gain_text(run: Run, before: Baseline | None) -> str:
+    """Returns the change in validation loss from a baseline; empty without one, or a stage."""
+    loss = run.last("val/loss")
+    if loss is None or not run.stage or before is None:
         return ""
-    gain = loss - baseline
-    beside = f"{100 * gain / baseline:+.0f}%"
-    flops, flops_before = finite([run], "train_flops"), finite(earlier, "train_flops")
-    if flops and any(flops_before):
-        ratio = flops[0] / fmean(flops_before)
+    gain = loss - before.loss
+    # With one character to choose from, there is nothing to lose.
+    beside = f"{100 * gain / before.loss:+.0f}%" if before.loss else "from 0"
+    flops = run.last("train_flops")
+    if flops is not None and before.flops:
+        ratio = flops / before.flops
         if not SAME_COMPUTE[0] < ratio < SAME_COMPUTE[1]:
             beside = f"{ratio:.0f}x FLOPs" if ratio >= 10 else f"{ratio:.2g}x FLOPs"
         elif gain > -SAME_LOSS:
@@ -115,39 +128,30 @@ def finite(runs: Sequence[Run], metric: str) -> list[float]:
     return [value for run in runs if (value := run.last(metric)) is not None]
 
 
-def same_task(one: Run, other: Run) -> bool:
-    """Returns True if two runs' losses are comparable: same text, same tokenizer."""
-    keys = ("data.name", "data.path", "data.tokenizer")
-    return all(one.config.get(key) == other.config.get(key) for key in keys)
-
-
-def group_seeds(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Groups runs that differ only in the seed, under a label."""
-
-    def without_seed(run: Run) -> str:
-        kept = {key: x for key, x in run.config.items() if not key.startswith(BOOKKEEPING)}
-        return json.dumps({**kept, "seed": None}, sort_keys=True)
-
-    groups = group_by(runs, without_seed).values()
-    return {
-        group[0].name + (f" ({len(group)} seeds)" if group[1:] else ""): group for group in groups
+def origin(run: Run) -> dict[str, str]:
+    """Returns when a run began, and the code, machine and libraries of it, as far as known."""
+    environment = run.environment
+    commit = sanitize(environment.get("git_commit") or "")[:10]
+    dirty = " with uncommitted changes" if environment.get("git_dirty") else ""
+    num_devices = number(environment.get("num_devices")) or 1
+    versions = [f"{name} {environment[name]}" for name in VERSIONS if environment.get(name)]
+    values = {
+        "date": str(environment.get("started") or "")[:10],
+        "commit": commit and commit + dirty,
+        "device": environment.get("device"),
+        "devices": num_devices if num_devices > 1 else None,
+        "processor cores": environment.get("num_cpus"),
+        "versions": ", ".join(versions),
     }
-
-
-def labels(runs: Sequence[Run]) -> dict[str, str]:
-    """Returns the label of each run's group of seeds, by the run's name."""
-    return {run.name: label for label, group in group_seeds(runs).items() for run in group}
+    return {key: sanitize(value) for key, value in values.items() if value}
 
 
 def settings(run: Run) -> dict[str, str]:
-    """Returns the run's config, code version and device as texts."""
-    environment, config = run.environment, run.config
-    commit = sanitize(environment.get("git_commit") or "")[:10]
-    dirty = " with uncommitted changes" if environment.get("git_dirty") else ""
+    """Returns the run's config and origin as texts."""
+    config = run.config
     values = {
-        "device": environment.get("device"),
-        "code": commit and commit + dirty,
-        "precision": environment.get("precision"),
+        **origin(run),
+        "precision": run.environment.get("precision"),
         **{key: value for key, value in config.items() if not key.startswith(BOOKKEEPING)},
     }
     return {

@@ -1,7 +1,7 @@
 """Confidence intervals, tests of differences between groups of runs, parameter importance."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean, variance
 from typing import Any
@@ -25,6 +25,11 @@ class Difference:
     high: float
     significant: bool
     test: str
+
+    def __neg__(self) -> "Difference":
+        """Returns the difference of `other` from `one`."""
+        low, high = -self.high, -self.low
+        return replace(self, one=self.other, other=self.one, mean=-self.mean, low=low, high=high)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:

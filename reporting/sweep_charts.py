@@ -9,13 +9,16 @@ import altair as alt
 
 from reporting import frontier_charts, scaling_charts, statistics, vocabulary_charts
 from reporting.charts import COLORS, TICKS, Rows, Spec, bar_chart, inline, to_spec
+from reporting.groups import SEED, label, text, value
 from reporting.runs import are_numbers, group_by, sanitize
-from reporting.sweeps import SEED, Sweep, label, text, value
+from reporting.sweeps import Sweep
 
 # From good to bad, on a light and on a dark page.
 SCALE = (COLORS[1], "#a08fb0", COLORS[0])
 # An axis has a tick at each value of a parameter up to these many.
 MAX_TICKS = 10
+# Least pixels between two parallel axes: the chart scrolls on a narrow screen.
+AXIS_WIDTH = 150
 IMPORTANCE = "Share of each parameter in the variance (fANOVA; the seed counts as noise)"
 
 
@@ -81,11 +84,10 @@ def lines(sweep: Sweep, name: str, other: str, third: str = "") -> Spec:
     rows.sort(key=lambda row: row["x"])
     order = list(dict.fromkeys(text(run, other) for run in sweep.finished))
     values = sorted({row["x"] for row in rows})
-    axis = alt.Axis(values=values, format="~g") if len(values) <= MAX_TICKS else alt.Axis()
-    scale = number_scale(values, padding=15, nice=False)
+    scale = number_scale(values, padding=15)
     chart = inline(rows).mark_line(point=True, strokeWidth=2)
     chart = chart.encode(
-        alt.X("x:Q", title=label(name), axis=axis, scale=scale),
+        alt.X("x:Q", title=label(name), axis=number_axis(values), scale=scale),
         alt.Y("mean:Q", title=sweep.metric, scale=alt.Scale(zero=False)),
         alt.Color("of:N", title=label(other)).scale(domain=order, range=COLORS),
         tooltip=["of:N", "x:Q", alt.Tooltip("mean:Q", format=".4f")],
@@ -94,14 +96,22 @@ def lines(sweep: Sweep, name: str, other: str, third: str = "") -> Spec:
     if not third:
         return to_spec(chart, 260, what)
     facets = chart.properties(width=300, height=260).facet(alt.Facet("in:N", title=None), columns=2)
-    return facets.properties(description=what).to_dict()
+    return facets.properties(description=what).to_dict(validate=False)
 
 
-def number_scale(values: Sequence[float], **options: Any) -> alt.Scale:
+def number_scale(values: Sequence[float], padding: int) -> alt.Scale:
     """Returns a logarithmic scale if the numbers span decades, else one that may omit zero."""
     if statistics.spans_decades(values):
-        return alt.Scale(type="log", **options)
-    return alt.Scale(zero=False, **options)
+        return alt.Scale(type="log", nice=False, padding=padding)
+    return alt.Scale(zero=False, nice=False, padding=padding)
+
+
+def number_axis(values: Sequence[float]) -> alt.Axis:
+    """Returns an axis with a tick at each of the numbers, if they are few."""
+    different = sorted(set(values))
+    if len(different) <= MAX_TICKS:
+        return alt.Axis(values=different, labelExpr="format(datum.value, '~r')")
+    return alt.Axis(tickCount=TICKS)
 
 
 def axis_positions(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
@@ -136,22 +146,34 @@ def parallel_coordinates(sweep: Sweep) -> Spec:
             for run, place, result, here in zip(sweep.finished, places, results, texts, strict=True)
         ]
     x = alt.X("axis:N", sort=[*axes], title=None, scale=alt.Scale(type="point", padding=0.5))
-    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[0, 1]))
+    # Room for the texts of both ends.
+    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[-0.04, 1.04], nice=False))
+    # A line for each part of a name, for optimizer.learning_rate is wider than its axis.
+    names = alt.Axis(
+        labelExpr="split(datum.label, '.')",
+        labelAngle=0,
+        labelPadding=20,
+        domain=False,
+        ticks=False,
+        grid=True,
+        orient="top",
+    )
     color = alt.Scale(range=SCALE, reverse=sweep.goal == "maximize")
     tooltip = ["run:N", "axis:N", "here:N", alt.Tooltip("value:Q", format=".4f")]
     runs = inline(lines).mark_line(strokeWidth=2, opacity=0.75, point=True)
     runs = runs.encode(
-        x.axis(labelAngle=0, domain=False, ticks=False, grid=True, orient="top"),
+        x.axis(names),
         y,
         alt.Detail("run:N"),
         alt.Color("value:Q", title=sweep.metric, scale=color),
         tooltip=tooltip,
     )
     marks = inline(ticks).mark_text(
-        align="left", dx=7, color="currentColor", fontWeight=600, limit=170
+        align="left", dx=7, color="currentColor", fontWeight=600, limit=AXIS_WIDTH - 15
     )
     marks = marks.encode(x, y, alt.Text("text:N"))
-    return to_spec(runs + marks, 320, "Parameters and result of each finished run.")
+    chart = (runs + marks).properties(usermeta={"min_width": AXIS_WIDTH * (len(axes) + 1)})
+    return to_spec(chart, 320, "Parameters and result of each finished run.")
 
 
 def importance_bars(shares: dict[str, float]) -> Spec:
@@ -199,14 +221,18 @@ def scatter(sweep: Sweep, name: str) -> Spec:
     positions = [row["x"] for row in means]
     if are_numbers(positions):
         scale = number_scale(positions, padding=20)
-        x = alt.X("x:Q", title=label(name), scale=scale, axis=alt.Axis(tickCount=TICKS))
+        x = alt.X("x:Q", title=label(name), scale=scale, axis=number_axis(positions))
     else:
         scale = alt.Scale(type="point", padding=0.5)
         axis = alt.Axis(labelAngle=0, labelLimit=160)
-        order = list(dict.fromkeys(positions))
+        for row in (*runs, *means):  # Vega-Lite orders texts, or numbers, not both.
+            row["x"] = str(row["x"])
+        order = list(dict.fromkeys(map(str, positions)))
         x = alt.X("x:N", title=label(name), scale=scale, axis=axis, sort=order)
     models = list(dict.fromkeys(row["model"] for row in means))
-    legend = alt.Legend(orient="top") if len(models) > 1 else None
+    # The names beside the axis may be those of the models.
+    is_known = len({(row["x"], row["model"]) for row in means}) == len(models)
+    legend = alt.Legend(orient="top", columns=2) if models[1:] and not is_known else None
     color = alt.Color("model:N", title=None, legend=legend).scale(domain=models, range=COLORS)
     y = alt.Scale(zero=False)
     base = inline(means).encode(x, color)

@@ -5,7 +5,6 @@ names the metric, and a journal of how the runs ended.
 """
 
 import json
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import run_folder
-from reporting import frontier, rows, scaling, statistics
+from reporting import comparison, frontier, rows, scaling, statistics
+from reporting.groups import SEED, text, value
 from reporting.runs import Run, group_by, sanitize
 
 FILE, JOURNAL = "sweep.yaml", "runs.jsonl"
-SEED = "config.seed"
 # A scaling law is fitted where no other parameters vary.
 SIZES = {
     "config",
@@ -34,13 +33,17 @@ FOLDER_FLAGS = ("--workdir", "--config.checkpoint.resume")
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs of one sweep. `left_out` holds the unfinished ones by outcome."""
+    """The runs of one sweep. `left_out` holds the unfinished ones by outcome.
+
+    `question` is the first line of its description; empty if that is unknown.
+    """
 
     sweep_id: str
     metric: str
     goal: str
     finished: list[Run]
     left_out: dict[str, list[Run]]
+    question: str = ""
 
     def value(self, run: Run) -> float:
         """Returns the last finite value of the metric; every finished run has one."""
@@ -108,30 +111,30 @@ class Sweep:
             for model, groups in group_by(self.settings(), name).items()
         }
 
+    @cached_property
+    def differences(self) -> list[statistics.Difference]:
+        """The tested differences between `best_settings`; empty for a law or a frontier."""
+        if self.scaling_law or self.frontiers:
+            return []
+        groups = self.best_settings()
+        baseline = comparison.baseline(groups) if self.compares_experiments else ""
+        return statistics.differences(groups, baseline)
+
+    @property
+    def matrix(self) -> comparison.Matrix | None:
+        """The differences of all pairs, if each pair was tested and there are many."""
+        return comparison.matrix(self.differences)
+
+    @property
+    def unit(self) -> str:
+        """The unit of a difference in the metric."""
+        return "nats" if self.metric.endswith("/loss") else self.metric
+
     def importance(self) -> dict[str, float]:
         """Returns each parameter's share in the variance, without the seed; empty if unknown."""
         names = [name for name in self.varying if name != SEED]
         parameters = {name: [value(run, name) for run in self.finished] for name in names}
         return statistics.importance(parameters, [self.value(run) for run in self.finished])
-
-
-def text(run: Run, name: str) -> str:
-    """Returns a parameter's value as one line of text."""
-    return sanitize(value(run, name))
-
-
-def value(run: Run, name: str) -> Any:
-    """Returns a parameter's value; an experiment's name comes without its folder."""
-    given = run.swept.get(name, "–")
-    if name == "config":
-        path, _, preset = str(given).partition(":")
-        return Path(path).stem + (f":{preset}" if preset else "")
-    return given
-
-
-def label(name: str) -> str:
-    """Returns a parameter's short name: optimizer.learning_rate, or experiment for `config`."""
-    return "experiment" if name == "config" else sanitize(name.removeprefix("config."))
 
 
 def find(runs: Sequence[Run]) -> list[Sweep]:
@@ -142,7 +145,8 @@ def find(runs: Sequence[Run]) -> list[Sweep]:
 
 def _read(sweep_id: str, runs: list[Run]) -> Sweep:
     folder = runs[0].folder.parent
-    metric, goal = _metric(folder / FILE)
+    content = _content(folder / FILE)
+    metric, goal = _metric(content)
     ended = _outcomes(folder / JOURNAL)
 
     def outcome(run: Run) -> str:
@@ -152,18 +156,33 @@ def _read(sweep_id: str, runs: list[Run]) -> Sweep:
         return "stopped early" if ending == "stopped" else ending
 
     groups = group_by(runs, outcome)
-    return Sweep(sweep_id, metric, goal, groups.pop("finished", []), groups)
+    finished = groups.pop("finished", [])
+    return Sweep(sweep_id, metric, goal, finished, groups, _question(content))
 
 
-def _metric(path: Path) -> tuple[str, str]:
-    """Returns the metric and goal of a sweep file, or the validation loss if it names none."""
+def _content(path: Path) -> dict[str, Any]:
+    """Returns the content of a sweep file; {} if there is none, or it can't be read."""
     import yaml
 
     try:
-        metric = yaml.safe_load(path.read_text(encoding="utf-8"))["metric"]
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _metric(content: dict[str, Any]) -> tuple[str, str]:
+    """Returns the metric and goal of a sweep file, or the validation loss if it names none."""
+    try:
+        metric = content["metric"]
         return str(metric["name"]), str(metric.get("goal", "minimize"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (KeyError, TypeError, AttributeError):
         return "val/loss", "minimize"
+
+
+def _question(content: dict[str, Any]) -> str:
+    """Returns the first line of a sweep file's description, or an empty string."""
+    return sanitize(str(content.get("description") or "").strip().partition("\n")[0])
 
 
 def _outcomes(path: Path) -> dict[str, str]:
@@ -217,18 +236,8 @@ def statements(sweep: Sweep) -> list[str]:
         sentences.append(
             f"One seed allows no test: {', '.join(alone)}. Give config.seed more values."
         )
-    baseline = _baseline(groups) if sweep.compares_experiments else ""
-    for found in statistics.differences(groups, baseline):
-        counts = sorted({len(groups[found.one]), len(groups[found.other])})
-        is_below = found.mean < 0
-        low, high = (-found.high, -found.low) if is_below else (found.low, found.high)
-        sentences.append(
-            f"{found.one} is {abs(found.mean):.3f} {'below' if is_below else 'above'} "
-            f"{found.other} (95 % interval {low:.3f} to {high:.3f}): "
-            f"{'' if found.significant else 'not '}statistically significant "
-            f"({found.test}, {' and '.join(map(str, counts))} seeds)."
-        )
-    return sentences
+    is_ladder = not sweep.compares_experiments and all(run.stage for run in sweep.finished)
+    return sentences + comparison.sentences(sweep.differences, groups, is_ladder)
 
 
 def compute(sweep: Sweep) -> str:
@@ -240,9 +249,3 @@ def compute(sweep: Sweep) -> str:
     if high <= rows.SAME_COMPUTE[1] * low:
         return f"Each run took {frontier.show(high)} training FLOPs."
     return f"The runs took {frontier.show(low)} to {frontier.show(high)} training FLOPs: not equal."
-
-
-def _baseline(names: Sequence[str] | dict[str, Any]) -> str:
-    """Returns the experiment that all others extend by presets; empty if there is none."""
-    presets = {name: set(re.split("[:+]", name)) for name in names}
-    return next((one for one in names if all(presets[one] <= x for x in presets.values())), "")

@@ -9,8 +9,10 @@
     checkpoints/       see checkpoints/
     diverged/          the state and batch of a run that diverged: see training/divergence.py
     wandb/             W&B's own files
+    tensorboard/       event files for TensorBoard, if they are asked for
     sweep.json         the sweep that the run belongs to, if any, and its parameters
-    wandb.json         the id of the W&B run that mirrors this record; a resumed run continues it
+    wandb.json         the id of the W&B run that mirrors this record, which a resumed run
+                       continues, and its address on the server
     .lock              locked by the process that works in the folder; holds its process id
 
 Atomic writes (runtime/files.py) let a reader see the old file or the new one. A line is one write
@@ -21,6 +23,7 @@ readers drop.
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -37,11 +40,19 @@ CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
 TOKENIZER = "tokenizer.json"
 METRICS = "metrics.jsonl"
+# In its lines; train/mfu on devices whose peak is known, train/skipped_updates if any may be.
+METRIC_NAMES = (
+    *("train/loss", "train/grad_norm", "train/learning_rate", "train/tokens_per_second"),
+    *("train/mfu", "train/skipped_updates", "val/loss", "val/perplexity", "val/bits_per_byte"),
+    *("step", "tokens_seen", "train_flops", "seconds"),
+)
+NORMS = "norms/"  # And this before the names of layers: training/norms.py.
 SAMPLES = "samples.jsonl"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 SWEEP = "sweep.json"
 WANDB = "wandb.json"
+TENSORBOARD = "tensorboard"
 DIVERGED = "diverged"
 LOCK = ".lock"
 
@@ -50,6 +61,32 @@ def remove_temporary(folder: Path) -> None:
     """Removes the temporary files that a killed process left in `folder`."""
     for path in folder.glob(f".*{TEMPORARY}"):
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Creates `parent/name-<time>` for the block, `-2` after it if another process was faster.
+
+    A folder that is still empty at the end is removed. Raises UserError if it can't be written.
+    """
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(1):
+        folder = parent / (f"{stem}-{number}" if number > 1 else stem)
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError as error:
+            if not parent.is_dir():
+                raise UserError(f"{parent} is no folder: name one with --workdir") from error
+        except OSError as error:
+            raise UserError(
+                f"{folder} can't be written ({error.strerror}): name a folder with --workdir"
+            ) from None
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):  # It holds a run.
+            folder.rmdir()
 
 
 def is_hidden(path: Path) -> bool:
@@ -99,7 +136,8 @@ def read_lines(path: Path) -> Iterator[dict]:
     with open(path, "rb") as file:
         for line in file:
             if line.endswith(b"\n"):
-                yield json.loads(line)
+                # json.loads(bytes) would look for the encoding of each line.
+                yield json.loads(line.decode("utf-8", "surrogatepass"))
 
 
 def set_aside_after(path: Path, step: int) -> None:

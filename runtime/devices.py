@@ -11,32 +11,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# Floating-point operations a second of one device, by its name in JAX, in dense products of
-# bfloat16 factors: the makers' data sheets (NVIDIA's list twice as many, with sparsity, for H100
-# and H200; TPUs' are of Google Cloud's pages).
-PEAK_FLOPS = {
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA A100-PCIE-40GB": 312e12,
-    "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA L4": 121e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-}
-
-
-def peak_flops(mesh: Mesh) -> float | None:
-    """Returns the operations a second of all devices of `mesh` at their peak; None if unknown."""
-    kinds = [device.device_kind for device in mesh.devices.flat]
-    if not all(kind in PEAK_FLOPS for kind in kinds):
-        return None
-    return sum(PEAK_FLOPS[kind] for kind in kinds)
-
 
 def data_mesh(*batch_sizes: int) -> Mesh:
     """As many of the devices as divide every one of `batch_sizes`, on one axis "data"."""

@@ -1,5 +1,6 @@
 """Errors of the commands: one line for the user, and an exit code for scripts."""
 
+import io
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from functools import partial
 
 from absl import app, flags, logging
 
+from runtime import process
 from runtime.terminal import escape_controls
 
 # 0 is success; 128 + a signal's number is a command that the signal stopped.
@@ -19,6 +21,8 @@ DIVERGED = 3
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 PIPE_CLOSED = 128 + 13
+# Flags of commands that name a file or a folder to write: no shell expands ~ after --workdir=.
+PATHS = ("workdir", "output", "data", "figures")
 
 
 class UserError(Exception):
@@ -55,7 +59,11 @@ def run_command(
     `UserError`, `DIVERGED` for a `Diverged`, `FAILED` for a `Failed`. Any other exception is a bug
     and keeps its traceback.
     """
+    process.set_up_home()
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Its encoding may lack a character of a text or a name: é is printed as \xe9, as in errors.
+        sys.stdout.reconfigure(errors="backslashreplace")
     app.run(
         lambda argv: _exit_with(partial(main, *argv[1:])),
         flags_parser=partial(_parse_flags, positional=positional, explain=explain),
@@ -70,9 +78,9 @@ def _exit_with(main: Callable[[], None]) -> None:
     try:
         main()
     except Terminated as stop:
-        _fail(str(stop) or "terminated", TERMINATED)
+        _exit(str(stop) or "terminated", TERMINATED)
     except KeyboardInterrupt as stop:
-        _fail(str(stop) or "interrupted", INTERRUPTED)
+        _exit(str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader, `head` for example, has closed the pipe: a flush at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -98,6 +106,9 @@ def _parse_flags(
         _fail(message, USER_ERROR)
     if len(rest) > 1 and not positional:
         _fail(f"unexpected argument {rest[1]!r}: every option is a flag, --name=value", USER_ERROR)
+    for name in PATHS:
+        if name in flags.FLAGS and (path := flags.FLAGS[name].value):
+            flags.FLAGS[name].value = os.path.expanduser(path)
     # Libraries log a lot at level INFO; --verbosity=0 shows it.
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.WARNING)
@@ -127,6 +138,15 @@ def _message(error: Exception) -> str:
     return text.split(" Other fields present")[0]  # A locked config lists all of its keys there.
 
 
+def print_line(message: str) -> None:
+    """Prints a message to standard error, as one line without control characters."""
+    print(escape_controls(" ".join(message.split())), file=sys.stderr, flush=True)
+
+
 def _fail(error: Exception | str, code: int) -> None:
-    print("error: " + escape_controls(" ".join(str(error).split())), file=sys.stderr)
+    _exit(f"error: {error}", code)
+
+
+def _exit(message: str, code: int) -> None:
+    print_line(message)
     sys.exit(code)

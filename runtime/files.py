@@ -1,4 +1,4 @@
-"""Atomic writes: a temporary file, fsync, rename."""
+"""Files: atomic writes (a temporary file, fsync, rename), and pointers in place of files."""
 
 import contextlib
 import os
@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from runtime.errors import UserError
+
 TEMPORARY = ".tmp"  # Suffix of a file while it is written.
+POINTER = b"version https://git-lfs.github.com/spec/"  # Its first bytes.
 
 
 @contextlib.contextmanager
@@ -35,3 +38,14 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_not_a_pointer(path: Path) -> None:
+    """Raises UserError if `path` is what git leaves of a large file without git-lfs."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise UserError(
+                    f"{path} is a git-lfs pointer, not the file itself: run `git lfs install && "
+                    f"git lfs pull` in {path.parent}"
+                )

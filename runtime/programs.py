@@ -66,7 +66,7 @@ def compiled(
     """
     if cache_key is None:
         return lower().compile()
-    key = f"{name}-{_digest(cache_key, source_digest(ROOT), _shapes(args))}"
+    key = _key(name, cache_key, args)
     # A second run in this process has another optimizer object, and the same program.
     place = key, jax.tree.structure((args, out))
     if place not in LOADED:
@@ -80,15 +80,24 @@ def compiled(
     return LOADED[place]
 
 
+def is_kept(name: str, cache_key: str | None, args: tuple) -> bool:
+    """Returns True if `compiled` will probably find the program, and not compile it."""
+    return cache_key is not None and _recall(_key(name, cache_key, args)) is not None
+
+
 def cached(name: str, cache_key: str | None, args: tuple, make: Callable[[], Any]) -> Any:
     """Returns the value of `make()`, a number for example, kept for later processes."""
     if cache_key is None:
         return make()
-    key = f"{name}-{_digest(cache_key, source_digest(ROOT), _shapes(args))}"
+    key = _key(name, cache_key, args)
     if (value := _recall(key)) is None:
         value = make()
         _keep(key, value)
     return value
+
+
+def _key(name: str, cache_key: str, args: tuple) -> str:
+    return f"{name}-{_digest(cache_key, source_digest(ROOT), _shapes(args))}"
 
 
 def _compile(lowered: jax.stages.Lowered, digest: str, out: Any) -> jax.stages.Compiled:

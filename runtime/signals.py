@@ -40,7 +40,7 @@ class Stop:
                 if number not in SIGNALS:
                     continue
                 if self._number:
-                    os.write(2, b"error: stopped without saving; the last checkpoint is kept\n")
+                    os.write(2, b"stopped without saving; the last checkpoint is kept\n")
                     os._exit(128 + number)
                 self._number = number
                 note = (

@@ -5,6 +5,7 @@ Names and meanings are W&B's: https://docs.wandb.ai/models/sweeps/sweep-config-k
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -17,6 +18,10 @@ from runtime.errors import UserError
 # Away from 0 and 1, where a normal distribution has no finite value.
 EDGE = 1e-12
 BOUNDS = ("min", "max")
+# Integers above are not exact as floats, from which a search takes them.
+MAX_INTEGER = 2**53
+# Values that a grid takes from a distribution.
+MAX_VALUES = 1_000_000
 # Required options of each distribution, and optional ones with their defaults.
 OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {
     "constant": (("value",), {}),
@@ -70,6 +75,12 @@ class Parameter:
             return choices
         if self.distribution == "q_uniform":
             options = self.options
+            count = (options["max"] - options["min"]) / options["q"]
+            if count > MAX_VALUES:
+                raise UserError(
+                    f"parameter {self.name!r} has {count:,.0f} values, from {options['min']} to "
+                    f"{options['max']} by {options['q']}: expected {MAX_VALUES:,} at most; raise q"
+                )
             return np.arange(options["min"], options["max"], options["q"]).tolist()
         raise UserError(
             f"parameter {self.name!r} has distribution {self.distribution}, which has infinitely "
@@ -144,6 +155,8 @@ def parse(name: str, content: Any) -> Parameter:
             raise UserError(f"{where} lacks {key!r}, which distribution {distribution} needs")
     options = {**defaults, **options}
     _check_options(where, distribution, options)
+    for value in [*_listed(options.get("values")), options.get("value")]:
+        _check_value(where, value)
     if "values" in options:
         _check_values(where, options["values"], options.get("probabilities"))
     return Parameter(name, distribution, options)
@@ -172,6 +185,8 @@ def _check_options(where: str, distribution: str, options: dict[str, Any]) -> No
         if not is_number(value):
             hint = " (YAML reads 1e-3 as text: write 1.0e-3)" if isinstance(value, str) else ""
             raise UserError(f"{where} has {key} {value!r}: expected a number{hint}")
+        if not abs(value) <= (MAX_INTEGER if isinstance(value, int) else sys.float_info.max):
+            raise UserError(f"{where} has {key} {value}: expected a finite number up to 2**53")
         if key in ("q", "sigma", "a", "b") and value <= 0:
             raise UserError(f"{where} has {key} {value}: expected a positive number")
     if "min" in options:
@@ -182,6 +197,22 @@ def _check_options(where: str, distribution: str, options: dict[str, Any]) -> No
             raise UserError(f"{where} has min {low}: {distribution} needs a positive number")
         if distribution == "int_uniform" and not (type(low) is int and type(high) is int):
             raise UserError(f"{where} has min {low} and max {high}: int_uniform needs integers")
+
+
+def _listed(values: Any) -> list:
+    return values if isinstance(values, list) else []
+
+
+def _check_value(where: str, value: Any) -> None:
+    """Raises UserError for what YAML makes of some words, and neither a flag nor JSON can hold."""
+    parts = value if isinstance(value, list) else [value]
+    if not all(part is None or isinstance(part, str | int | float) for part in parts):
+        raise UserError(
+            f"{where} has the value {value}, which YAML reads as a {type(value).__name__}: "
+            "expected text, a number, true or false; write it in quotes"
+        )
+    if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+        raise UserError(f"{where} has the value {value}: expected a finite number")
 
 
 def _check_values(where: str, values: Any, probabilities: Any) -> None:

@@ -11,12 +11,11 @@ from sweep_engine import command, search, view
 from sweep_engine.journal import DIVERGED, FAILED, FINISHED, STOPPED, Journal, SweepRun
 from sweep_engine.progress import Progress
 from sweep_engine.sweep_file import SweepFile
-from sweep_engine.workers import Workers
+from sweep_engine.workers import POLL_SECONDS, Workers
 
 # Modules to import before forking a program's runs: none that defines flags or asks JAX for its
 # devices.
 MODULES = {"main.py": ("train",)}
-POLL_SECONDS = 0.25
 # Time from SIGTERM to SIGKILL.
 GRACE_SECONDS = 20
 # The sweep gives up when this many runs have failed and none has ended otherwise.
@@ -49,7 +48,8 @@ class SweepRunner:
                 self._poll()
                 self._view.show(self._overview())
         except KeyboardInterrupt:
-            self._stop_all()
+            self._view.event("stopping: run the same command again to resume")
+            self._workers.stop(GRACE_SECONDS)
             raise
         finally:
             self._view.close()
@@ -203,12 +203,3 @@ class SweepRunner:
         text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
         lines = (line for line in reversed(text.split("\n")) if line.strip())
         return next(lines, "it printed nothing")[:300]
-
-    def _stop_all(self) -> None:
-        """Asks all runs to save and stop, and waits up to GRACE_SECONDS for them."""
-        self._view.event("stopping: run the same command again to resume")
-        until = time.monotonic() + GRACE_SECONDS
-        for name in self._workers.running:
-            self._workers.signal(name, signal.SIGTERM)
-        while self._workers.running and time.monotonic() < until:
-            self._workers.wait(POLL_SECONDS)

@@ -5,7 +5,6 @@ function of the file, the seed, the run's number and the results of earlier runs
 no state, and a sweep repeats exactly.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,9 @@ import numpy as np
 from runtime.errors import UserError
 from sweep_engine.journal import SweepRun
 from sweep_engine.sweep_file import Metric, SweepFile
+
+# A journal and a report hold so many; most sweeps have dozens.
+MAX_RUNS = 10_000
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,21 @@ def num_points(sweep: SweepFile) -> int | None:
 
 
 def num_runs(sweep: SweepFile, count: int) -> int:
-    """Returns the least of the grid, run_cap and `count`. Raises UserError if all are unlimited."""
+    """Returns the least of the grid, run_cap and `count`.
+
+    Raises UserError if all are unlimited, or above MAX_RUNS.
+    """
     # No grid is empty, and no run_cap is 0.
     limits = [limit for limit in (num_points(sweep), sweep.run_cap, count) if limit]
     if not limits:
         raise UserError(f"a {sweep.method} search never ends: give --count, or run_cap in the file")
+    if min(limits) > MAX_RUNS:
+        sizes = " x ".join(f"{len(parameter.grid()):,}" for parameter in sweep.parameters)
+        what = f"a grid of {sizes} points" if sweep.method == "grid" else "a search"
+        raise UserError(
+            f"{min(limits):,} runs of {what}: expected {MAX_RUNS:,} at most; give --count, run_cap "
+            "in the file, or fewer values"
+        )
     return min(limits)
 
 
@@ -79,11 +91,14 @@ def grid_point(sweep: SweepFile, number: int) -> dict[str, Any]:
     covers every setting once, and runs that compile the same program do not start side by side.
     """
     ordered = sorted(sweep.parameters, key=lambda parameter: parameter.name != "config.seed")
-    points = itertools.product(*[parameter.grid() for parameter in ordered])
-    values = next(itertools.islice(points, number - 1, None), None)
-    if values is None:
+    left, values = number - 1, {}
+    for parameter in reversed(ordered):
+        grid = parameter.grid()
+        left, place = divmod(left, len(grid))
+        values[parameter.name] = grid[place]
+    if left:
         raise UserError(f"the grid has {num_points(sweep)} points: there is no run {number}")
-    return dict(sorted(zip([parameter.name for parameter in ordered], values, strict=True)))
+    return dict(sorted(values.items()))
 
 
 def _generator(seed: int, number: int) -> np.random.Generator:

@@ -3,16 +3,19 @@
 import difflib
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from run_folder import METRIC_NAMES, NORMS
 from runtime.errors import UserError
 from sweep_engine import distributions
 from sweep_engine.distributions import Parameter, is_number
 from sweep_engine.hyperband import Hyperband
 
+ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("grid", "random", "bayes")
 KEYS = (
     *("program", "method", "metric", "parameters", "command", "early_terminate", "run_cap"),
@@ -99,7 +102,9 @@ def parse(content: Any) -> SweepFile:
     if not isinstance(program, str) or not program:
         raise UserError("program is missing: program: main.py")
     if not os.path.isfile(program):
-        raise UserError(f"program {program!r} is not a file in {os.getcwd()}")
+        root = shlex.quote(str(ROOT))
+        to_do = f"cd {root} first" if (ROOT / program).is_file() else "check its name"
+        raise UserError(f"program {program!r} is not a file in {os.getcwd()}: {to_do}")
     command = content.get("command")
     if command is None:
         command = ("${env}", "${interpreter}", "${program}", "${args}")
@@ -111,6 +116,14 @@ def parse(content: Any) -> SweepFile:
     words = tuple(map(str, command))
     # The metric that compares all stages, for a file that names none.
     metric = metric or Metric("val/loss")
+    is_known = metric.name in METRIC_NAMES or metric.name.startswith(NORMS)
+    if os.path.basename(program) == "main.py" and not is_known:
+        near = difflib.get_close_matches(metric.name, METRIC_NAMES, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(
+            f"metric is {metric.name!r}, which no run of {program} measures: {hint}expected one of "
+            f"{', '.join(METRIC_NAMES)}"
+        )
     return SweepFile(program, method, parameters, words, metric, early_terminate, run_cap)
 
 
@@ -139,6 +152,18 @@ def with_preset(sweep: SweepFile, preset: str) -> SweepFile:
         if not word.startswith("--config.") or word.startswith(STORAGE)
     ]
     return replace(sweep, parameters=tuple(parameters), command=tuple(command))
+
+
+def to_yaml(sweep: SweepFile, text: str) -> str:
+    """Returns the file `text` with the parameters and the command of `sweep`, for `wandb sweep`."""
+    import yaml
+
+    content = yaml.safe_load(text)
+    content["parameters"] = {
+        one.name: {**content["parameters"][one.name], **one.options} for one in sweep.parameters
+    }
+    content["command"] = list(sweep.command)
+    return yaml.safe_dump(content, sort_keys=False)
 
 
 def _check_keys(what: str, content: Mapping[str, Any], known: tuple[str, ...]) -> None:

@@ -35,8 +35,10 @@ class Overview:
         """Returns the number of runs that have ended."""
         return sum(bool(run.outcome) for run in self.runs)
 
-    def _seconds_left(self) -> float:
-        """Returns the seconds left at the mean duration so far."""
+    def seconds_left(self) -> float | None:
+        """Returns the seconds left at the mean duration so far; None if none is known."""
+        if not self.durations:
+            return None
         mean = sum(self.durations) / len(self.durations)
         done = sum(run.step / run.num_steps for run in self.running.values() if run.num_steps)
         return mean * max(self.total - self.num_ended() - done, 0) / self.num_workers
@@ -48,8 +50,8 @@ class Overview:
         parts += [f"{counts[outcome]} {outcome}" for outcome in OUTCOMES[1:] if counts[outcome]]
         if best := best_of(self.runs, self.metric):
             parts.append(f"best {self.metric.name} {format_value(best.value)} by {best.name}")
-        if self.durations and self.num_ended() < self.total:
-            parts.append(f"{format_seconds(self._seconds_left())} left")
+        if self.num_ended() < self.total and (left := self.seconds_left()) is not None:
+            parts.append(f"{format_seconds(left)} left")
         return ", ".join(parts)
 
 

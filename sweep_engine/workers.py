@@ -9,9 +9,12 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+# Time between looks at the runs.
+POLL_SECONDS = 0.25
 # Exit code of a run whose fork server was killed, and the run with it.
 KILLED = -signal.SIGKILL
 # JAX's variable for the fraction of a GPU's memory that a process takes, and the sum of those.
@@ -68,6 +71,14 @@ class Workers:
             del self._workers[answer["ended"]]
             ended.append((answer["ended"], answer["code"]))
         return ended
+
+    def stop(self, seconds: float) -> None:
+        """Asks all runs to save and stop, and waits up to `seconds` for them."""
+        until = time.monotonic() + seconds
+        for name in self.running:
+            self.signal(name, signal.SIGTERM)
+        while self.running and time.monotonic() < until:
+            self.wait(POLL_SECONDS)
 
     def close(self) -> None:
         """Kills all runs."""

@@ -7,16 +7,23 @@ resumes interrupted ones from their last checkpoints.
 """
 
 import secrets
+import shlex
 import sys
-import time
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])
 
+from runtime import process
+
+if __name__ == "__main__":
+    process.require_packages()
+
 from absl import flags
 
-from runtime import errors, process
+import run_folder
+from config.check import MAX_SEED
+from runtime import errors
 from runtime.terminal import escape_controls
 from sweep_engine import command, search, sweep_file, view
 from sweep_engine.journal import DIVERGED, FAILED, Journal
@@ -29,12 +36,15 @@ WORKERS = flags.DEFINE_integer(
 COUNT = flags.DEFINE_integer(
     "count", 0, "Runs in all. Default: the whole grid, or the run_cap.", lower_bound=0
 )
-SEED = flags.DEFINE_integer("seed", 0, "Seed of a random or Bayesian search.", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of a random or Bayesian search.", 0, MAX_SEED)
 RETRIES = flags.DEFINE_integer("retries", 2, "Retries of a run that fails.", lower_bound=0)
 PRESET = flags.DEFINE_string(
     "preset",
     "",
     "Preset to add to each experiment, such as smoke; it replaces the file's fixed flags.",
+)
+PRINT_YAML = flags.DEFINE_bool(
+    "print_yaml", False, "Only print the sweep file with --preset in it, for `wandb sweep`."
 )
 SWEEP_ID = flags.DEFINE_string(
     "sweep_id", "", "Id from `wandb sweep`, for uploading to that sweep. Default: a new id."
@@ -48,10 +58,21 @@ def main(*files: str) -> None:
     sweep, text = sweep_file.read(path)
     if PRESET.value:
         sweep = sweep_file.with_preset(sweep, PRESET.value)
+    if PRINT_YAML.value:
+        print(sweep_file.to_yaml(sweep, text), end="")
+        return
     total = search.num_runs(sweep, COUNT.value)
     # Finds a mistake in the command before anything is written.
     command.build(sweep, search.values_at(sweep, {}), Path("x"))
-    folder = Path(WORKDIR.value or f"runs/{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if WORKDIR.value:
+        run(sweep, text, Path(WORKDIR.value), total)
+        return
+    with run_folder.new_folder(Path("runs"), path.stem) as folder:
+        run(sweep, text, folder, total)
+
+
+def run(sweep: sweep_file.SweepFile, text: str, folder: Path, total: int) -> None:
+    """Runs a sweep in a folder, and prints what came out."""
     sweep_id = SWEEP_ID.value or secrets.token_hex(4)
     journal = Journal(folder, text, SEED.value, PRESET.value, sweep_id)
     runner = SweepRunner(sweep, journal, total, WORKERS.value, RETRIES.value)
@@ -70,7 +91,7 @@ def print_results(runner: SweepRunner) -> None:
     if best := view.best_of(journal.runs, metric):
         value = view.format_value(best.value)
         print(f"best {metric.name} {value}: {command.as_typed(runner.argv(best))}")
-    folder = journal.folder
+    folder = shlex.quote(str(journal.folder))
     print(f"compare: python report.py {folder} --output={folder}/report.html")
     print(f"upload as sweep {journal.sweep_id}: wandb sync {folder}/*/wandb/offline-run-*")
 

@@ -4,10 +4,13 @@
 
 Runs the search of tune_stages.yaml once for each budget, optimizer and stage, at a budget always
 with as many runs. The smallest budget's ranges are the file's; those of the next lie around the
-point that was found at the one before, and its first run tries that point. Writes the points to
-experiments/comparison.json, from which the presets `:flops-1e11-adamw` come, all that was tried to
-docs/measured/tune_stages.json, and the presets to compare_stages_equal_flops.yaml; the points of
-other budgets and stages stay. Stopped or killed, it resumes with the same command.
+best point of the search before, and its first run tries that point. Then stages 2 and 3, and 4 and
+5, try each other's best point, so that none owes its loss to a luckier search.
+
+Writes all that was tried to docs/measured/tune_stages.json, the best of it to
+experiments/comparison.json, from which the presets `:flops-1e11-adamw` come, and the presets to
+compare_stages_equal_flops.yaml; what was tried for other budgets and stages stays. Stopped or
+killed, it resumes with the same command.
 """
 
 import json
@@ -21,12 +24,17 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])
 
+from runtime import process
+
+if __name__ == "__main__":
+    process.require_packages()
+
 import yaml
 from absl import flags
 
 from experiments import comparison
 from reporting import frontier
-from runtime import errors, process
+from runtime import errors
 from runtime.files import atomic_write
 from sweep_engine import search, sweep_file
 from sweep_engine.journal import FINISHED, Journal, SweepRun
@@ -52,52 +60,83 @@ POWERS = [2**n for n in range(1, 11)]
 # Ranges of the learning rates at the smallest budget; AdamW's is in the file.
 MUON_RATES = {RATE: (0.005, 0.1), ADAM_RATE: (0.003, 0.1)}
 # Runs of a search where a run takes long; elsewhere the file's run_cap.
-RUNS = {"1e12": 16, "3e12": 12, "1e13": 8, "3e13": 6}
-# From this budget on, where runs are few, they stay closer to the point before. Sizes two below it
-# were never chosen, and for equal FLOPs the smallest take several times as long.
-CLOSER = 3e12
+RUNS = {"1e12": 16, "3e12": 12, "1e13": 8}
+# So few runs, or fewer, stay closer to the point before. Sizes two below it were never chosen, and
+# for equal FLOPs the smallest take several times as long.
+FEW = 12
 # A later budget's range: the rate found before, divided and multiplied by this.
 SPREAD = 2.5
 
 Point = dict[str, Any]
+# By optimizer, stage and budget: the trials of the search, and the one of the other stage's point.
+Tried = dict[str, dict[str, dict[str, dict[str, list[Point]]]]]
 
 
 def main() -> None:
     check_flags()
     template = yaml.safe_load(FILE.read_text())
-    found = read_json(comparison.CHOSEN, {})
-    tried = read_json(TRIED, [])
+    tried: Tried = read_json(TRIED, {})
     for budget in map(frontier.show, sorted(map(float, BUDGETS.value))):
         for optimizer in OPTIMIZERS.value:
+            stages = tried.setdefault(optimizer, {})
             for stage in STAGES.value:
-                labels = {"optimizer": optimizer, "stage": stage, "budget": budget}
-                points = found.setdefault(optimizer, {}).setdefault(stage, {})
-                tried = [one for one in tried if not labels.items() <= one.items()]
-                if trials := search_for(template, **labels, points=points):
-                    tried.append({**labels, "trials": trials})
-                write(comparison.CHOSEN, as_json(found))
-                write(TRIED, as_json(tried))
-                write(SWEEP, with_points(SWEEP.read_text(), found))
+                searches = stages.setdefault(stage, {})
+                before = best_before(budget, searches)
+                searches.pop(budget, None)
+                if not is_at_floor(before):
+                    trials = search_for(template, stage, optimizer, budget, before)
+                    searches[budget] = {"search": trials, "exchange": []}
+                keep(tried)
+            for stage in STAGES.value:
+                other = stages.get(comparison.SAME_SIZES[stage], {})
+                if budget in stages[stage] and budget in other:
+                    point = best_of(other[budget]["search"])
+                    made = try_point(template, stage, optimizer, budget, point)
+                    stages[stage][budget]["exchange"] = [made]
+                    keep(tried)
+
+
+def best_before(budget: str, searches: dict[str, dict[str, list[Point]]]) -> list[Point]:
+    """Returns the best points of a stage's searches at smaller budgets, the smallest first."""
+    smaller = sorted((one for one in searches if float(one) < float(budget)), key=float)
+    return [best_of(searches[one]["search"]) for one in smaller]
 
 
 def search_for(
-    template: dict[str, Any], optimizer: str, stage: str, budget: str, points: dict[str, Point]
+    template: dict[str, Any], stage: str, optimizer: str, budget: str, before: Sequence[Point]
 ) -> list[Point]:
-    """Searches a stage's best point for a budget, puts it into `points`, and returns all trials.
-
-    A stage at its floor gets no point and no trials.
-    """
-    points.pop(budget, None)
-    smaller = sorted((one for one in points if float(one) < float(budget)), key=float)
-    before = [points[one] for one in smaller]
-    if is_at_floor(before):
-        return []
+    """Runs a stage's search for a budget, around the last point of `before`; returns its trials."""
     center = before[-1] if before else None
     content = search_file(template, stage, optimizer, budget, center)
-    runs = run_search(content, Path(WORKDIR.value, optimizer, f"{stage}-{budget}"), center)
-    trials = [as_point(run) for run in runs]
-    points[budget] = best_of(trials, f"{stage} with {optimizer} at {budget}")
+    trials = run_trials(content, Path(WORKDIR.value, optimizer, f"{stage}-{budget}"), center)
+    if all(trial["val/loss"] is None for trial in trials):
+        raise errors.Failed(
+            f"no run of the search for {stage} with {optimizer} at {budget} ended with a loss: "
+            "see its logs"
+        )
     return trials
+
+
+def try_point(
+    template: dict[str, Any], stage: str, optimizer: str, budget: str, point: Point
+) -> Point:
+    """Runs a stage with the point of another one; returns it with this stage's loss."""
+    values = {PREFIX + key: point[key] for key in comparison.SEARCHED if key in point}
+    values["config"] = experiment(stage, optimizer, point["size"])
+    content = {
+        **template,
+        "method": "grid",
+        "parameters": {name: {"value": value} for name, value in values.items()},
+        "command": command_for(template, budget),
+    }
+    folder = Path(WORKDIR.value, optimizer, f"{stage}-{budget}-exchange")
+    (trial,) = run_trials(content, folder)
+    return trial
+
+
+def best_of(trials: Sequence[Point]) -> Point:
+    """Returns the point with the lowest loss."""
+    return min(trials, key=lambda point: point["val/loss"] or math.inf)
 
 
 def check_flags() -> None:
@@ -126,11 +165,12 @@ def search_file(
 ) -> dict[str, Any]:
     """Returns the sweep file of one search, around the point `center` if there is one."""
     parameters = dict(template["parameters"])
+    runs = RUNS.get(budget, template["run_cap"])
     sizes: Sequence[int] = (1, 2, 3, 4)
     if optimizer == "muon":
         parameters |= {name: log_uniform(*bounds) for name, bounds in MUON_RATES.items()}
     if center:
-        reach = 1 if float(budget) >= CLOSER else 2
+        reach = 1 if runs <= FEW else 2
         first, last = center["size"] - reach, center["size"] + 2
         sizes = range(max(first, 1), min(last, comparison.NUM_SIZES) + 1)
         for name in (BATCH, CONTEXT):
@@ -139,15 +179,22 @@ def search_file(
         for name in (name for name in (RATE, ADAM_RATE) if name in parameters):
             rate = center[name.removeprefix(PREFIX)]
             parameters[name] = log_uniform(rate / SPREAD, rate * SPREAD)
-    parameters["config"] = {
-        "values": [f"experiments/{stage}.py:tune-{optimizer}+size-{size}" for size in sizes]
-    }
-    command = [
+    parameters["config"] = {"values": [experiment(stage, optimizer, size) for size in sizes]}
+    command = command_for(template, budget)
+    return {**template, "parameters": parameters, "command": command, "run_cap": runs}
+
+
+def experiment(stage: str, optimizer: str, size: int) -> str:
+    """Returns what all trials of a size have in common, as --config names it."""
+    return f"experiments/{stage}.py:tune-{optimizer}+size-{size}"
+
+
+def command_for(template: dict[str, Any], budget: str) -> list[str]:
+    """Returns the sweep file's command with another budget."""
+    return [
         f"--config.train.flops={budget}" if word.startswith("--config.train.flops=") else word
         for word in template["command"]
     ]
-    runs = RUNS.get(budget, template["run_cap"])
-    return {**template, "parameters": parameters, "command": command, "run_cap": runs}
 
 
 def neighbours(values: Sequence[int], value: int, reach: int) -> list[int]:
@@ -161,8 +208,8 @@ def log_uniform(low: float, high: float) -> dict[str, Any]:
     return {"distribution": "log_uniform_values", "min": low, "max": high}
 
 
-def run_search(content: dict[str, Any], folder: Path, center: Point | None) -> list[SweepRun]:
-    """Runs a search to its end, from where it stopped, and returns its runs, `center` first."""
+def run_trials(content: dict[str, Any], folder: Path, center: Point | None = None) -> list[Point]:
+    """Runs a sweep to its end, from where it stopped, `center` first; returns what it tried."""
     sweep = sweep_file.parse(content)
     journal = Journal(folder, yaml.safe_dump(content), 0, "", secrets.token_hex(4))
     if center and not journal.runs:
@@ -171,7 +218,7 @@ def run_search(content: dict[str, Any], folder: Path, center: Point | None) -> l
     total = search.num_runs(sweep, COUNT.value)
     if sum(bool(run.outcome) for run in journal.runs) < total:
         SweepRunner(sweep, journal, total, WORKERS.value, retries=2).run()
-    return journal.runs
+    return [as_point(run) for run in journal.runs]
 
 
 def place_of(center: Point, sweep: sweep_file.SweepFile) -> dict[str, float]:
@@ -202,14 +249,6 @@ def as_point(run: SweepRun) -> Point:
     return {"size": size, **searched, "val/loss": loss and float(f"{loss:.5g}")}
 
 
-def best_of(trials: Sequence[Point], name: str) -> Point:
-    """Returns the point with the lowest loss. Raises Failed if no run has one."""
-    best = min(trials, key=lambda point: point["val/loss"] or math.inf)
-    if best["val/loss"] is None:
-        raise errors.Failed(f"no run of the search for {name} ended with a loss: see its logs")
-    return best
-
-
 def read_json(path: Path, default: Any) -> Any:
     """Returns the content of a file of this command's, or `default` if there is none.
 
@@ -224,6 +263,23 @@ def read_json(path: Path, default: Any) -> Any:
 def as_json(content: Any) -> str:
     """Returns `content` as JSON whose versions can be compared line by line."""
     return json.dumps(content, indent=1) + "\n"
+
+
+def keep(tried: Tried) -> None:
+    """Writes what was tried, the best points of it, and the sweep file of these points."""
+    found = {
+        optimizer: {
+            stage: {
+                budget: best_of([*one["search"], *one["exchange"]])
+                for budget, one in searches.items()
+            }
+            for stage, searches in stages.items()
+        }
+        for optimizer, stages in tried.items()
+    }
+    write(TRIED, as_json(tried))
+    write(comparison.CHOSEN, as_json(found))
+    write(SWEEP, with_points(SWEEP.read_text(), found))
 
 
 def with_points(text: str, found: dict[str, dict[str, dict[str, Point]]]) -> str:

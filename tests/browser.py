@@ -78,8 +78,8 @@ def open_file(browser, path: Path, **context) -> Iterator:
     page.goto(path.as_uri())
     yield page
     opened.close()
-    # The page may load its own data: URLs, which need no network.
-    problems = [problem for problem in problems if not problem.startswith("data:")]
+    # The page may load its own URLs, which need no network.
+    problems = [problem for problem in problems if not problem.startswith(("data:", "blob:"))]
     assert problems == [path.as_uri()], problems
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 # In what tests/conftest.py sets apart.
-AS_USERS_DO = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+AS_USERS_DO = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""}
 
 
 def run(

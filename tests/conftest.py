@@ -4,6 +4,8 @@ import os
 import signal
 import tempfile
 
+FAST_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
 
 def pytest_configure(config):
     # For the commands that tests start, too; and before the first import of JAX.
@@ -14,6 +16,9 @@ def pytest_configure(config):
         # Most of the time goes into compiling programs that run for milliseconds. The ladder of the
         # README, the soak and `make interop` have the compiler's full optimization.
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
+            # And then a sixth less with each program in one piece, by the older code generator.
+            os.environ.setdefault("XLA_FLAGS", FAST_TO_COMPILE)
         # A shell starts what runs in the background with SIGINT ignored, and so would the commands
         # that tests send one to.
         signal.signal(signal.SIGINT, signal.default_int_handler)

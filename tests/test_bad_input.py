@@ -69,12 +69,33 @@ def key(name, value, message, config=BIGRAM):
 
 
 FLAGS = [
-    pytest.param([], "flag --config=None: Flag --config must have a value other than None", id="0"),
-    pytest.param(["--config=experiments/gpt3.py"], "is not a file; here there are: exp", id="file"),
     pytest.param(
-        ["--config=experiments/gpt3.py", "--config.seed=1"], "No such file", id="file and key"
+        ["--config.seed=1"], "--config.seed=1 needs an experiment before it", id="no file"
     ),
-    pytest.param(["--config=experiments"], "experiments", id="folder"),
+    pytest.param(
+        ["--config=experiments/gpt3.py"],
+        "experiments/gpt3.py is not a file: did you mean gpt2? expected one of bigram, self_att",
+        id="file",
+    ),
+    pytest.param(
+        ["--config=experiments/gpt3.py", "--config.seed=1"], "did you mean gpt2?", id="file and key"
+    ),
+    pytest.param(["--config=bigrm:smoke"], "did you mean bigram?", id="name"),
+    pytest.param(["--config=bigram:tiny"], "unknown preset 'tiny'", id="preset of a name"),
+    pytest.param(["--config=experiments"], "--config=experiments is not a file", id="folder"),
+    pytest.param(["--config=default"], "--config=default is not a file", id="no experiment"),
+    *(
+        pytest.param([BIGRAM, flag], f"no flag {name}: did you mean --config.{meant}?", id=flag)
+        for flag, name, meant in [
+            ("--learning_rate=1", "--learning_rate", "optimizer.learning_rate"),
+            ("--learning-rate=1", "--learning_rate", "optimizer.learning_rate"),
+            ("--optimizer.learning_rate=1", "--optimizer.learning_rate", "optimizer.learning_rate"),
+            ("--batch_size=4", "--batch_size", "eval.batch_size or --config.train.batch_size"),
+            ("--steps=4", "--steps", "train.num_steps"),
+            ("-seed=4", "--seed", "seed"),
+            ("--resume", "--resume", "checkpoint.resume"),
+        ]
+    ),
     pytest.param(
         ["--config=experiments/bigram.py:tiny"], "unknown preset 'tiny': expected", id="preset"
     ),
@@ -139,13 +160,24 @@ FLAGS = [
     key(
         "train.loss_chunks", 2, "can neither recompute blocks nor compute its logits in chunks: set"
     ),
-    key("train.remat", "all", "config.train.remat='all': expected 'none' or 'blocks'", config=GPT2),
+    key("train.remat", "all", "config.train.remat='all': expected one of none, blocks"),
+    key("tracking.log_model", "last", "log_model='last': expected one of none, final, best"),
     key("train.remat", "blocks", "config.model.name='bigram' can neither recompute blocks nor"),
     key("model.attention_dropout_rate", 1, "expected -1 (the value of --config.m", config=GPT2),
     key("model.attention_dropout_rate", -0.5, "expected -1 (the value of --config.m", config=GPT2),
     key("model.attention_dropout_rate", 0.1, "bigram has none; leave it at -1.0"),
     key("train.precision", "int8", "config.train.precision='int8': expected 'float32' or 'bfloat"),
     key("eval.every_steps", -1, "expected 0 (first and last step only) to"),
+    key("eval.patience", -1, "--config.eval.patience=-1: expected 0 (off) to"),
+    key("eval.patience", 0.5, "--config.eval.patience=0.5: expected an integer"),
+    key("eval.min_delta", -0.5, "--config.eval.min_delta=-0.5: expected 0 or more"),
+    key("eval.min_delta", "nan", "--config.eval.min_delta=nan: expected 0 or more"),
+    pytest.param(
+        [BIGRAM, "--config.eval.patience=2", "--config.eval.every_steps=0"],
+        "--config.eval.patience=2 needs evaluations during training: set "
+        "--config.eval.every_steps, or --config.eval.milestones=true",
+        id="patience without evaluations",
+    ),
     key("eval.batch_size", 0, "config.eval.batch_size=0: expected 1 to"),
     key("sample.every_steps", -1, "expected 0 (first and last step only) to"),
     key("sample.num_tokens", -1, "expected 0 (no samples) to 1000000"),
@@ -155,7 +187,7 @@ FLAGS = [
     key("sample.top_k", -2, "config.sample.top_k=-2: expected 0 (no limit) or more"),
     key("sample.top_p", 0, "config.sample.top_p=0.0: expected above 0 and at most 1"),
     key("sample.prompt", "", "config.sample.prompt is empty"),
-    key("sample.prompt", "é", "character 'é' at position 0"),
+    key("sample.prompt", "é", "--config.sample.prompt='é': character 'é' at position 0"),
     key("checkpoint.every_steps", -1, "expected 0 (at evaluations only) to"),
     key("checkpoint.every_minutes", -1, "expected 0 (off) or more"),
     key("checkpoint.every_minutes", "inf", "expected 0 (off) or more"),
@@ -195,12 +227,27 @@ FLAGS = [
     key("model.logit_soft_cap", -1, "config.model.logit_soft_cap=-1.0: expected 0 (off) or", GPT2),
     key("model.init_from", "gpt2", "config.model.name is 'bigram': GPT-2's is 'gpt2'"),
     key("model.init_from", "/nowhere/at/all", "/nowhere/at/all is no folder: expected one", GPT2),
-    key("model.init_from", "sweeps", "sweeps holds no config.json: expected that of", GPT2),
+    key(
+        "model.init_from",
+        "sweeps",
+        "sweeps holds no *.safetensors: expected the weights there",
+        GPT2,
+    ),
     key("optimizer.name", "adam", "config.optimizer.name='adam': expected one of adamw, muon"),
     key("optimizer.schedule", "flat", "config.optimizer.schedule='flat': expected one of cosine"),
     key("optimizer.decay_share", 0, "config.optimizer.decay_share=0.0: expected above 0, and at"),
     key("train.z_loss", -1, "config.train.z_loss=-1.0: expected 0 or more"),
     key("data.path", "README.md", "but Tiny Shakespeare has"),
+    pytest.param(
+        [GPT2, "--config.model.embed_dim=65536", "--config.model.num_layers=4"],
+        " parameters x 4 bytes x 2 (weights, gradients) + 1,649.3 GB (state of adamw) + 32 x 16 x",
+        id="a model larger than memory",
+    ),
+    pytest.param(
+        [GPT2, "--config.model.context_length=65536", "--config.eval.batch_size=1048576"],
+        "1,048,576 x 65,536 x 65 logits x 4 bytes = ",
+        id="logits larger than memory",
+    ),
 ]
 
 
@@ -212,11 +259,14 @@ def test_a_bad_flag(commands, tmp_path, flags, message):
 
 TEXTS = {
     "empty": (b"", "is empty"),
-    "latin-1": ("né".encode() * 9 + b"caf\xe9 noir", "is not UTF-8 at byte 30 (0xe9): convert it"),
+    "latin-1": ("né".encode() * 9 + b"caf\xe9 noir", "is not UTF-8 at byte 30 (0xe9): the rest is"),
     "cut off": ("é".encode() * 99 + b"\xc3", "is not UTF-8 at byte 198 (0xc3)"),
-    "UTF-16": ("abc".encode("utf-16"), "is not UTF-8 at byte 0 (0xff)"),
-    "UTF-16 without a mark": ("abc".encode("utf-16-le"), "binary or UTF-16: byte 1 is 0x00"),
-    "binary": (bytes(range(128)), "binary or UTF-16: byte 0 is 0x00"),
+    "UTF-16": ("abc".encode("utf-16"), "is UTF-16, not a text: run iconv -f UTF-16"),
+    "UTF-16 without a mark": (
+        "abc".encode("utf-16-le"),
+        "at byte 1 (0x00): it looks like UTF-16LE",
+    ),
+    "binary": (bytes(range(128)), "not a text at byte 0 (0x00): it looks binary"),
     "shorter than a window": (
         b"too shor",
         "tokens of the training split: lower it or give more text",
@@ -254,7 +304,7 @@ def make_folder_with_a_pipe(path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "can't be read (No such file or directory): check --config.data.path"),
+        (lambda path: None, "can't be read (No such file or directory): check the path"),
         (Path.mkdir, "no .txt file in this folder or below it"),
         (make_loop, "can't be read (Too many levels of symbolic links)"),
         (make_folder_of_a_loop, "can't be read (Too many levels of symbolic links)"),
@@ -314,6 +364,11 @@ def used_by_another_config(folder, finished):
     return [GPT2, "--config.checkpoint.resume=true", *changes, "--config.train.num_steps=99"]
 
 
+def used_for_more_steps(folder, finished):
+    shutil.copytree(finished, folder)
+    return [GPT2, "--config.checkpoint.resume=true", "--config.train.num_steps=10"]
+
+
 def used_by_others(folder, finished):
     folder.mkdir()
     (folder / "thesis.tex").write_text("chapter 1")
@@ -348,6 +403,10 @@ def used_with_damaged_checkpoints(folder, finished):
             "holds a run with another config (optimizer.learning_rate was 0.004 and is 0.5; "
             "train.batch_size was 4 and is 2): resume with its own values",
         ),
+        (
+            used_for_more_steps,
+            "has made 20 steps: expected 20 or more, or another --workdir",
+        ),
         (used_by_others, "holds files but no run: name a new or an empty folder"),
         (used_as_a_file, "is a file; a run needs a folder"),
         (used_with_a_broken_config, "config.json can't be read: expected a JSON object"),
@@ -372,7 +431,7 @@ def test_a_workdir_that_is_no_name(commands, tmp_path):
     for script in ("evaluate.py", "generate.py"):
         assert_one_line(*commands(script, [f"--workdir={long}"]), "File name too long")
     flags = ["--config=experiments/gpt2.py:smoke", "--config.model.init_from=sweeps"]
-    assert_one_line(*commands("main.py", [*flags, f"--workdir={long}"]), "holds no config.json")
+    assert_one_line(*commands("main.py", [*flags, f"--workdir={long}"]), "holds no *.safetensors")
     # What is not UTF-8 is a name like any other.
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
     code, output = commands("main.py", [BIGRAM, f"--workdir={folder}"])
@@ -394,8 +453,14 @@ def test_a_run_without_a_whole_checkpoint_is_not_overwritten(commands, tmp_path,
 
 
 GENERATE = [
-    (["--prompt=é"], "character 'é' at position 0"),
+    (["--prompt=é"], "--prompt='é': character 'é' at position 0"),
     (["--prompt="], "--prompt is empty"),
+    (["--prompt=a", "--prompt_file=@/x"], "--prompt='a' and --prompt_file=@/x: give one of them"),
+    (["--prompt_file=@/cafe.txt"], "@/cafe.txt='café': character 'é' at position 3 of the text"),
+    (["--prompt_file=@/none"], "@/none can't be read (No such file or directory)"),
+    (["--prompt=-"], "standard input is empty: expected a prompt"),
+    (["--prompt=-", "--interactive"], "--interactive reads standard input, and so does a prompt -"),
+    (["--prompt_file=-", "--interactive"], "and so does a prompt -: give one"),
     (["--temperature=-1"], "--temperature=-1.0: expected 0 or more"),
     (["--temperature=nan"], "--temperature=nan: expected 0 or more"),
     (["--temperature=hot"], "--temperature=hot"),
@@ -403,6 +468,8 @@ GENERATE = [
     (["--top_k=-1"], "--top_k=-1: expected 0 (no limit) or more"),
     (["--num_tokens=0"], "--num_tokens=0: 0 is not a positive integer"),
     (["--num_samples=0"], "--num_samples=0: 0 is not a positive integer"),
+    (["--seed=-1"], "flag --seed=-1: -1 is not an integer in the range [0, 4294967295]"),
+    (["--seed=5000000000"], "flag --seed=5000000000: 5000000000 is not an integer in the range"),
     (["--checkpoint=7"], "checkpoint '7': expected one of best, latest, 10, 20"),
     (["--checkpoint=../../etc"], "checkpoint '../../etc': expected one of best, latest, 10, 20"),
     (["--checkpoint=²"], "checkpoint '²': expected one of"),
@@ -410,9 +477,33 @@ GENERATE = [
 
 
 @pytest.mark.parametrize(("flags", "message"), GENERATE)
-def test_a_bad_flag_for_generating(commands, finished, flags, message):
+def test_a_bad_flag_for_generating(commands, finished, tmp_path, flags, message):
+    (tmp_path / "cafe.txt").write_text("café\n")
+    flags = [f"--workdir={finished}", *(flag.replace("@", str(tmp_path)) for flag in flags)]
     before = content_of(finished)
-    assert_one_line(*commands("generate.py", [f"--workdir={finished}", *flags]), message)
+    assert_one_line(*commands("generate.py", flags), message.replace("@", str(tmp_path)))
+    assert content_of(finished) == before
+
+
+EVALUATE = [
+    (["--text=/x", "--split=val"], "--text=/x and --split=val: give one of them"),
+    (["--field=text"], "--field=text: expected with --text"),
+    (["--prompt_field=text"], "--prompt_field=text: expected with --text"),
+    (["--text=/nowhere/at/all"], "/nowhere/at/all can't be read (No such file or directory)"),
+    (["--text=/nowhere/*.txt"], "--text=/nowhere/*.txt: /nowhere/*.txt matches no file"),
+    (["--text=@/one.txt"], "one.txt has 1 tokens: expected at least 2"),
+    (["--text=@/other.txt"], "other.txt: character 'é' at position 3 of the text is not among the"),
+    (["--text=@/x.jsonl", "--field=b"], "x.jsonl, line 1 has no field 'b': set --config.data.fie"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), EVALUATE)
+def test_a_bad_flag_for_evaluating(commands, finished, tmp_path, flags, message):
+    for name, content in {"one.txt": "a", "other.txt": "café", "x.jsonl": '{"a": "b"}'}.items():
+        (tmp_path / name).write_text(content)
+    flags = [flag.replace("@", str(tmp_path)) for flag in flags]
+    before = content_of(finished)
+    assert_one_line(*commands("evaluate.py", [f"--workdir={finished}", *flags]), message)
     assert content_of(finished) == before
 
 

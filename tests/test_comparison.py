@@ -3,12 +3,15 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from itertools import pairwise
+from operator import itemgetter
+from statistics import fmean
 
 import jax
 import jax.numpy as jnp
@@ -104,18 +107,25 @@ def chosen_points():
 
 @pytest.mark.parametrize(("optimizer", "stage", "budget"), chosen_points())
 def test_a_chosen_point_is_the_best_of_what_was_tried(optimizer, stage, budget):
-    """And its preset has its values."""
+    """And its preset has its values. All stages were searched with as many trials."""
     point = comparison.chosen()[optimizer][stage][budget]
-    tried = json.loads(tune_stages.TRIED.read_text())
-    labels = {"optimizer": optimizer, "stage": stage, "budget": budget}
-    (search,) = [one for one in tried if labels.items() <= one.items()]
-    assert len(search["trials"]) == tune_stages.RUNS.get(budget, TEMPLATE["run_cap"])
-    assert point in search["trials"]
-    losses = [trial["val/loss"] for trial in search["trials"] if trial["val/loss"] is not None]
+    tried = json.loads(tune_stages.TRIED.read_text())[optimizer]
+    made = tried[stage][budget]
+    assert len(made["search"]) == tune_stages.RUNS.get(budget, TEMPLATE["run_cap"])
+    trials = [*made["search"], *made["exchange"]]
+    assert point in trials
+    losses = [trial["val/loss"] for trial in trials if trial["val/loss"] is not None]
     assert point["val/loss"] == min(losses)
     config = config_of(stage, f"flops-{budget}-{optimizer}")
     check_config(config)
     assert config.train.flops == float(budget)
+    # The trial in exchange is the best point of the other stage's search.
+    if other := tried[comparison.SAME_SIZES[stage]].get(budget):
+        (exchanged,) = made["exchange"]
+        best = tune_stages.best_of(other["search"])
+        assert {**exchanged, "val/loss": 0} == {**best, "val/loss": 0}
+    else:
+        assert not made["exchange"]
     for key in comparison.SEARCHED:
         if key in point:
             section, name = key.split(".")
@@ -206,9 +216,6 @@ def test_the_points_replace_the_experiments_of_a_sweep_file_and_nothing_else():
     ]
     before["parameters"].pop("config")
     assert before == after
-    assert [x for x in text.splitlines() if x[0] == "#"] == [
-        x for x in made.splitlines() if x[0] == "#"
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -224,8 +231,8 @@ def checkout(tmp_path_factory):
 
 TRIED = "docs/measured/tune_stages.json"
 COMMAND = [
-    *(sys.executable, "sweeps/tune_stages.py", "--stages=self_attention", "--count=2"),
-    "--budgets=1e10,2e10",
+    *(sys.executable, "sweeps/tune_stages.py", "--optimizers=muon", "--count=1"),
+    *("--stages=self_attention,multi_head_attention", "--budgets=1e10,2e10"),
 ]
 
 
@@ -239,7 +246,7 @@ def test_a_search_that_is_stopped_continues_and_ends_as_an_uninterrupted_one(che
         command = [*COMMAND, f"--workdir={name}"]
         if name == "stopped":
             process = subprocess.Popen(command, cwd=checkout, env=environment, text=True)
-            journal = checkout / "stopped/adamw/self_attention-2e10/runs.jsonl"
+            journal = checkout / "stopped/muon/self_attention-2e10/runs.jsonl"
             while not journal.exists():
                 assert process.poll() is None
                 time.sleep(0.05)
@@ -250,16 +257,18 @@ def test_a_search_that_is_stopped_continues_and_ends_as_an_uninterrupted_one(che
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
         tried = json.loads((checkout / TRIED).read_text())
-        assert [len(one["trials"]) for one in tried] == [2, 2, 2, 2]
         results.append((json.loads((checkout / "experiments/comparison.json").read_text()), tried))
     assert results[0] == results[1]
-    chosen = results[0][0]
-    assert set(chosen) == set(comparison.OPTIMIZERS)
-    for stages in chosen.values():
-        assert list(stages) == ["self_attention"] and list(stages["self_attention"]) == [
-            "1e10",
-            "2e10",
-        ]
+    found, tried = (content["muon"] for content in results[0])
+    assert list(found) == list(tried) == ["self_attention", "multi_head_attention"]
+    for budget in ("1e10", "2e10"):
+        # Each has one trial of its own, and one with the other's point and another loss.
+        own, others = (searches[budget] for searches in tried.values())
+        for point, exchanged in ((own, others), (others, own)):
+            (searched,), (again,) = point["search"], exchanged["exchange"]
+            assert {**searched, "val/loss": 0} == {**again, "val/loss": 0} and searched != again
+        losses = [point["val/loss"] for point in (*own["search"], *own["exchange"])]
+        assert found["self_attention"][budget]["val/loss"] == min(losses)
 
 
 def test_a_wrong_flag_is_one_line():
@@ -267,3 +276,63 @@ def test_a_wrong_flag_is_one_line():
         result = run("sweeps/tune_stages.py", flag, "--workdir=/nowhere")
         assert result.returncode == 2, flag
         assert result.stderr.startswith(f"error: {flag}: ") and result.stderr.count("\n") == 1
+
+
+def measured(sweep, budget_of):
+    """Returns the losses of a sweep's runs by optimizer, model and budget."""
+    losses = {}
+    for one in json.loads((ROOT / f"docs/measured/{sweep}.json").read_text())["runs"]:
+        key = one["optimizer.name"], one["model.name"], str(budget_of(one))
+        losses.setdefault(key, []).append(one["val/loss"])
+    return losses
+
+
+def means_of(title):
+    """Yields the losses of a table of the page: model, budget, mean."""
+    _, _, section = (ROOT / "docs/comparison.md").read_text().partition(f"### {title}\n")
+    header, _, *lines = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)[0].splitlines()
+    names = [cell.strip() for cell in header.strip("|").split("|")][1:]
+    for line in lines:
+        budget, *cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
+        cells = dict(zip(names, cells, strict=True))
+        yield from ((name, budget, float(cell)) for name, cell in cells.items() if cell)
+
+
+def flops_of(run):
+    return f"{run['train.flops']:.0e}".replace("e+", "e")
+
+
+def tokens_of(run):
+    return re.search("tokens-([0-9.]+M)", run["name"])[1]
+
+
+@pytest.mark.parametrize(
+    ("title", "sweep", "budget_of", "optimizer", "seeds"),
+    [
+        ("With adamw", "compare_stages_equal_flops", flops_of, "adamw", 3),
+        ("With muon", "compare_stages_equal_flops", flops_of, "muon", 3),
+        ("By tokens with adamw", "compare_stages", tokens_of, "adamw", 3),
+        ("By tokens with muon", "compare_stages", tokens_of, "muon", 3),
+        ("By heads", "heads", itemgetter("model.num_heads"), "adamw", 3),
+        ("By blocks", "depth", itemgetter("model.num_layers"), "adamw", 3),
+        (
+            "By characters of context",
+            "context_length",
+            itemgetter("model.context_length"),
+            "adamw",
+            3,
+        ),
+        ("By learning rate", "learning_rate", itemgetter("optimizer.learning_rate"), "adamw", 1),
+    ],
+)
+def test_the_page_has_the_means_that_were_measured(title, sweep, budget_of, optimizer, seeds):
+    losses = measured(sweep, budget_of)
+    seen = {}
+    for name, budget, mean in means_of(title):
+        # The table of bigrams was trained with one optimizer.
+        key = "adamw" if name == "bigram" else optimizer, name, budget
+        assert mean == pytest.approx(fmean(losses[key]), abs=0.0006), key
+        seen[key] = len(losses[key])
+    # Without a budget there are the bigrams of the other sweep, whose loss is in the text.
+    wanted = {key for key in losses if key[2] != "0e00" and key[0] in (optimizer, "adamw")}
+    assert seen == {key: seeds for key in wanted if key[0] == optimizer or key[1] == "bigram"}

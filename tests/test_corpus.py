@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from experiments import default
 from input_pipeline import corpus
 from input_pipeline.tiny_shakespeare import tiny_shakespeare_dataset_builder as builder
+from runtime import process
 from runtime.errors import UserError
 
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -100,10 +101,10 @@ print(len(loaded.train), len(loaded.val), *[name for name in watched if name in 
     )
 
 
-def output(process):
-    """Returns what a process printed; checks that it succeeded without warnings."""
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, "")
+def output(started):
+    """Returns what a started printed; checks that it succeeded without warnings."""
+    out, err = started.communicate(timeout=60)
+    assert (started.returncode, err) == (0, "")
     return out.split()
 
 
@@ -228,7 +229,7 @@ def test_a_cache_hit_is_identical(tmp_path, text_file, monkeypatch, tokenizer):
     cached = [load("text", text_file, tokenizer) for _ in range(2)]
     # A file in place of the cache's folder, so that nothing can be written there.
     (tmp_path / "occupied").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "occupied"))
+    monkeypatch.setattr(process, "cache_dir", lambda: tmp_path / "occupied")
     uncached = load("text", text_file, tokenizer)
     assert not isinstance(uncached.train, np.memmap)
     for loaded in cached:
@@ -291,19 +292,6 @@ def test_one_character_vocabulary_and_empty_split(tmp_path):
         assert (len(loaded.train), len(loaded.val), loaded.train.dtype) == (0, 1, np.uint8)
 
 
-def test_folder_of_texts(tmp_path):
-    # In the order of their names, at any depth; only .txt.
-    for name, text in {
-        "b.txt": "2\r\n",
-        "a/z.txt": "é1",
-        "c/d/e.txt": "3",
-        "a/note.md": "no",
-    }.items():
-        (tmp_path / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "texts" / name).write_bytes(text.encode())
-    assert "".join(texts(load("text", tmp_path / "texts"))) == "é12\r\n3"
-
-
 def test_home_in_a_path(text_file, monkeypatch):
     monkeypatch.setenv("HOME", str(text_file.parent))
     assert texts(load("text", "~/hamlet.txt")) == (TEXT[:792], TEXT[792:])
@@ -356,7 +344,7 @@ def test_unreadable_folder():
         private.mkdir()
         with without_permission(private):
             message = refused("text", folder)
-    assert f"{private} can't be read (Permission denied): check --config.data.path" in message
+    assert f"{private} can't be read (Permission denied): check the path" in message
 
 
 LINES = [f"líne {number}" for number in range(12)]
@@ -377,6 +365,9 @@ def test_prepared_tfds_data_set_of_one_split(tmp_path):
     loaded = load("tfds:verses", prepare(tmp_path, train=LINES))
     assert "".join(texts(loaded)) == "\n".join(LINES)
     assert len(loaded.train) == len("\n".join(LINES)) * 9 // 10
+    data = default.get_config().data
+    data.update(name="tfds:verses", path=str(tmp_path), document_separator="=")
+    assert "".join(texts(corpus.load(data))) == "=".join(LINES)
 
 
 def test_missing_and_ambiguous_tfds_data_sets(tmp_path, monkeypatch):
@@ -402,3 +393,32 @@ def test_unsuitable_tfds_data_sets(tmp_path):
     assert "the format tfrecord" in refused("tfds:verses", tmp_path / "records")
     prepare(tmp_path / "bytes", train=[b"\xff"])
     assert "is not UTF-8 at byte 0" in refused("tfds:verses", tmp_path / "bytes")
+
+
+@pytest.mark.parametrize("tokenizer", ["gpt2", "bpe:300", "char"])
+def test_documents_have_a_separator_between_them(tmp_path, tokenizer):
+    """One token where the tokenizer has such; no pair is learned from it. The cache keeps apart."""
+    documents = [f"the {n}th thing that they thought, then " * 9 for n in range(21)]
+    for n, document in enumerate(documents[:15]):
+        (tmp_path / f"{n:02}.txt").write_text(document)
+    records = (json.dumps({"it": document}) for document in documents[15:])
+    (tmp_path / "records.jsonl").write_text("\n".join(records))
+    config = default.get_config().data
+    config.update(name="text", path=str(tmp_path), field="it", tokenizer=tokenizer)
+    plain = corpus.load(config)
+    config.document_separator = "<|endoftext|>"
+    separated = corpus.load(config)
+    tokens = np.concatenate([separated.train, separated.val])
+    text = separated.tokenizer.decode(tokens)
+    assert text == "<|endoftext|>".join(documents)
+    assert plain.tokenizer.decode(np.concatenate([plain.train, plain.val])) == "\n".join(documents)
+    if tokenizer != "char":
+        (end,) = separated.tokenizer.encode("<|endoftext|>")
+        # One separator may be where the text is split in two.
+        assert list(tokens).count(end) == 20
+    if tokenizer == "bpe:300":
+        names = separated.tokenizer.vocabulary
+        assert len(names) <= 300
+        assert not any("|" in name for name in names if name not in ("|", "<|endoftext|>"))
+    again = corpus.load(config)
+    np.testing.assert_array_equal(np.concatenate([again.train, again.val]), tokens)

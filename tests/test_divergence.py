@@ -17,10 +17,11 @@ from tests.stages import NO_DROPOUT, TINY, init
 from tests.test_train import arrays, lines, smoke
 from training import divergence
 from training.loss import Objective, loss_and_gradient
+from training.schedule import Schedule
 from training.step import create_state, initial_metrics, train_steps
 
 RUIN = {"optimizer.learning_rate": 1e30, "optimizer.grad_clip_norm": 0.0}
-SCHEDULE = optax.constant_schedule(0.1)
+RATES = Schedule(peak=np.float32(0.1), final=np.float32(0.1))
 BATCH_BT = np.random.default_rng(0).integers(0, 11, (4, 6)).astype(np.int32)
 
 
@@ -109,17 +110,14 @@ def test_updates_that_are_not_finite_are_left_out_and_counted(allowed):
         return variables["params"]["table"][tokens_BT]
 
     def fresh():
-        state = TrainState.create(
-            apply_fn=apply, params={"table": jnp.array(table)}, tx=optax.adam(0.1)
-        )
+        adam = optax.with_extra_args_support(optax.adam(0.1))
+        state = TrainState.create(apply_fn=apply, params={"table": jnp.array(table)}, tx=adam)
         return state.replace(step=jnp.int32(0))
 
     def train_on(batches, max_skipped):
         nothing = initial_metrics(data_mesh(1))
         bounds = 0, len(batches)
-        return train_steps(
-            fresh(), nothing, batches, *bounds, np.uint32(0), max_skipped, schedule=SCHEDULE
-        )
+        return train_steps(fresh(), nothing, batches, *bounds, np.uint32(0), max_skipped, RATES)
 
     state, metrics = train_on(batches_KBT, allowed)
     assert int(metrics.skipped) == min(allowed + 1, 3)
@@ -138,7 +136,7 @@ def test_updates_that_are_not_finite_are_left_out_and_counted(allowed):
         10,
         np.uint32(0),
         allowed,
-        schedule=SCHEDULE,
+        RATES,
     )
     if allowed < 3:
         assert int(again.step) == int(state.step) and int(same.skipped) == allowed + 1

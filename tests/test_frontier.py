@@ -1,6 +1,7 @@
 """Frontiers: curves whose crossing is known, in words and in charts."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from reporting.runs import Run
 from tests import browser
 from tests.command import run
 from tests.test_sweep_report import rows_of, write_sweep
+from tests.vega_lite import assert_valid
 
 BUDGETS = (1e11, 1e12, 1e13)
 # Losses fall by a constant per factor of ten; the later stage starts higher and falls faster.
@@ -138,9 +140,7 @@ def test_a_stage_that_is_always_lower_and_one_that_never_is():
     assert lower in " ".join(said(trained()))
     runs = without(without(trained(stages=(3, 4)), 3, 1e13), 4, 1e13)
     assert said(runs) == []  # Two budgets make no curve.
-    late = [
-        Run(**vars(one) | {"name": f"late {one.name}", "config": dict(one.config)}) for one in runs
-    ]
+    late = [replace(one, name=f"late {one.name}", config=dict(one.config)) for one in runs]
     for one in late:
         one.config["train.flops"] *= 2 if one.config["train.flops"] == 1e11 else 1
     sentence = said([*runs, *late])[0]
@@ -179,7 +179,7 @@ def test_settings_are_not_taken_for_seeds_and_other_parameters_not_for_budgets()
     mixed[0].config["optimizer.learning_rate"] = 0.1
     assert frontier.frontiers(mixed) == []
     swept = [
-        Run(**{**vars(run), "swept": {**run.swept, "config.model.context_length": 8 * (i % 2 + 1)}})
+        replace(run, swept={**run.swept, "config.model.context_length": 8 * (i % 2 + 1)})
         for i, run in enumerate(trained(stages=(3, 4)))
     ]
     assert sweeps.Sweep("x", "val/loss", "minimize", swept, {}).frontiers == []
@@ -219,6 +219,7 @@ def test_the_charts_draw_every_point_and_the_gains_at_every_budget():
     runs = trained(0.01)
     sweep = sweeps.Sweep("compared", "val/loss", "minimize", runs, {})
     specs = sweep_charts.charts(sweep)
+    assert_valid(specs.values())
     assert len(specs) == 4
     curves, gains = list(specs.values())[:2]
     _, _, dots, floor, rings, _ = rows_of(curves)

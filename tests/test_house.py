@@ -29,7 +29,7 @@ LAYERS = [
     "training",
     "reporting",
     "sweep_engine",
-    *("train", "generate", "evaluate", "export", "report", "main", "ladder", "sweeps"),
+    *("train", "harness", "generate", "evaluate", "export", "report", "main", "ladder", "sweeps"),
 ]
 QUESTIONS = "What|How|Whether|Where|Which|That"
 EXPERIMENTS = default.LADDER
@@ -80,13 +80,17 @@ def test_the_root_has_commands_alone():
     commands = {path.stem for path in ROOT.glob("*.py")}
     assert commands == {name for name in LAYERS if (ROOT / f"{name}.py").exists()}
     for path in ROOT.glob("*.py"):
-        assert path.stem == "train" or 'if __name__ == "__main__":' in path.read_text(), path.name
+        assert (
+            path.stem in ("train", "harness") or 'if __name__ == "__main__":' in path.read_text()
+        ), path.name
 
 
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
         ("wandb", ("tracking/", "sweep_engine/", "tests/")),
+        ("tensorboardX", ("tracking/",)),
+        ("tensorboard", ("tests/",)),
         ("torch", ("tests/interop/", "benchmarks/")),
         ("transformers", ("tests/interop/", "benchmarks/")),
         ("tensorflow_datasets", ("input_pipeline/", "tests/")),
@@ -171,7 +175,8 @@ def test_modules_and_public_functions_say_what_they_do(path):
 @pytest.mark.parametrize("path", sources("tests", "benchmarks"), ids=name)
 def test_private_names_are_left_alone(path):
     """Those of our own modules and of libraries; compiling for a GPU without one needs JAX's."""
-    allowed = {"_replace", "_asdict", "_fields", "_exit"}  # Of named tuples and os: documented.
+    # Of named tuples, os and notebooks: documented.
+    allowed = {"_replace", "_asdict", "_fields", "_exit", "_repr_svg_"}
     if name(path) != "benchmarks/deviceless":
         assert not any("._" in module for module in imports(path)), "a private module"
         for node in ast.walk(ast.parse(path.read_text())):

@@ -7,8 +7,12 @@ import sys
 
 import pytest
 
+import harness
 import run_folder
+from experiments import default, gpt2
+from input_pipeline import corpus
 from tests.command import ROOT, assert_refused, run
+from tests.wandb_server import Server
 
 BIGRAM = "--config=experiments/bigram.py:smoke"
 QUIET = "--config.tracking.wandb_mode=disabled"
@@ -37,26 +41,81 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("flags", [["--help"], ["--config.modle.name=x", BIGRAM]])
+NOT_BEFORE_THE_FLAGS = [["--help"], ["--config.modle.name=x", BIGRAM], [], ["--list"]]
+
+
+@pytest.mark.parametrize("flags", NOT_BEFORE_THE_FLAGS)
 def test_flags_are_checked_before_jax_is_imported(flags):
     command = [sys.executable, "-X", "importtime", "main.py", *flags]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert result.returncode in (1, 2)
+    assert result.returncode == {"--help": 1, "--list": 0}.get("".join(flags), 2)
     imported = set(re.findall(r"^import time:.*\| +(\w+)$", result.stderr, re.MULTILINE))
     assert "ml_collections" in imported
     assert not imported & {"jax", "numpy", "flax", "optax", "wandb", "train"}
 
 
+def test_alone_it_lists_experiments_and_presets():
+    result = run("main.py")
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: --config is missing: name an experiment, python main.py --config=gpt2:smoke; "
+        "--list describes each\n"
+    )
+    lines = dict(line.split(": ") for line in result.stdout.splitlines())
+    assert [*lines][: len(default.LADDER)] == list(default.LADDER)
+    assert "smoke, tokens-0.25M" in lines["bigram"]
+    assert set(gpt2.PRESETS) <= set(lines["gpt2"].split(", "))
+
+
+def test_the_list_has_a_line_for_each_experiment_and_preset():
+    lines = run("main.py", "--list").stdout.splitlines()
+    named = [line.strip().split(": ")[0] for line in lines]
+    assert len(set(named)) == len(named)
+    assert {*default.LADDER, *(f"gpt2:{preset}" for preset in gpt2.PRESETS)} <= set(named)
+    assert {"gpt2:width-<n>", "self_attention:flops-<budget>-<optimizer>"} <= set(named)
+    assert "  gpt2:rotary: model.positions=rotary" in lines
+
+
 @pytest.mark.slow
-def test_a_diverging_run_exits_with_3(tmp_path):
+def test_an_experiment_has_a_name_in_any_folder(tmp_path):
+    """The second starts within the same second or not; their default folders differ."""
+    command = [sys.executable, str(ROOT / "main.py"), QUIET, "--config.sample.num_tokens=0"]
+    started = [
+        subprocess.Popen([*command, *words], cwd=tmp_path, stderr=subprocess.PIPE)
+        for words in (["--config=bigram:smoke"], ["--config.seed=1", "--config", "bigram:smoke"])
+    ]
+    for process in started:
+        assert process.communicate(timeout=300)[1] == b""
+        assert process.returncode == 0
+    folders = sorted((tmp_path / "runs").iterdir())
+    configs = [run_folder.read_json(folder / "config.json") for folder in folders]
+    assert sorted(config["seed"] for config in configs) == [0, 1]
+    assert {config["tracking"]["experiment"] for config in configs} == {"bigram:smoke"}
+    assert all(re.fullmatch(r"bigram-\d{8}-\d{6}(-2)?", folder.name) for folder in folders)
+
+
+@pytest.mark.slow
+def test_a_sweep_in_another_folder_says_where_it_belongs(tmp_path):
+    command = [sys.executable, str(ROOT / "sweeps/run.py"), str(ROOT / "sweeps/depth.yaml")]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert_refused(result, f"program 'main.py' is not a file in {tmp_path}: cd {ROOT} first")
+
+
+@pytest.mark.slow
+def test_a_diverging_run_exits_with_3_and_alerts_who_watches_it_in_wandb(tmp_path):
     flags = ["--config.optimizer.learning_rate=1e30", "--config.optimizer.grad_clip_norm=0.0"]
-    flags += ["--config.optimizer.warmup_steps=0", QUIET, f"--workdir={tmp_path / 'run'}"]
-    result = run("main.py", "--config=experiments/gpt2.py:smoke", *flags)
+    flags += ["--config.optimizer.warmup_steps=0", f"--workdir={tmp_path / 'run'}"]
+    with Server() as server:
+        online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "k" * 40, "WANDB_MODE": "online"}
+        result = run("main.py", "--config=experiments/gpt2.py:smoke", *flags, **online)
     assert result.returncode == 3
-    assert re.search(
-        r"^error: \S+ is \S+ at step \d+: training diverged; the first layer whose gradient",
+    message = re.search(
+        r"^error: (\S+ is \S+ at step \d+: training diverged; the first layer whose gradient.*)\n",
         result.stderr,
     )
+    (alert,) = [sent for name, sent in server.operations if name == "NotifyScriptableRunAlert"]
+    assert (alert["severity"], alert["title"]) == ("ERROR", "training diverged")
+    assert alert["text"] == message[1] and "try a smaller --config.optimizer" in message[1]
 
 
 @pytest.mark.slow
@@ -122,6 +181,31 @@ def test_evaluate_repeats_the_numbers_of_the_run(finished):
     assert first["val/loss"] == pytest.approx(lines[10]["val/loss"])
     train = json.loads(run("evaluate.py", f"--workdir={workdir}", "--split=train").stdout)
     assert set(train) == {"step", "train/loss", "train/perplexity", "train/bits_per_byte"}
+
+
+@pytest.mark.slow
+def test_evaluate_takes_any_text(finished, tmp_path):
+    """The validation split in a file, and cut into records, has the scores of the split."""
+    workdir, _ = finished
+    data = corpus.load(harness.open_run(workdir).config.data)
+    val = data.tokenizer.decode(data.val)
+    (tmp_path / "val.txt").write_text(val)
+    with open(tmp_path / "val.jsonl", "w") as file:
+        for record in val.split("\n"):
+            print(json.dumps({"n": 1, "line": record + "\n" * (not record)}), file=file)
+    summary = run_folder.read_json(workdir / "summary.json")
+    expected = {key: value for key, value in summary.items() if key.startswith("val/")}
+    for flags in (["--text=val.txt"], ["--text=val.jsonl", "--field=line"]):
+        flags[0] = flags[0].replace("=", f"={tmp_path}/")
+        result = run("evaluate.py", f"--workdir={workdir}", *flags)
+        assert result.returncode == 0, result.stderr
+        scores = json.loads(result.stdout)
+        assert scores.pop("step") == 20
+        scores = {key.replace("text/", "val/"): value for key, value in scores.items()}
+        if "jsonl" in flags[0]:
+            assert scores == pytest.approx(expected, rel=1e-3)
+        else:
+            assert scores == expected
 
 
 def test_a_variable_that_is_neither_true_nor_false_is_refused(tmp_path):

@@ -19,7 +19,7 @@ from models.positions import alibi_slopes, apply_rope
 from models.self_attention import causal_attention
 from runtime.errors import UserError
 from tests.stages import ATTENTIVE, CHANGED, TINY, VARIANT, T, V, init
-from training import optimizer
+from training import optimizer, schedule
 
 B = 2
 TOKENS_BT = np.random.default_rng(0).integers(0, V, (B, T))
@@ -220,7 +220,8 @@ def test_logits_keep_their_size_in_a_wider_model_under_mup():
 
         config = default.get_config().optimizer
         config.update(learning_rate=0.01, warmup_steps=0)
-        tx, _ = optimizer.build(config, 10, width / base if base else 1.0)
+        chosen = optimizer.build(config, width / base if base else 1.0)
+        tx = chosen.with_rates(schedule.build(config, 10))
         state = tx.init(params)
 
         @jax.jit

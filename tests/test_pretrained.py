@@ -13,15 +13,18 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
+import harness
 import models
+import run_folder
 from checkpoints import manager, pretrained
 from experiments import default, gpt2
 from input_pipeline import hugging_face as tokenizer_files
-from input_pipeline import tokenizers
+from input_pipeline import pretrained_tokenizer, tokenizers
 from models import hugging_face
 from runtime.errors import UserError
 from tests.command import assert_refused, run
 from tests.stages import NO_DROPOUT
+from tests.tokenizer_folders import KINDS
 
 SMOKE = "--config=experiments/gpt2.py:smoke"
 OFFLINE = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
@@ -182,14 +185,27 @@ def test_missing_surplus_and_misshapen_tensors_are_listed(beside):
     assert "attn.bias" not in message and "lm_head" not in message
 
 
+def test_a_head_that_a_tied_model_would_not_use_is_refused(beside):
+    """transformers does not tie it then; ours has to know before it builds the model."""
+    path = beside / "model.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"lm_head.weight": tensors["transformer.wte.weight"]}, path)
+    config = gpt2.get_config("smoke")
+    pretrained.load_params(beside, models.build(config.model, 65))
+    save_file(tensors | {"lm_head.weight": 2 * tensors["transformer.wte.weight"]}, path)
+    assert "lm_head.weight differs from wte.weight, which is the head of a" in refused(beside)
+    change(beside, tie_word_embeddings=False)
+    config.model.tied_embeddings = False
+    pretrained.load_params(beside, models.build(config.model, 65))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"model_type": None, "architectures": ["LlamaForCausalLM"]}, "model_type is None: expec"),
         ({"model_type": "llama"}, "model_type is 'llama': expected 'gpt2'"),
-        (
-            {"scale_attn_by_inverse_layer_idx": True},
-            "scale_attn_by_inverse_layer_idx is True: only False is supported",
-        ),
+        ({"add_cross_attention": True}, "add_cross_attention is True: only False is supported"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}: only None"),
         (
             {"activation_function": "mish"},
             "activation_function is 'mish': expected one of gelu_new",
@@ -200,7 +216,7 @@ def test_missing_surplus_and_misshapen_tensors_are_listed(beside):
         ({"n_head": 2.0, "tie_word_embeddings": 1}, "tie_word_embeddings is 1: expected bool"),
         ({"activation_function": ["gelu"]}, "activation_function is ['gelu']: expected str"),
         ({"n_positions": 9}, "config.model.context_length=16"),
-        ({"vocab_size": 64}, "tokens that are not the 64 of the weights in"),
+        ({"vocab_size": 64}, "has 65 tokens that are not the 64 of the weights"),
     ],
 )
 def test_a_config_that_does_not_fit(beside, changes, message):
@@ -230,6 +246,70 @@ def test_a_choice_that_is_not_the_weights_own_is_refused(beside, key, value):
     assert f"config.{key}={value}: the weights of --config.model.init_from have" in refused(
         beside, **{key: value}
     )
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A GPT-2 with a tokenizer of its own, which has [PAD], and with rows beyond it."""
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    KINDS["[PAD] named"](folder)
+    config = gpt2.get_config("smoke+untied")
+    params = models.build(config.model, 320).init(jax.random.key(0), np.zeros((1, 1), np.int32))
+    settings = hugging_face.settings_to(config.model.to_dict(), 320, end_of_text=None)
+    (folder / "config.json").write_text(json.dumps(settings))
+    save_file(hugging_face.from_params(params["params"]), folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_folder_with_its_own_tokenizer_works_in_every_command(foreign, tmp_path, monkeypatch):
+    """The run has the folder's tokenizer, resumes without the folder, and exports its rows."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    model = harness.open_run(foreign)
+    assert model.logits("the[PAD]").shape[1] == model.tokenizer.vocab_size == 282
+    assert model.generate("the[PAD]", 9).startswith("the[PAD]")
+    before = model.evaluate()["val/loss"]
+    changes = {"model.init_from": str(foreign), "model.context_length": 16, "train.num_steps": 4}
+    changes |= {"optimizer.warmup_steps": 1, "sample.num_tokens": 0}
+    run = harness.train("gpt2:finetune", tmp_path / "run", **changes)
+    first = next(run_folder.read_lines(tmp_path / "run/metrics.jsonl"))
+    assert first["val/loss"] == pytest.approx(before, abs=1e-5)
+    foreign.rename(tmp_path / "gone")
+    changes |= {"train.num_steps": 6, "checkpoint.resume": True}
+    run = harness.train("gpt2:finetune", tmp_path / "run", **changes)
+    assert run.step == 6
+    assert run.evaluate()["val/loss"] == pytest.approx(run.summary["val/loss"], abs=1e-6)
+    pretrained.export(tmp_path / "run", "latest", tmp_path / "out")
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    assert len(tensors["transformer.wte.weight"]) == len(tensors["lm_head.weight"]) == 282
+    again = harness.open_run(tmp_path / "out")
+    assert again.generate("the[PAD]", 9) == run.generate("the[PAD]", 9)
+
+
+def test_a_tokenizer_that_is_not_the_weights_own_is_refused(foreign, tmp_path):
+    config = gpt2.get_config("smoke")
+    config.model.init_from = str(foreign)
+    for own in ("char", "bpe:282", f"folder:{foreign}"):
+        config.data.tokenizer = own
+        shaped = pretrained.with_pretrained_shape(config, tmp_path)
+        assert shaped.data.tokenizer == f"folder:{foreign}"
+    config.data.tokenizer = "gpt2"
+    with pytest.raises(UserError, match=r"tokenizer='gpt2': the weights of .* their own, of 282"):
+        pretrained.with_pretrained_shape(config, tmp_path)
+
+
+@pytest.mark.parametrize("rows", [65, 72, 80, 128, 1024, 64, 66, 320])
+def test_rows_without_a_tokenizer_beside_them(foreign, rows):
+    """More than the tokens only up to a round number: otherwise another tokenizer is likelier."""
+    (foreign / "tokenizer.json").unlink()
+    change(foreign, vocab_size=rows)
+    tokenizer = tokenizers.CharTokenizer("".join(map(chr, range(65, 130))))
+    if rows in (64, 66, 320):
+        with pytest.raises(UserError, match=f"65 tokens that are not the {rows} of the weights"):
+            pretrained.check_tokenizer(foreign, tokenizer)
+    else:
+        pretrained.check_tokenizer(foreign, tokenizer)
 
 
 @pytest.mark.slow
@@ -262,10 +342,12 @@ def test_another_tokenizer_of_the_same_size_is_refused(beside):
 def test_no_weights_and_broken_weights(beside):
     (beside / "model.safetensors").write_bytes(b"no tensors")
     assert "the weights can't be read" in refused(beside)
+    config = beside / "config.json"
+    config.rename(beside / "aside")
+    assert "holds no config.json: expected that of transformers' GPT-2" in refused(beside)
+    (beside / "aside").rename(config)
     (beside / "model.safetensors").unlink()
     assert "holds no *.safetensors" in refused(beside)
-    (beside / "config.json").unlink()
-    assert "holds no config.json: expected that of transformers' GPT-2" in refused(beside)
 
 
 def test_what_is_no_folder():
@@ -322,23 +404,11 @@ def test_tokenizers_there_and_back(tmp_path, name):
     tokenizer_files.write(tokenizer, tmp_path)
     library = tokenizer_files.to_hugging_face(tokenizer)
     assert library.get_vocab_size() == tokenizer.vocab_size
+    if name == "gpt2":
+        assert library.encode("a<|endoftext|>b").ids == [64, 50256, 65]
+        assert library.get_added_tokens_decoder()[50256].special
     np.testing.assert_array_equal(library.encode(TEXT).ids, tokenizer.encode(TEXT))
     assert library.decode(tokenizer.encode(TEXT).tolist()) == TEXT
-    again = tokenizer_files.read(tmp_path)
+    again = pretrained_tokenizer.read(tmp_path)
     assert type(again) is type(tokenizer)
     np.testing.assert_array_equal(again.encode(TEXT), tokenizer.encode(TEXT))
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("tokenizer.json", "{}", "tokenizer.json can't be read"),
-        ("vocab.json", '{"a": 0}', "has a tokenizer that is not supported"),
-        ("other.json", "{}", "holds no tokenizer: expected tokenizer.json, or GPT-2's vocab.json"),
-    ],
-)
-def test_tokenizers_of_no_known_kind(tmp_path, file, content, message):
-    (tmp_path / file).write_text(content)
-    with pytest.raises(UserError) as error:
-        tokenizer_files.read(tmp_path)
-    assert message in str(error.value)

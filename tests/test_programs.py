@@ -70,8 +70,9 @@ def test_a_file_that_holds_something_else_is_made_anew(forget):
     np.testing.assert_array_equal(double(), [0, 2, 4])
 
 
-def test_a_cache_that_can_t_be_written_is_no_error(forget, tmp_path):
-    (tmp_path / "transformers-from-scratch").write_text("not a folder")
+def test_a_cache_that_can_t_be_written_is_no_error(forget, monkeypatch, tmp_path):
+    (tmp_path / "occupied").write_text("not a folder")
+    monkeypatch.setattr(programs.process, "cache_dir", lambda: tmp_path / "occupied")
     np.testing.assert_array_equal(double(), [0, 2, 4])
     assert programs.cached("number", "it", NUMBERS, lambda: 5) == 5
 
@@ -186,7 +187,11 @@ def test_a_second_start_and_the_other_commands_compile_nothing_of_the_run(
     assert run_folder.read_json(first / "environment.json")["num_devices"] == num_used
     assert compiles("main.py", *config, f"--workdir={second}") == set()
     resume = ["--config.checkpoint.resume=true", "--config.train.num_steps=3"]
-    assert compiles("main.py", *config, *resume, f"--workdir={second}") == {"train_steps"}
+    assert compiles("main.py", *config, *resume, f"--workdir={second}") == set()
+    # What a learner changes first.
+    rates = ["learning_rate=0.01", "final_learning_rate=0.001", "schedule=linear", "warmup_steps=1"]
+    other = [*(f"--config.optimizer.{rate}" for rate in rates), "--config.seed=1"]
+    assert compiles("main.py", *config, *other, f"--workdir={tmp_path}/third") == set()
     kept = set((tmp_path / "cache/transformers-from-scratch/programs").iterdir())
     assert compiles("evaluate.py", f"--workdir={first}") == set()
     assert compiles("generate.py", f"--workdir={first}", "--num_tokens=9") <= (

@@ -1,7 +1,7 @@
-"""Every command of the README, run as it stands there in a copy of the checkout; the ladder first.
+"""Every command of README and guide, run as it stands there in a copy of the checkout.
 
 Three are run in a shorter form: the ladder with `:smoke` sizes, `make test` as a dry run (it is
-what runs this), `wandb leet` in a terminal that types q; and `wandb sync` talks to a server here.
+what runs this), the dashboard in a terminal that types q; and `wandb sync` talks to a server here.
 """
 
 import os
@@ -17,20 +17,31 @@ from pathlib import Path
 
 import pytest
 
+import harness
 import run_folder
 from experiments import default
 from tests import browser
 from tests.command import AS_USERS_DO, ROOT
 from tests.wandb_server import Server
+from training.setup import check_config
 
-STAGES = default.LADDER
+STAGES = (*default.LADDER, "gpt2-1e13")
 README = (ROOT / "README.md").read_text()
-COMMANDS = [
-    line.partition("  # ")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.strip()
-]
+# What the README and the pages of details have; sweeps of full size are not run again.
+PAGES = {
+    "README.md": README,
+    "docs/guide.md": (ROOT / "docs/guide.md").read_text(),
+    "docs/gpt2.md": (ROOT / "docs/gpt2.md").read_text().split("## Results of the sweeps")[0],
+}
+COMMANDS = list(
+    dict.fromkeys(
+        line.partition("  # ")[0].strip()
+        for page in PAGES.values()
+        for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+        for line in block.splitlines()
+        if line.strip()
+    )
+)
 # The environments are not made again: they are the ones that this runs in.
 MAKE = "make -o .venv/setup.stamp -o .venv/dev.stamp"
 SHORTER = {
@@ -84,14 +95,14 @@ def others(checkout, ladder):
         commands = [command for command in COMMANDS if command != "make ladder"]
         return {
             command: in_terminal(command, checkout)
-            if command.startswith("wandb leet")
+            if "tracking.dashboard" in command
             else shell(SHORTER.get(command, command), checkout, **online)
             for command in commands
         }
 
 
 def in_terminal(command: str, folder: Path) -> subprocess.CompletedProcess:
-    """`shell` for a program that fills the screen: q is typed once it shows a metric's name."""
+    """`shell` for a program that fills the screen: q is typed once it shows a run's name."""
     terminal, inside = pty.openpty()
     termios.tcsetwinsize(inside, (40, 140))
     process = subprocess.Popen(
@@ -107,7 +118,7 @@ def in_terminal(command: str, folder: Path) -> subprocess.CompletedProcess:
     while process.poll() is None and time.monotonic() < until:
         if select.select([terminal], [], [], 1)[0]:
             screen += os.read(terminal, 65536)
-        if b"loss" in screen:
+        if b"run-gpt2" in screen:
             os.write(terminal, b"q")
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
@@ -118,11 +129,25 @@ def test_the_readme_has_commands():
     assert {"make ladder", "make test"} <= set(COMMANDS)
 
 
-def test_what_the_readme_links_to_is_there():
-    links = re.findall(r"\]\(([^)#]+)", README)
+@pytest.mark.parametrize("page", [*PAGES, "docs/comparison.md", "docs/performance.md"])
+def test_what_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\((?!https://)([^)#]+)", (ROOT / page).read_text())
     assert links
     for link in links:
-        assert (ROOT / link).exists(), link
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) <= 1200
+
+
+def test_an_experiment_of_ones_own_is_what_the_readme_shows(tmp_path):
+    (block,) = re.findall(r"```python\n# experiments/mine.py.*?\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "mine.py").write_text(block)
+    config = harness.config_of(f"{tmp_path}/mine.py:smoke", {})
+    check_config(config)
+    assert (config.model.num_layers, config.model.positions) == (2, "rotary")
+    assert config.tracking.experiment == "mine:smoke"
 
 
 @pytest.mark.slow
@@ -133,7 +158,7 @@ def test_a_command_of_the_readme_works(command, others):
 
 
 @pytest.mark.slow
-def test_the_ladder_leaves_five_finished_runs(checkout, ladder):
+def test_the_ladder_leaves_finished_runs(checkout, ladder):
     for place, stage in enumerate(STAGES, start=1):
         run = checkout / "runs/ladder" / stage
         assert run_folder.read_json(run / "summary.json")["status"] == "done"
@@ -143,15 +168,15 @@ def test_the_ladder_leaves_five_finished_runs(checkout, ladder):
 
 @pytest.mark.slow
 def test_the_ladder_ends_with_the_table_and_how_to_go_on(checkout, ladder):
-    _, _, end = ladder.stdout.rpartition("done: ")
+    _, _, end = ladder.stdout.rpartition("6 of 6 runs have ended")[2].partition("\n")
     places = [
-        re.search(rf"^\s*(\d+ )?.*\b{stage}\b", end, re.MULTILINE).start() for stage in STAGES
+        re.search(rf"^\s*(\d+ )?.*\b{stage}\s", end, re.MULTILINE).start() for stage in STAGES
     ]
     assert places == sorted(places)
     for stage in STAGES:
         loss = run_folder.read_json(checkout / f"runs/ladder/{stage}/summary.json")["val/loss"]
         assert f"{loss:.3f}"[:5] in end
-    for word in ("runs/ladder/report.html", "wandb leet", "wandb sync"):
+    for word in ("runs/ladder/report.html", "tracking.dashboard", "wandb sync"):
         assert word in end
 
 
@@ -164,7 +189,8 @@ def test_a_second_ladder_changes_nothing(checkout, ladder):
     assert before
     again = shell(SHORTER["make ladder"], checkout)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("finished at step 20 already") == 5
+    for stage in STAGES:
+        assert "finished at step 20 already" in (runs / f"logs/{stage}.log").read_text()
     assert before == {path: path.read_bytes() for path in before}
 
 

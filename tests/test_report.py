@@ -1,10 +1,14 @@
 """report.py as a user runs it: the table, the page in a browser, and errors."""
 
+import cProfile
+import csv
 import fcntl
 import html
+import io
 import json
 import math
 import os
+import pstats
 import pty
 import random
 import re
@@ -13,17 +17,25 @@ import struct
 import subprocess
 import sys
 import termios
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
 from statistics import fmean
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import run_folder
 from experiments import default
-from reporting import charts, rows, runs
+from reporting import charts, figures, groups, page, rows, runs, staircase
 from tests import browser
-from tests.command import assert_refused
+from tests.command import assert_refused, run
+from tests.vega_lite import assert_valid
+from tracking import dashboard
 
 ROOT = Path(__file__).parents[1]
 LN_65 = math.log(65)
@@ -114,7 +126,12 @@ def write_ladder(folder: Path) -> Path:
 def report(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
     """Runs report.py in a folder."""
     command = [sys.executable, str(ROOT / "report.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def gain_of(run: runs.Run, found: list[runs.Run]) -> str:
+    """Returns the text about a run's gain among those that were found."""
+    return rows.gain_text(run, rows.baseline(run, found))
 
 
 def rows_of(table: str) -> dict[str, list[str]]:
@@ -169,20 +186,33 @@ def test_the_table_compares_the_stages_in_their_order(ladder):
 def test_the_printed_commands_find_the_offline_runs(ladder):
     table = (ladder / "report.txt").read_text()
     assert "report: report.html\n" in table
-    names = {f"offline-run-20260101_000000-{name}" for name in ("bigram", "gpt2")}
-    leet = re.search("show them in the terminal: (.*)", table)[1]
-    # This shell finds the program, in an activated environment or not.
-    program = re.search(r"(\S*wandb) leet", leet)[1]
-    assert shutil.which(program, path=os.environ["PATH"]) or (ladder / program).is_file()
-    listed = shell(leet.replace(f"{program} leet", "ls"), ladder)
-    assert set(listed.split()) == names
-    sync = re.search("upload them: (.*)", table)[1]
-    listed = shell(sync.replace(f"{program} sync", "ls -d"), ladder)
-    assert {Path(path).name for path in listed.split()} == names
+    # This shell finds the programs, in an activated environment or not.
+    python, folder = re.search(r"terminal: (\S+) -m tracking.dashboard (\S+)\n", table).groups()
+    wandb, pattern = re.search(r"upload them: (\S+) sync (\S+)\n", table).groups()
+    for program in (python, wandb):
+        assert shutil.which(program, path=os.environ["PATH"]) or (ladder / program).is_file()
+    found = dashboard.offline_runs([ladder / folder])
+    assert set(found) == {"run-bigram", "run-gpt2"}
+    listed = shell(f"ls -d {pattern}", ladder).split()
+    assert sorted(ladder / path for path in listed) == sorted(found.values())
+    assert set(dashboard.offline_runs([ladder / "ladder/gpt2"])) == {"run-gpt2"}
 
     alone = report("ladder/gpt2/", "--output=alone.html", cwd=ladder).stdout
-    assert "wandb leet ladder/gpt2/wandb\n" in alone
+    assert "-m tracking.dashboard ladder/gpt2\n" in alone
     assert "wandb sync ladder/gpt2/wandb/offline-run-*\n" in alone
+
+
+def test_parts_of_a_resumed_run_have_names_of_their_own(tmp_path):
+    for time in ("20260102_000000-b", "20260101_000000-a"):
+        (tmp_path / f"one run/wandb/offline-run-{time}").mkdir(parents=True)
+    found = dashboard.offline_runs([tmp_path])
+    assert [path.name[-1] for path in found.values()] == ["a", "b"]
+    assert list(found) == ["run-one_run", "run-one_run-2"]
+
+
+def test_a_folder_without_offline_runs_is_refused(tmp_path):
+    assert_refused(run("-m", "tracking.dashboard", str(tmp_path)), "no offline W&B run in ")
+    assert_refused(run("-m", "tracking.dashboard"), "no offline W&B run in no folder")
 
 
 def shell(command: str, cwd: Path) -> str:
@@ -278,6 +308,181 @@ def test_broken_runs_are_named_and_the_others_compared(tmp_path):
         assert warning.removeprefix("warning: left out: ") in page
 
 
+# Odd content of a run's files, as other programs, disks and people leave it: the file, the key, its
+# value. A key of None stands for the whole text.
+ODD_STEPS = [math.inf, math.nan, -1, 0.5, 10**30, True, "3", None, [1]]
+LEFT_OUT = [
+    *((run_folder.METRICS, "step", step) for step in ODD_STEPS),
+    (run_folder.SAMPLES, "step", -1),
+    *(
+        (run_folder.METRICS, None, text)
+        for text in ("[1]\n", "{\n", "[" * 10**5 + "\n", "\xff\n", "")
+    ),
+    (run_folder.CONFIG, None, "[]"),
+    (run_folder.SUMMARY, None, "{"),
+]
+COMPARED = [
+    *((run_folder.METRICS, "val/loss", x) for x in (math.inf, 10**400, 1e308, -5, "low", [], None)),
+    *((run_folder.METRICS, "train/loss", x) for x in (-math.inf, 1e308, True, {})),
+    *((run_folder.METRICS, "seconds", x) for x in (-1, math.nan, "slow")),
+    *((run_folder.METRICS, "train_flops", x) for x in (0, -1, 10**400)),
+    *((run_folder.SAMPLES, "text", x) for x in (None, [1], "\x1b[2J")),
+    (run_folder.SAMPLES, "prompt", {}),
+    *((run_folder.TOKENIZER, "vocabulary", x) for x in ("a", "", ["a"], 7)),
+    *((run_folder.SUMMARY, key, x) for key in ("status", "num_params") for x in ([], 10**400)),
+    *((run_folder.CONFIG, "model", x) for x in ("gpt2", None, {"name": ["gpt2"]}, {"name": {}})),
+    *((run_folder.CONFIG, "data", x) for x in ({"tokenizer": ["char"]}, {"name": [["x"]]})),
+    *((run_folder.CONFIG, "tracking", x) for x in ({"stage": math.inf}, {"stage": "5"}, [])),
+    *((run_folder.ENVIRONMENT, "command", x) for x in ([1, None], "main.py")),
+    (run_folder.ENVIRONMENT, "device", {"name": "cpu"}),
+    *((run_folder.SWEEP, "parameters", x) for x in (["config.seed"], {"x": [1]}, {"x": {"y": 1}})),
+    *((run_folder.SWEEP, "parameters", {"x": x}) for x in (math.nan, 10**400, "1e-4", True, None)),
+    (run_folder.SWEEP, "sweep_id", ["s"]),
+]
+
+
+def make_odd(folder, file, key, value):
+    """Changes the last line of a record, or the object in a file."""
+    if key is None:
+        (folder / file).write_text(value, encoding="latin-1")
+        return
+    *before, last = (folder / file).read_text().splitlines() if file.endswith("l") else [""]
+    content = json.loads(last or (folder / file).read_text())
+    (folder / file).write_text("\n".join([*before, json.dumps({**content, key: value})]) + "\n")
+
+
+@pytest.mark.slow
+def test_no_run_keeps_the_others_from_being_compared(tmp_path):
+    write_run(tmp_path / "all/good", 1)
+    for i, (file, key, value) in enumerate([*LEFT_OUT, *COMPARED]):
+        folder = tmp_path / f"all/odd-{i:02}"
+        shutil.copytree(tmp_path / "all/good", folder)
+        run_folder.write_json(
+            folder / run_folder.SWEEP, {"sweep_id": "s", "parameters": {"x": i, "y": i % 2}}
+        )
+        make_odd(folder, file, key, value)
+    result = report("all", "--output=page.html", "--data=data.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    warnings = result.stderr.splitlines()
+    assert len(warnings) == len(LEFT_OUT), result.stderr
+    for i, (file, *_) in enumerate(LEFT_OUT):
+        assert warnings[i].startswith("warning: left out: ")
+        assert f"all/odd-{i:02}/{file}" in warnings[i]
+    found = {one["name"] for one in json.loads((tmp_path / "data.json").read_text())["runs"]}
+    assert found == {"good", *(f"odd-{len(LEFT_OUT) + i:02}" for i in range(len(COMPARED)))}
+
+
+def test_numbers_as_text_are_numbers(tmp_path):
+    texts = {"1e-4": 1e-4, "3.0E+2": 300.0, "-7": -7, "0": 0, ".5": 0.5, "1e999": "1e999"}
+    for text, value in texts.items():
+        folder = write_run(tmp_path / text, 1)
+        run_folder.write_json(
+            folder / run_folder.SWEEP, {"sweep_id": "s", "parameters": {"x": text}}
+        )
+        assert runs.read_run(folder, "").swept == {"x": value}
+    for word in ("gpt2", "1_000", "nan", "inf", "0x10", " 1", "1,5", "bpe:512", ""):
+        assert runs.as_parameter(word) == word
+
+
+LOSSES = st.lists(st.floats(-10, 10) | st.none() | st.just(math.nan), min_size=1, max_size=90)
+
+
+@given(records=st.lists(LOSSES, min_size=1, max_size=4), most=st.integers(0, 60))
+def test_thin_records_keep_ends_and_extremes_and_the_same_steps(records, most):
+    records = [
+        [{"step": 5 * i, "a": value, "b": (i + n) % 7} for i, value in enumerate(values)]
+        for n, values in enumerate(records)
+    ]
+    thinned = runs.thin(records, ["a", "b"], most)
+    whole = {line["step"] for kept in thinned for line in kept[1:-1]}
+    for lines, kept in zip(records, thinned, strict=True):
+        assert len(kept) <= max(most, 2)
+        assert [kept[0], kept[-1]] == [lines[0], lines[-1]]
+        steps = [line["step"] for line in kept]
+        assert steps == sorted(set(steps))
+        assert set(steps) >= whole & {line["step"] for line in lines}
+    if most >= 6:
+        for metric in ("a", "b"):
+            every, left = (
+                [
+                    x
+                    for lines in some
+                    for line in lines
+                    if (x := runs.number(line[metric])) is not None
+                ]
+                for some in (records, thinned)
+            )
+            assert not every or (min(left), max(left)) == (min(every), max(every))
+
+
+def test_a_step_that_a_damaged_record_has_often_counts_once():
+    assert runs.thin([[{"step": 0, "a": i} for i in range(99)]], ["a"], 9) == [
+        [{"step": 0, "a": 98}]
+    ]
+
+
+def test_every_spec_of_a_ladder_is_valid(ladder, tmp_path):
+    found, _ = runs.read_runs([ladder / "ladder"])
+    assert_valid([*charts.curves(found, charts.points(found)).values(), staircase.ladder(found)])
+    write_run(tmp_path / "seed 1", 5, config={"seed": 1})
+    seeds = [found[-1], *runs.read_runs([tmp_path])[0]]
+    shown = [figures.curve(seeds, loss, "tokens") for loss in charts.LOSSES]
+    assert_valid([*shown, charts.bits_chart(seeds)])
+
+
+def test_work_grows_with_the_number_of_runs(ladder):
+    """Counts calls of functions: twice the runs of a sweep, with their seeds, at most twice."""
+    found, _ = runs.read_runs([ladder / "ladder"])
+
+    def calls(count):
+        made = []
+        for i in range(count):
+            run, rate = found[i % len(found)], i // 15
+            config = {**run.config, "seed": i, "optimizer.learning_rate": rate}
+            command = ["main.py", f"--config.optimizer.learning_rate={rate}", f"--config.seed={i}"]
+            made.append(replace(run, name=f"{i}", config=config, environment={"command": command}))
+        with cProfile.Profile() as profile:
+            rows.table(made)
+            charts.points(made)
+        return pstats.Stats(profile).total_calls
+
+    few, some, many = (calls(count) for count in (60, 120, 240))
+    assert many - some < 2.1 * (some - few)
+
+
+@pytest.mark.slow
+def test_many_long_runs_make_a_page_below_ten_megabytes(tmp_path):
+    """Their losses have a peak in one line, which the page shows."""
+    line = {
+        "train/grad_norm": 0.5,
+        "val/perplexity": 9.87654321,
+        "train/tokens_per_second": 12345.6,
+    }
+    for i in range(600):
+        folder = write_run(tmp_path / f"all/{i:03}", 1 + i % 5, config={"seed": i})
+        with open(folder / run_folder.METRICS, "w") as file:
+            for step in range(1000):
+                loss = 4 - step / 500 + 5 * (step == 537)
+                losses = {"train/loss": loss, "val/loss": loss, "val/bits_per_byte": loss / 0.7}
+                position = {
+                    "tokens_seen": 1e3 * step,
+                    "train_flops": 1e9 * step,
+                    "seconds": step / 9,
+                }
+                file.write(json.dumps({"step": step, **line, **losses, **position}) + "\n")
+    result = report("all", "--output=page.html", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "page.html").stat().st_size < 10e6
+    found, _ = runs.read_runs([tmp_path / "all"])
+    points = charts.points(found)
+    assert len(points) <= charts.MAX_POINTS
+    peaks = {point["name"] for point in points if point["step"] == 537 and point["train"] > 7}
+    assert len(peaks) == 600
+    # A mean over seeds is over all of them, at every step.
+    seeds = Counter((point["series"], point["step"]) for point in points)
+    assert set(seeds.values()) == {120}
+
+
 @pytest.mark.slow
 def test_mistakes_are_one_line_each(ladder, tmp_path):
     write_broken_runs(tmp_path / "broken")
@@ -312,7 +517,7 @@ def test_a_gain_names_the_compute_where_it_is_not_equal(tmp_path):
             line["train_flops"] = 1e12 * ratio * line["step"] / lines[-1]["step"]
         (made / run_folder.METRICS).write_text("".join(json.dumps(x) + "\n" for x in lines))
     found, _ = runs.read_runs([tmp_path])
-    texts = {run.name: rows.gain_text(run, found) for run in found}
+    texts = {run.name: gain_of(run, found) for run in found}
     assert texts["same"].endswith("%)")
     assert texts["more"] == texts["same"].partition("(")[0] + "(5x FLOPs)"
     lines[-1]["val/loss"] = found[0].last("val/loss") - 0.004
@@ -320,21 +525,21 @@ def test_a_gain_names_the_compute_where_it_is_not_equal(tmp_path):
         json.dumps(lines[-1] | {"train_flops": 1e12}) + "\n"
     )
     found, _ = runs.read_runs([tmp_path])
-    assert {run.name: rows.gain_text(run, found) for run in found}["same"] == "-0.00 nats (no gain)"
+    assert {run.name: gain_of(run, found) for run in found}["same"] == "-0.00 nats (no gain)"
 
 
 @pytest.mark.slow
 def test_charts_are_written_as_files(ladder, tmp_path):
     output = tmp_path / "report.html"
-    figures, data = tmp_path / "new" / "figures", tmp_path / "data.json"
+    folder, data = tmp_path / "new" / "figures", tmp_path / "data.json"
     made = report(
-        "ladder", f"--output={output}", f"--figures={figures}", f"--data={data}", cwd=ladder
+        "ladder", f"--output={output}", f"--figures={folder}", f"--data={data}", cwd=ladder
     )
-    assert f"figures: {figures}, 5 of them" in made.stdout
-    drawn = {path.name: ElementTree.parse(path).getroot() for path in figures.iterdir()}
+    assert f"figures: {folder}, 6 of them" in made.stdout
+    drawn = {path.name: ElementTree.parse(path).getroot() for path in folder.iterdir()}
     assert set(drawn) == {
         *(f"val-loss-against-{name}.svg" for name in ("step", "tokens", "seconds", "flops")),
-        "bits-per-byte.svg",
+        *("bits-per-byte.svg", "what-each-idea-bought.svg"),
     }
     for picture in drawn.values():
         assert float(picture.get("width")) >= 640 and picture.tag.endswith("}svg")
@@ -354,18 +559,121 @@ def test_seeds_share_a_color_and_are_compared_by_their_mean(tmp_path):
     write_run(tmp_path / "gpt2", 5)
     write_run(tmp_path / "other-text", 5, config={"data.name": "text"})
     found, _ = runs.read_runs([tmp_path])
-    groups = rows.group_seeds(found)
-    assert list(groups) == ["bigram-0 (3 seeds)", "gpt2", "other-text"]
-    mean = fmean(run.last("val/loss") for run in groups["bigram-0 (3 seeds)"])
-    gain = groups["gpt2"][0].last("val/loss") - mean
-    text = rows.gain_text(groups["gpt2"][0], found)
+    made = groups.group_seeds(found)
+    assert list(made) == ["bigram (3 seeds)", "gpt2", "other-text"]
+    mean = fmean(run.last("val/loss") for run in made["bigram (3 seeds)"])
+    gain = made["gpt2"][0].last("val/loss") - mean
+    text = gain_of(made["gpt2"][0], found)
     assert text.startswith(f"{gain:+.2f} nats (") and text.endswith("x FLOPs)")
     # Another text: the uniform distribution is the only baseline.
-    assert rows.gain_text(groups["other-text"][0], found).startswith("-2.5")
+    assert gain_of(made["other-text"][0], found).startswith("-2.5")
+    bars = charts.bits_chart(found)
+    bits = [run.last("val/bits_per_byte") for run in made["bigram (3 seeds)"]]
+    expected = [{"name": "bigram (3 seeds)", "bits": fmean(bits)}]
+    assert [expected[0] | {"low": min(bits), "high": max(bits)}] in bars["datasets"].values()
     differ, same = rows.differences(found)
     assert differ["seed"] == ["0", "1", "2", "0", "0"]
     assert same["sample.prompt"] == '"\\n"'
     assert same["device"] == "cpu" and "device" not in differ
+
+
+def test_curves_of_seeds_are_their_mean_in_a_band(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / f"bigram-{seed}", 1, config={"seed": seed})
+    found, _ = runs.read_runs([tmp_path])
+    other = runs.read_run(write_run(tmp_path / "gpt2", 5), "gpt2")
+    drawn = figures.svg(figures.curve([*found, other], "val", "step"))
+    assert len(re.findall('class="mark-area', drawn)) == 1
+    assert len(re.findall('aria-roledescription="line mark"', drawn)) == 2
+    labels = re.findall(
+        'aria-label="Updates: 250; Validation loss[^:]*: ([^;]*); series: bi', drawn
+    )
+    losses = [line["val/loss"] for run in found for line in run.metrics if line["step"] == 250]
+    assert labels and all(float(x) == pytest.approx(fmean(losses), rel=1e-5) for x in labels)
+
+
+def with_command(run: runs.Run, *words: str) -> runs.Run:
+    """Returns the run as if a command with these flags had made it."""
+    command = ["main.py", *words, f"--workdir={run.name}", f"--config.seed={run.config['seed']}"]
+    return replace(run, environment={"command": command})
+
+
+def test_seeds_are_named_after_the_flags_that_they_share(tmp_path):
+    for rate in (0.1, 0.2):
+        for seed in range(2):
+            config = {"optimizer.learning_rate": rate, "seed": seed}
+            write_run(tmp_path / f"{rate} {seed}", 5, config=config)
+    found, _ = runs.read_runs([tmp_path])
+
+    def names(*same: str, rate: str = "--config.optimizer.learning_rate={}") -> list[str]:
+        of_rate = [rate.format(run.config["optimizer.learning_rate"]) for run in found]
+        of_runs = zip(found, of_rate, strict=True)
+        return list(groups.group_seeds([with_command(run, *same, one) for run, one in of_runs]))
+
+    same = ("--config=experiments/gpt2.py:smoke", "--config.tracking.group=x")
+    assert names(*same) == ["learning_rate=0.1 (2 seeds)", "learning_rate=0.2 (2 seeds)"]
+    # A file of their own, which the flags do not tell apart.
+    assert names(*same, rate="") == [
+        "gpt2:smoke (2 seeds)",
+        "gpt2:smoke (2 seeds, 0.2 0 the first)",
+    ]
+    assert names(rate="--config=mine/gpt2.py:{}")[0] == "gpt2:0.1 (2 seeds)"
+    assert list(groups.group_seeds([found[0], found[0]])) == ["gpt2 (2 runs)"]
+
+
+def test_the_origin_of_the_runs_is_told_once_or_beside_each(ladder):
+    found, _ = runs.read_runs([ladder / "ladder"])
+    made = {"started": "2026-01-02T03:04:05+00:00", "git_commit": "f" * 40, "git_dirty": True}
+    machine = {
+        "device": "CPU",
+        "num_devices": 1,
+        "num_cpus": 2,
+        "python": "3.11.7",
+        "jax": "0.10.2",
+    }
+    found = [replace(run, environment=made | machine) for run in found]
+    shared = {
+        "date": "2026-01-02",
+        "commit": f"{'f' * 10} with uncommitted changes",
+        "device": "CPU",
+        "processor cores": "2",
+        "versions": "python 3.11.7, jax 0.10.2",
+    }
+    assert page.origin(found) == shared
+    other = {"started": "2026-01-09", "git_dirty": False, "num_devices": 8}
+    found[0] = replace(found[0], environment=found[0].environment | other)
+    assert page.origin(found) == shared | {
+        "date": "2026-01-02 to 2026-01-09",
+        "commit": "2 different ones, under settings that differ",
+        "devices": "2 different ones, under settings that differ",
+    }
+    differ, _ = rows.differences(found)
+    assert differ["commit"][:2] == ["f" * 10, shared["commit"]]
+    assert differ["devices"][:2] == ["8", rows.MISSING]
+    assert "<dt>commit</dt><dd>0123456789</dd>" in (ladder / "report.html").read_text()
+
+
+def test_the_staircase_leads_from_a_uniform_guess_to_the_last_stage(tmp_path):
+    write_ladder(tmp_path)
+    found, _ = runs.read_runs([tmp_path])
+    (steps,) = staircase.ladder(found)["datasets"].values()
+    assert steps[0]["from"] == pytest.approx(LN_65)
+    assert all(one["to"] == other["from"] for one, other in pairwise(steps))
+    assert [step["to"] for step in steps] == [run.last("val/loss") for run in found]
+    assert [step["name"] for step in steps] == [
+        f"{run.name}\n{gain_of(run, found)}" for run in found
+    ]
+    seed = runs.read_run(write_run(tmp_path / "seed", 5, config={"seed": 1}), "seed")
+    (steps,) = staircase.ladder([*found, seed])["datasets"].values()
+    assert steps[-1]["to"] == pytest.approx(
+        (found[-1].last("val/loss") + seed.last("val/loss")) / 2
+    )
+    assert steps[-1]["name"].startswith("gpt2, 2 seeds\n-0.1")
+    # Of two settings neither is the stage, and a sweep has charts of its own.
+    other = write_run(tmp_path / "other", 5, config={"model.embed_dim": 8})
+    assert staircase.ladder([*found, runs.read_run(other, "other")]) is None
+    assert staircase.ladder([replace(run, sweep_id="s") for run in found]) is None
+    assert staircase.ladder(found[:1]) is None
 
 
 def test_curves_are_logarithmic_where_runs_end_orders_of_magnitude_apart(ladder):
@@ -380,6 +688,58 @@ def test_curves_are_logarithmic_where_runs_end_orders_of_magnitude_apart(ladder)
     points = charts.points(found)
     points.append({**points[-1], "val": 1e6})
     assert charts.loss_range(points, "val", 65)[1] < 5
+
+
+def test_labels_keep_the_order_of_the_ends_and_do_not_overlap(ladder):
+    found, _ = runs.read_runs([ladder / "ladder"])
+    rows, domain = charts.points(found), [1.0, 3.0]
+    # Three that end together, one that ends far from them, one between them.
+    ends = dict(zip([run.name for run in found], [2.5, 1.5, 1.501, 1.502, 1.55], strict=True))
+    rows = [{**row, "val": ends[row["series"]]} for row in rows]
+    places = charts.label_places(rows, "val", domain)
+    assert sorted(places, key=places.get) == sorted(ends, key=ends.get)
+    gap = charts.LABEL_HEIGHT / charts.HEIGHT * (domain[1] - domain[0])
+    assert all(b - a > 0.999 * gap for a, b in pairwise(sorted(places.values())))
+    assert places[found[0].name] == 2.5 and places[found[1].name] == 1.5
+
+
+def linear(color):
+    channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+def test_colors_stand_out_on_both_backgrounds():
+    """By WCAG's contrast for graphics."""
+    for color in charts.COLORS:
+        light, own, dark = (
+            linear(one) @ (0.2126, 0.7152, 0.0722) + 0.05 for one in ("#ffffff", color, "#171a21")
+        )
+        assert light / own >= 3 and own / dark >= 3, color
+
+
+# How colors look with deuteranopia and protanopia (Machado et al., 2009), in linear RGB.
+SIGHT = {
+    "deuteranopia": [(0.367, 0.861, -0.228), (0.280, 0.673, 0.047), (-0.012, 0.043, 0.969)],
+    "protanopia": [(0.152, 1.053, -0.205), (0.115, 0.786, 0.099), (-0.004, -0.048, 1.052)],
+    "full": np.eye(3),
+}
+XYZ = [(0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505)]
+
+
+def lab(color, sight):
+    """CIELAB of a color as it is seen."""
+    seen = np.clip(np.array(SIGHT[sight]) @ linear(color), 0, 1)
+    ratio = np.array(XYZ) @ seen / (0.95047, 1, 1.08883)
+    x, y, z = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize(
+    ("sight", "least"), [("deuteranopia", 25), ("protanopia", 25), ("full", 42)]
+)
+def test_the_stages_colors_differ_for_the_color_blind(sight, least):
+    places = [lab(color, sight) for color in charts.COLORS[:6]]
+    assert min(np.linalg.norm(a - b) for a, b in combinations(places, 2)) >= least
 
 
 HOSTILE = {
@@ -413,10 +773,9 @@ def test_hostile_text_is_only_text(hostile):
     page = (hostile / "report.html").read_text()
     assert re.findall("<script[^>]*>", page) == [
         '<script type="application/json" id="data">',
-        "<script>",
-        "<script>",
+        *3 * ["<script>"],
     ]
-    assert page.lower().count("</script") == 3
+    assert page.lower().count("</script") == 4
     assert "<img" not in page.split("<script")[0]
     data = page.split('id="data">')[1].split("</script>")[0]
     assert not set("<>&\u2028") & set(data)
@@ -450,10 +809,11 @@ class TestPage:
     def test_switches_change_what_the_curves_show(self, chromium, ladder):
         with browser.open_file(chromium, ladder / "report.html") as page:
             axes = page.locator("#curves [aria-roledescription=axis]")
-            assert_axis(axes, "X-axis titled 'Updates' for a linear scale")
+            assert_axis(axes, "'Floating-point operations of training' for a log scale")
             assert_axis(axes, "Y-axis titled 'Validation loss, nats per token'")
             assert page.locator("#curves .mark-line path[aria-roledescription]").count() == 5
             for label, title in (
+                ("step", "X-axis titled 'Updates' for a linear scale"),
                 ("tokens", "'Tokens seen' for a linear scale"),
                 ("seconds", "'Seconds of training' for a log scale"),
                 ("FLOPs", "'Floating-point operations of training' for a log scale"),
@@ -468,9 +828,10 @@ class TestPage:
     def test_switches_work_by_keyboard(self, chromium, ladder):
         with browser.open_file(chromium, ladder / "report.html") as page:
             axes = page.locator("#curves [aria-roledescription=axis]")
-            for _ in range(2):  # The loss, then what it is drawn against.
-                page.keyboard.press("Tab")
-            page.keyboard.press("ArrowRight")
+            page.get_by_label("validation", exact=True).focus()
+            page.keyboard.press("Tab")
+            for _ in range(2):  # From the last round to the first.
+                page.keyboard.press("ArrowRight")
             assert_axis(axes, "X-axis titled 'Tokens seen'")
             page.keyboard.press("Tab")
             page.keyboard.press("Space")
@@ -513,6 +874,53 @@ class TestPage:
             assert table.evaluate("it => it.scrollWidth - it.clientWidth") == 0
             brightness = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (max(map(int, re.findall(r"\d+", brightness))) < 60) == (scheme == "dark")
+
+    @pytest.mark.slow
+    def test_charts_and_numbers_are_saved_as_files(self, chromium, ladder):
+        screen = {"color_scheme": "dark"}  # A saved chart is black on white all the same.
+        with browser.open_file(chromium, ladder / "report.html", **screen) as page:
+
+            def saved(name: str, file: str) -> bytes:
+                with page.expect_download() as waiting:
+                    page.get_by_role("button", name=name, exact=True).click()
+                assert waiting.value.suggested_filename == file
+                return waiting.value.path().read_bytes()
+
+            page.get_by_label("bigram", exact=True).uncheck()
+            page.wait_for_function(f"{COUNT_LINES} === 4")
+            drawn = saved("SVG of Loss during training", "loss-during-training.svg")
+            picture = ElementTree.fromstring(drawn)
+            texts = list(picture.itertext())
+            assert "gpt2" in texts and "bigram" not in texts
+            assert any(part.get("fill") == "white" for part in picture.iter())
+            pixels = saved("PNG of What each idea bought", "what-each-idea-bought.png")
+            assert pixels.startswith(b"\x89PNG")
+            width = page.locator("#staircase svg").bounding_box()["width"]
+            assert int.from_bytes(pixels[16:20]) == pytest.approx(2 * width, abs=4)
+            table = csv.DictReader(io.StringIO(saved("Table as CSV", "runs.csv").decode()))
+            points = csv.DictReader(io.StringIO(saved("Curves as CSV", "curves.csv").decode()))
+        found, _ = runs.read_runs([ladder / "ladder"])
+        assert {row["run"]: float(row["val/loss"]) for row in table} == {
+            run.name: run.last("val/loss") for run in found
+        }
+        losses = [
+            (run.name, line["step"], line.get("val/loss")) for run in found for line in run.metrics
+        ]
+        for row, (name, step, loss) in zip(points, losses, strict=True):
+            assert (row["run"], int(row["step"])) == (name, step)
+            assert float(row["val/loss"] or "nan") == pytest.approx(
+                loss or math.nan, rel=1e-5, nan_ok=True
+            )
+
+    def test_a_csv_quotes_and_holds_no_formula(self, chromium, ladder):
+        with browser.open_file(chromium, ladder / "report.html") as page:
+            rows = [{"a": 'x, "y"\n', "b": -1.5}, {"a": "=cmd()", "c": None}]
+            made = page.evaluate("rows => toCsv(rows, {a: 'long'})", rows)
+        assert list(csv.reader(io.StringIO(made))) == [
+            ["long", "b", "c"],
+            ['x, "y"\n', "-1.5", ""],
+            ["'=cmd()", "", ""],
+        ]
 
     def test_hostile_text_does_nothing(self, chromium, hostile):
         with browser.open_file(chromium, hostile / "report.html") as page:

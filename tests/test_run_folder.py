@@ -104,3 +104,24 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert len(set(run_folder.read_json(path))) == 1
+
+
+def test_new_folders_of_one_second_differ_and_empty_ones_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder.time, "strftime", lambda form: "now")
+    with (
+        run_folder.new_folder(tmp_path / "runs", "gpt2") as one,
+        run_folder.new_folder(tmp_path / "runs", "gpt2") as other,
+    ):
+        assert (one.name, other.name) == ("gpt2-now", "gpt2-now-2")
+        (other / "config.json").touch()
+    assert list((tmp_path / "runs").iterdir()) == [other]
+
+
+def test_a_new_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "runs").touch()
+    for parent in (tmp_path / "runs", Path("/proc/runs")):
+        with (
+            pytest.raises(UserError, match="with --workdir"),
+            run_folder.new_folder(parent, "gpt2"),
+        ):
+            raise AssertionError("it was made")

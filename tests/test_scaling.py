@@ -1,5 +1,6 @@
 """The scaling law: recovered where it is known, and its predictions in words and charts."""
 
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from reporting import page, scaling, scaling_charts, sweep_charts, sweeps
 from reporting.runs import Run
 from run_folder import flatten
 from tests.test_sweep_report import rows_of
+from tests.vega_lite import assert_valid
 
 # E, A, a, B, b, near those of small character-level models.
 KNOWN = np.array([1.1, 12.0, 0.35, 600.0, 0.5])
@@ -56,7 +58,7 @@ def ladder(rungs, noise=0.0, values=KNOWN):
 
 def changed(runs, **values):
     """Returns the runs with other settings."""
-    return [Run(**{**vars(run), "config": {**run.config, **values}}) for run in runs]
+    return [replace(run, config={**run.config, **values}) for run in runs]
 
 
 def test_a_known_law_is_recovered():
@@ -159,6 +161,7 @@ def test_the_page_holds_the_charts():
     runs = ladder(range(1, 6), noise=0.002)
     seen = scaling.points(runs)
     made = scaling_charts.charts(seen, scaling.fit(seen))
+    assert_valid(made.values())
     assert len(made) == 4
     for chart in made.values():
         lines, dots = rows_of(chart)
@@ -176,8 +179,8 @@ def test_the_page_holds_the_charts():
         ladder([1, 2, 3])[:7],
         ladder([1, 2]),
         [run for run in ladder(range(1, 6)) if run.last("tokens_seen") < 600_000],
-        [*ladder([1, 2]), *(Run(**{**vars(run), "vocab_size": 256}) for run in ladder([3, 4]))],
-        [Run(**{**vars(run), "summary": {}}) for run in ladder(range(1, 6))],
+        [*ladder([1, 2]), *(replace(run, vocab_size=256) for run in ladder([3, 4]))],
+        [replace(run, summary={}) for run in ladder(range(1, 6))],
         [*ladder([1, 2, 3]), *changed(ladder([4]), **{"model.activation": "swiglu"})],
         [*ladder([1, 2, 3]), *changed(ladder([4]), **{"optimizer.name": "lion"})],
     ],

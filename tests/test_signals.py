@@ -98,7 +98,7 @@ def test_a_second_signal_stops_at_once(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert time.monotonic() - started < 2
     assert process.returncode == 130
-    assert errors == "error: stopped without saving; the last checkpoint is kept\n"
+    assert errors == "stopped without saving; the last checkpoint is kept\n"
 
 
 @pytest.mark.slow

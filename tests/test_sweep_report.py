@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+from itertools import combinations, pairwise, product
 from pathlib import Path
 from statistics import fmean
 from xml.etree import ElementTree
@@ -13,10 +14,12 @@ import pytest
 import scipy.stats
 
 import run_folder
+from experiments import default
 from reporting import figures, page, runs, statistics, sweep_charts, sweeps
 from tests import browser
 from tests.command import run
 from tests.test_report import write_run
+from tests.vega_lite import assert_valid
 
 
 def write_sweep(folder: Path, points: list[dict], metric: dict | None = None) -> Path:
@@ -83,6 +86,22 @@ def test_the_metric_and_goal_are_the_sweeps(tmp_path):
     (folder / "002/metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     sweep = found(folder)
     assert (sweep.metric, sweep.best.name) == ("train/grad_norm", "002")
+
+
+def test_the_title_is_the_question_of_the_sweep(tmp_path):
+    folder = write_sweep(tmp_path / "s", [{"config.seed": seed, "value": 1} for seed in range(3)])
+    other = write_run(tmp_path / "other", 5)
+
+    def title(*folders):
+        made = runs.read_runs(folders)[0]
+        return page.title(made, sweeps.find(made))
+
+    assert title(folder) == "3 runs on tiny_shakespeare"  # Without a sweep file.
+    for description, question in (("Why <i>?\n\nBecause.", "Why <i>?"), ("", ""), (3, "3")):
+        (folder / "sweep.yaml").write_text(json.dumps({"description": description}))
+        assert found(folder).question == question
+        assert title(folder) == (question or "3 runs on tiny_shakespeare")
+    assert title(folder, other) == "4 runs on tiny_shakespeare"
 
 
 def test_runs_that_did_not_finish_are_counted_and_left_out(tmp_path):
@@ -229,7 +248,9 @@ def test_presets_of_one_model_are_compared_with_the_experiment_without_one(tmp_p
         "not statistically significant (Dunnett's test, 3 seeds).",
         "statistically significant (Dunnett's test, 3 seeds).",
     ]
-    headings = list(sweep_charts.charts(sweep))
+    made = sweep_charts.charts(sweep)
+    assert_valid(made.values())
+    headings = list(made)
     assert headings[0] == "Experiments compared: mean over seeds, 95 % confidence interval"
 
 
@@ -237,6 +258,62 @@ def test_without_a_baseline_all_presets_are_compared(tmp_path):
     points = presets({":rotary": 0.1, ":alibi": 0.0, ":sgd": -0.5})
     _, *said = sweeps.statements(found(write_sweep(tmp_path / "s", points)))
     assert len(said) == 3 and all("(Welch's t-test, Holm-corrected, 3 seeds)" in x for x in said)
+
+
+def five_stages(gaps=(0.5, 0.3, 0.0, 0.0, 0.4)):
+    """Returns points of the five stages with three seeds, each below the one before by a gap."""
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "config": f"experiments/{name}.py",
+            "config.seed": seed,
+            "stage": stage,
+            "value": 3 - sum(gaps[:stage]) + rng.normal(0, 0.01),
+        }
+        for seed in range(3)
+        for stage, name in enumerate(default.LADDER, start=1)
+    ]
+
+
+@pytest.mark.slow
+def test_many_pairs_are_a_matrix_and_only_neighbours_have_sentences(tmp_path):
+    sweep = found(write_sweep(tmp_path / "s", five_stages()))
+    groups = sweep.best_settings()
+    cells = sweep.matrix.cells
+    for (row, column), one in cells.items():
+        assert one.mean == pytest.approx(fmean(groups[row]) - fmean(groups[column]))
+        other = cells[column, row]
+        assert (one.low, one.high) == (-other.high, -other.low)
+        assert one.significant == other.significant
+    assert len(cells) == 5 * 4 and sweep.matrix.num_pairs == 10
+    p_values = [
+        scipy.stats.ttest_ind(groups[a], groups[b], equal_var=False).pvalue
+        for a, b in combinations(groups, 2)
+    ]
+    assert [cells[pair].significant for pair in combinations(groups, 2)] == list(
+        statistics.holm(p_values)
+    )
+    _, count, *neighbours = sweeps.statements(sweep)
+    assert count.startswith(f"Of 10 pairs {sum(statistics.holm(p_values))} differ")
+    # A stage that is lower than the one before it is below it.
+    assert [tuple(x.split()[:5:4]) for x in neighbours] == [
+        (later, earlier) for earlier, later in pairwise(groups)
+    ]
+    assert neighbours[0].split()[3] == "below"
+    rendered = page.render(sweep.finished, [(sweep, {})], [])
+    table = rendered.split('<table class="matrix">')[1].split("</table>")[0]
+    shown = re.findall(r"<td.*?>([+-]\d\.\d{3})(\*?)<small>", table)
+    assert shown == [
+        (f"{cells[pair].mean:+.3f}", "*" * cells[pair].significant)
+        for pair in product(groups, groups)
+        if pair in cells
+    ]
+
+
+def test_presets_without_a_baseline_have_no_neighbours(tmp_path):
+    points = presets({":rotary": 0.1, ":alibi": 0.0, ":sgd": -0.5, ":relu": 0.2})
+    _, count = sweeps.statements(found(write_sweep(tmp_path / "s", points)))
+    assert count.startswith("Of 6 pairs ")
 
 
 @pytest.mark.parametrize("third", [False, True])
@@ -257,7 +334,9 @@ def test_a_number_is_drawn_as_a_line_for_each_value_of_another(tmp_path, third):
     ]
     sweep = found(write_sweep(tmp_path / "s", points))
     heading = "val/loss against optimizer.learning_rate, a line for each model.embed_dim"
-    chart = sweep_charts.charts(sweep)[heading]
+    made = sweep_charts.charts(sweep)
+    assert_valid(made.values())
+    chart = made[heading]
     (rows,) = rows_of(chart)
     assert len(rows) == 7 * (1 + third)
     assert {row["of"] for row in rows} == {"32", "64"}
@@ -282,6 +361,7 @@ def test_vocabularies_are_compared_in_bits_per_byte_and_in_speed(tmp_path):
         more = {"learned": learned} if name.startswith("bpe") else {}
         run_folder.write_json(path, {"name": name, **more})
     made = sweep_charts.charts(found(folder))
+    assert_valid(made.values())
     for what in ("Bits per byte of validation text", "Bytes of training text per second"):
         rows = rows_of(made[f"{what}, against the size of the vocabulary"])[0]
         assert {row["tokenizer"]: row["x"] for row in rows} == names

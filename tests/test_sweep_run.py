@@ -1,6 +1,7 @@
 """Tests of sweeps/run.py as a user runs it: real files, real processes, real kills."""
 
 import contextlib
+import datetime
 import json
 import os
 import pty
@@ -23,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import run_folder
+from experiments.default import get_config
 from runtime.errors import UserError
 from sweep_engine import command, search, sweep_file
 from sweep_engine.hyperband import Hyperband
@@ -105,9 +107,10 @@ def test_maximize_and_a_target_that_ends_the_sweep(tmp_path):
     assert "best val/loss 3.3333" in result.stdout
 
 
-def test_run_cap_and_count_bound_a_grid(tmp_path):
-    sweep(tmp_path, {**OBJECTIVE, "run_cap": 2}, "--count=9")
-    assert len(outcomes(tmp_path / "sweep")) == 2
+def test_run_cap_and_count_bound_a_grid_of_any_size(tmp_path):
+    parameters = {"level": {"min": 0, "max": 2**32 - 1}, "fail": {"value": 0}}
+    sweep(tmp_path, {**OBJECTIVE, "parameters": parameters, "run_cap": 2}, "--count=9")
+    assert [*outcomes(tmp_path / "sweep")] == ["001-fail=0,level=0", "002-fail=0,level=1"]
 
 
 def test_failures_are_retried_and_reported_at_the_end(tmp_path):
@@ -281,8 +284,10 @@ def test_a_bayesian_sweep_repeats_exactly_with_any_timing(tmp_path):
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_sweep_is_sound(path):
     made, text = sweep_file.read(path)
-    assert text.startswith("# ")
-    assert "?\n" in text.split("\nprogram:")[0]
+    about = yaml.safe_load(text)
+    # W&B shows them; runs without a sweep go to the same project.
+    assert (about["project"], about["name"]) == (get_config().tracking.wandb_project, path.stem)
+    assert about["description"].split("\n")[0].endswith("?")
     # Nats of different tokens can't be compared.
     assert made.metric.name == ("val/bits_per_byte" if path.stem == "vocabulary" else "val/loss")
     # Flat names, which W&B's agent passes on as flags.
@@ -293,6 +298,16 @@ def test_every_sweep_is_sound(path):
     # A user waits for no more; most runs of the stages' comparison are short.
     most = 192 if path.stem.startswith("compare_stages") else 64
     assert (made.run_cap or search.num_points(made)) <= most
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_printed_file_is_the_sweep_with_the_preset(path):
+    made, text = sweep_file.read(path)
+    small = sweep_file.with_preset(made, "smoke")
+    printed = sweep_file.to_yaml(small, text)
+    assert sweep_file.parse(yaml.safe_load(printed)) == small
+    about = ("description", "project", "name", "metric", "method")
+    assert all(yaml.safe_load(printed)[key] == yaml.safe_load(text)[key] for key in about)
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
@@ -383,6 +398,31 @@ BAD_FILES = {
     "scheduler": ({"scheduler": {"engine": "ax"}}, "'scheduler' needs a W&B server"),
     "no parameters": ({"parameters": {}}, "parameters is empty"),
     "not a mapping": ({"parameters": {"level": 3}}, "'level' is 3: expected a mapping"),
+    "infinite": ({"parameters": {"x": {"min": 0.0, "max": float("inf")}}}, "a finite number"),
+    "no number": ({"parameters": {"x": {"min": float("nan"), "max": 1}}}, "a finite number up to"),
+    "too wide": ({"parameters": {"x": {"min": 0, "max": 2**64}}}, "a finite number up to 2**53"),
+    "date": ({"parameters": {"x": {"values": [datetime.date(2026, 1, 2)]}}}, "2026-01-02, which"),
+    "time": ({"parameters": {"x": {"value": datetime.datetime(2026, 1, 2)}}}, "as a datetime"),
+    "bytes": ({"parameters": {"x": {"values": [b"x"]}}}, "which YAML reads as a bytes"),
+    "set": ({"parameters": {"x": {"values": [{1, 2}]}}}, "which YAML reads as a set"),
+    "mapping": ({"parameters": {"x": {"values": [{"a": 1}]}}}, "which YAML reads as a dict"),
+    "value": ({"parameters": {"x": {"values": [1.0, float("nan")]}}}, "expected a finite number"),
+    "fine grid": (
+        {"parameters": {"x": {"distribution": "q_uniform", "min": 0, "max": 9, "q": 1e-9}}},
+        "has 9,000,000,000 values, from 0 to 9 by 1e-09: expected 1,000,000 at most; raise q",
+    ),
+    "wide grid": (
+        {"parameters": {"x": {"min": 0, "max": 2**32 - 1}, "y": {"values": [1, 2]}}},
+        "8,589,934,592 runs of a grid of 4,294,967,296 x 2 points: expected 10,000 at most",
+    ),
+    "metric of no run": (
+        {"program": "main.py", "metric": {"name": "val_loss"}},
+        "metric is 'val_loss', which no run of main.py measures: did you mean 'val/loss'?",
+    ),
+    "best metric": (
+        {"program": "main.py", "metric": {"name": "best/val/loss"}},
+        "metric is 'best/val/loss', which no run of main.py measures",
+    ),
     "nested": ({"parameters": {"m": {"parameters": {"k": {"value": 1}}}}}, "flat, m.k"),
     "distribution": ({"parameters": {"x": {"distribution": "norml"}}}, "'norml': expected one of"),
     "nothing given": ({"parameters": {"x": {}}}, "distribution '': expected one of"),
@@ -459,6 +499,7 @@ def test_an_invalid_sweep_file_is_refused(name, tmp_path):
     with pytest.raises(UserError) as refused:
         made, _ = sweep_file.read(path)
         command.build(made, {}, Path("x"))
+        search.num_runs(made, 0)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 

@@ -48,7 +48,7 @@ def test_a_grid_has_the_engines_points_in_its_order(parameters, points):
 @pytest.mark.parametrize("number", range(len(ANSWERS["stopped"])))
 def test_hyperband_stops_the_runs_that_the_engine_stops(number):
     case = sweep_cases.hyperband_cases()[number]
-    metric = {"name": "loss", "goal": case["goal"]}
+    metric = {"name": "val/loss", "goal": case["goal"]}
     sweep = sweep_of(
         metric=metric,
         early_terminate=case["early_terminate"],
@@ -105,7 +105,7 @@ def test_random_draws_follow_their_distribution():
 
 BAYES = {
     "method": "bayes",
-    "metric": {"name": "loss"},
+    "metric": {"name": "val/loss"},
     "parameters": {
         "x": {"min": -4.0, "max": 4.0},
         "word": {"values": ["a", "b", "c"]},

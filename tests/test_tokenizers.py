@@ -1,7 +1,11 @@
 """Tests of the tokenizers: round trips, saving and loading, and error messages."""
 
+import hashlib
 import importlib.util
+import random
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run_folder
-from input_pipeline import gpt2_encoding, tokenizers
+from experiments import default
+from input_pipeline import corpus, gpt2_encoding, tokenizers
 from input_pipeline.corpus import Corpus
 from runtime.errors import UserError
+from tests.command import ROOT
 from training import run_start
 
 # Any text, and often a short alphabet with characters of 1, 2, 3 and 4 bytes.
@@ -107,6 +113,88 @@ def test_a_short_text_has_fewer_tokens_than_asked_for():
     assert build("bpe:9999", "ababab").vocab_size < 300
 
 
+@pytest.mark.slow
+def test_ordinary_texts_keep_their_tokens():
+    """Number and sha256 of the ids that bpe:2048 gave before long words were learned in parts."""
+    data = default.get_config().data
+    data.tokenizer = "bpe:2048"
+    loaded = corpus.load(data)
+    assert (len(loaded.train), len(loaded.val)) == (346_827, 43_559)
+    sha256 = "a68eaff0b14fa3ec18737a5e4a053702a2d2c2f98de5f9ef4b9729392065fd06"
+    assert hashlib.sha256(loaded.train.tobytes() + loaded.val.tobytes()).hexdigest() == sha256
+
+
+DRAW = random.Random(0).choices
+SPACELESS = {
+    "DNA": lambda size: "".join(DRAW("ACGT", k=size)),
+    "Chinese": lambda size: "".join(DRAW("学而时习之不亦说乎一曰有朋自远方来", k=size // 3)),
+    "digits": lambda size: "".join(DRAW("0123456789", k=size)),
+    "punctuation": lambda size: "".join(DRAW("-=*.", k=size)),
+    "emoji": lambda size: "".join(DRAW("😀😁😂🤣", k=size // 4)),
+    "line ends": lambda size: "\n" * size,
+    "one letter": lambda size: "a" * size,
+    "lines of DNA": lambda size: "\n".join("".join(DRAW("ACGT", k=60)) for _ in range(size // 60)),
+}
+
+
+@pytest.mark.parametrize("name", SPACELESS)
+def test_learning_takes_time_linear_in_a_text_without_spaces(name):
+    """Eight times the text takes eight times the CPU time; 64 times before, for most of these."""
+    seconds = []
+    for size in (20_000, 160_000):
+        text = SPACELESS[name](size)
+        started = time.process_time()
+        tokenizer = build("bpe:300", text)
+        tokens = np.concatenate(list(tokenizers.encode_pieces(tokenizer, [text])))
+        seconds.append(time.process_time() - started)
+        assert tokenizer.decode(tokens) == text
+        assert len(tokens) < len(text.encode()) / 1.5  # It did learn.
+    assert seconds[1] < 24 * max(seconds[0], 0.02)
+
+
+@pytest.mark.slow
+def test_learning_takes_memory_that_is_bounded():
+    """Peaks of processes that learn from DNA, of which more or less is left out."""
+    code = """
+import random, resource, sys
+from input_pipeline import tokenizers
+tokenizers.MAX_LEARNED = 1 << 19
+draw = random.Random(0).choices
+def text():
+    return ("".join(draw("ACGT", k=1 << 17)) for _ in range(int(sys.argv[1])))
+tokenizer = tokenizers.build("bpe:300", text, list)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, tokenizer.vocab_size)
+"""
+    peaks = []
+    for pieces in ("4", "64"):
+        command = [sys.executable, "-c", code, pieces]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        peak, size = map(int, done.stdout.split())
+        assert size == 300
+        peaks.append(peak)
+    assert peaks[1] - peaks[0] < 32  # MiB; the text has 8, of which DNA takes 70 bytes a character.
+
+
+@pytest.mark.parametrize("lengths", [[9], [3, 3, 3], [1] * 9, [100], [7, 1, 40, 5], [10] * 10])
+def test_bpe_learns_from_evenly_spaced_pieces(monkeypatch, lengths):
+    monkeypatch.setattr(tokenizers, "PIECE", 2)
+    monkeypatch.setattr(tokenizers, "MAX_LEARNED", 10)
+    places = iter(range(0x4E00, 0x9000))
+    text = ["".join(chr(next(places)) for _ in range(length)) for length in lengths]
+    learned = []
+    monkeypatch.setattr(
+        tokenizers.TrainedTokenizer, "train", lambda name, texts, *_: learned.extend(texts)
+    )
+    tokenizers.build("bpe:300", lambda: text, list)
+    kept, whole = "".join(learned), "".join(text)
+    if len(whole) <= 10:
+        assert kept == whole
+    else:
+        assert 8 <= len(kept) <= 10
+        found = [whole.index(char) for char in kept[::2]]
+        assert found == sorted(found) and max(np.diff(found)) <= 2 * len(whole) / len(found)
+
+
 @settings(deadline=None)
 @given(st.lists(TEXTS))
 def test_pieces_are_encoded_as_one_text(trained, gpt2, texts):
@@ -126,9 +214,9 @@ def test_gpt2_decodes_any_tokens(gpt2, tokens):
 def test_gpt2_is_the_published_encoding(gpt2):
     assert gpt2.encode("Hello world").tolist() == [15496, 995]
     assert gpt2.vocab_size == 50_257 == len(gpt2.token_bytes)
-    # Part of a character decodes to U+FFFD; a special token's name is encoded as plain text.
+    # Part of a character decodes to U+FFFD; the name of the special token is that token.
     assert gpt2.decode(gpt2.encode("𝄞")[:1]) == "\N{REPLACEMENT CHARACTER}"
-    assert 50_256 not in gpt2.encode("<|endoftext|>")
+    assert gpt2.encode("a<|endoftext|>").tolist() == [64, 50_256]
     assert gpt2.decode([50_256]) == "<|endoftext|>"
 
 
@@ -214,12 +302,13 @@ def test_gpt2_refuses_other_files(wheel: Path):
 
 def test_resuming_needs_the_same_tokens(trained, tmp_path):
     """Another version of the library may learn other tokens from the same text."""
-    corpus = Corpus(np.zeros(2, np.uint8), np.zeros(2, np.uint8), trained, "digest")
+    tokens = np.zeros(2, np.uint8)
+    data = Corpus(tokens, tokens, trained, "digest", characters=(2, 2), found=())
     run_folder.write_json(tmp_path / run_folder.ENVIRONMENT, {"text_sha256": "digest"})
-    run_start.check_text(corpus, tmp_path)
+    run_start.check_text(data, tmp_path)
     trained.save(tmp_path / run_folder.TOKENIZER)
-    run_start.check_text(corpus, tmp_path)
+    run_start.check_text(data, tmp_path)
     for other in (build("bpe:300", "another text of other words " * 50), build("byte")):
         other.save(tmp_path / run_folder.TOKENIZER)
         with pytest.raises(UserError, match="trained with other tokens of 'bpe:300'"):
-            run_start.check_text(corpus, tmp_path)
+            run_start.check_text(data, tmp_path)

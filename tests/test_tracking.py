@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,10 +20,10 @@ from hypothesis import strategies as st
 
 import run_folder
 from experiments.default import get_config
-from runtime.errors import UserError
 from tests.wandb_server import Server
 from tracking import Tracker, console, open_tracker, wandb_process, wandb_run
 from tracking.json_lines import JsonLines
+from tracking.sink import Sink
 
 ROOT = Path(__file__).parents[1]
 RUN = Path(__file__).with_name("tracking_run.py")
@@ -40,10 +41,19 @@ def private_environment(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def no_process_stays_behind():
-    yield
+def children():
+    """Gives the processes that a test has started; none may stay behind.
+
+    Those of an earlier file's tests, in the same pytest process, are not its own.
+    """
+    earlier = set(psutil.Process().children(recursive=True))
+
+    def started(recursive=False):
+        return [p for p in psutil.Process().children(recursive) if p not in earlier]
+
+    yield started
     deadline = time.monotonic() + 10
-    while left := [p for p in psutil.Process().children(True) if p.status() != "zombie"]:
+    while left := [p for p in started(recursive=True) if p.status() != "zombie"]:
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
 
@@ -68,7 +78,8 @@ def log_steps(tracker, steps):
     for step in steps:
         loss = 1 + abs(step - 10) if step else float("nan")
         validation = {"val/loss": loss} if step % 10 == 0 else {}
-        tracker.log(step, metrics_at(step, **validation))
+        norms = {"norms/grad/block_0/attention": 0.5 * step} if step % 10 == 5 else {}
+        tracker.log(step, metrics_at(step, **validation, **norms))
         if step % 10 == 0:
             tracker.log_sample(step, "KING:", f"text of {step}")
 
@@ -141,7 +152,7 @@ def tables_of(folder):
 def test_importing_the_package_is_cheap():
     check = (
         "import sys, run_folder; from tracking import wandb_run, json_lines, console\n"
-        "print({'wandb', 'rich', 'jax', 'numpy'} & set(sys.modules))"
+        "print({'wandb', 'tensorboardX', 'google', 'rich', 'jax', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
@@ -166,12 +177,12 @@ def test_the_record_is_exactly_what_was_logged(tmp_path):
     assert run_folder.read_json(tmp_path / "summary.json") == {"val/loss": 4.0, "status": "done"}
 
 
-def test_disabled_starts_nothing(tmp_path):
+def test_disabled_starts_nothing(tmp_path, children):
     tracker = open_tracker(
         make_config(**{"tracking.wandb_mode": "disabled"}), tmp_path, num_params=1
     )
     tracker.log(0, {"train/loss": 1.0})
-    assert psutil.Process().children() == []
+    assert children() == []
     tracker.finish({})
     assert sorted(os.listdir(tmp_path)) == ["metrics.jsonl", "summary.json"]
 
@@ -201,8 +212,8 @@ def test_a_console_that_breaks_while_another_sink_speaks_is_dropped_once(tmp_pat
 
         finish = log = note
 
-    class Talkative:
-        def finish(self, summary, exit_code):
+    class Talkative(Sink):
+        def finish(self, summary, exit_code, model):
             tracker.note("almost done")
 
     tracker = Tracker(JsonLines(tmp_path, None), Broken())
@@ -224,12 +235,18 @@ def test_finish_never_raises(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_wandb_mirrors_the_record(tmp_path):
+def test_wandb_mirrors_the_record(tmp_path, capsys):
     workdir = tmp_path / "my run"
     workdir.mkdir()
     config = make_config(
-        **{"tracking.tags": ("a", "b"), "tracking.notes": "why", "model.name": "gpt2"}
+        **{
+            "tracking.experiment": "gpt2:smoke+rotary",
+            "tracking.tags": ("a", "b"),
+            "tracking.notes": "why",
+        }
     )
+    environment = {"command": ["main.py"], "device": "a processor", "jax": "1"}
+    run_folder.write_json(workdir / "environment.json", environment)
     tracker = open_tracker(config, workdir, num_params=4225)
     log_steps(tracker, range(0, 30, 5))
     tracker.finish({"val/loss": 0.3, "best/val/loss": 0.2, "status": "done"}, exit_code=0)
@@ -239,16 +256,15 @@ def test_wandb_mirrors_the_record(tmp_path):
     assert rows_of(folder) == record_of(workdir)
     # The x-axis of a curve, and the metrics that can replace it.
     defined = {m.get("name") or m["glob_name"]: m for m in records["metric"]}
-    assert defined["train/*"]["step_metric"] == defined["val/*"]["step_metric"] == "step"
+    for glob in ("train/*", "val/*", "norms/*"):
+        assert defined[glob]["step_metric"] == "step"
     assert all(defined[name]["options"]["hidden"] for name in ("step", "tokens_seen", "seconds"))
 
     (run,) = records["run"]
-    assert (run["display_name"], run["run_group"], run["job_type"]) == ("my run", "gpt2", "train")
-    assert (run["project"], run["tags"], run["notes"]) == (
-        "transformers-from-scratch",
-        ["a", "b"],
-        "why",
-    )
+    about = (run["display_name"], run["run_group"], run["job_type"])
+    assert about == ("my run", "gpt2:smoke+rotary", "train")
+    assert (run["project"], run["notes"]) == ("transformers-from-scratch", "why")
+    assert run["tags"] == ["gpt2", "smoke", "rotary", "a", "b"]
     summary = json.loads(leet(folder, "--summary"))
     assert summary["state"] == "finished" and summary["exit_code"] == 0
     assert (
@@ -260,10 +276,14 @@ def test_wandb_mirrors_the_record(tmp_path):
             "train/loss": 4.0 / 26,
         }.items()
     )
-    # Every key of the config once, under its flag's name.
+    # Every key of the config once, under its flag's name, and the environment without the command.
     flat = {f"config.{key}": value for key, value in flatten(config.to_dict()).items()}
     logged = {k: v for k, v in summary["config"].items() if k != "_wandb"}
-    assert logged == json.loads(json.dumps({**flat, "num_params": 4225}))
+    known = {"env.device": "a processor", "env.jax": "1", "num_params": 4225}
+    assert logged == json.loads(json.dumps({**flat, **known}))
+    # The command that uploads it, as it is typed.
+    said = re.search(r"wandb sync (.*)", capsys.readouterr().out)[1]
+    assert subprocess.check_output(f"echo {said}", shell=True, text=True).strip() == str(folder)
 
 
 def flatten(nested):
@@ -298,8 +318,21 @@ def test_nothing_about_machine_or_code_is_saved(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_id_is_kept_although_the_training_has_not_read_it(tmp_path):
+    """Killed before it logs again, a run would else be sent twice to the agent's run."""
+    tracker = open_tracker(make_config(), tmp_path, num_params=1)
+    tracker.log(0, metrics_at(0))
+    deadline = time.monotonic() + 60
+    while not (tmp_path / run_folder.WANDB).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert run_folder.read_json(tmp_path / run_folder.WANDB)["id"]
+    tracker.finish({"status": "done"})
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("wandb_knows_the_run", [True, False])
-def test_a_resumed_run_is_whole(tmp_path, wandb_knows_the_run):
+def test_a_resumed_run_is_whole(tmp_path, wandb_knows_the_run, monkeypatch):
+    monkeypatch.setenv("WANDB_RESUME", "must")  # Without effect.
     tracker = open_tracker(make_config(), tmp_path, num_params=1)
     log_steps(tracker, range(0, 40, 5))
     tracker.finish({"status": "stopped"}, exit_code=1)
@@ -344,56 +377,30 @@ def test_a_run_of_a_sweep_keeps_the_sweeps_values_and_id(tmp_path, monkeypatch):
     (run,) = read_wandb(folder)["run"]
     assert (run["run_id"], run["sweep_id"]) == ("chosen1", "sweep1")
     assert run["config"]["update"]["config.optimizer.learning_rate"] == 0.25
-    assert run_folder.read_json(tmp_path / "wandb.json") == {"id": "chosen1"}
-
-
-@pytest.mark.parametrize(
-    ("environment", "configured", "mode"),
-    [
-        (None, "offline", "offline"),
-        ("", "online", "online"),
-        ("disabled", "online", "disabled"),
-        ("online", "nonsense", "online"),
-        ("dryrun", "online", "offline"),
-        ("run", "offline", "online"),
-        ("shared", "offline", "online"),
-    ],
-)
-def test_the_environment_wins_over_the_configured_mode(monkeypatch, environment, configured, mode):
-    if environment is not None:
-        monkeypatch.setenv("WANDB_MODE", environment)
-    assert wandb_run.choose_mode(configured) == mode
-
-
-def test_a_wrong_mode_is_an_error_of_the_user(tmp_path, monkeypatch):
-    config = make_config(**{"tracking.wandb_mode": "onlin"})
-    with pytest.raises(UserError, match=r"tracking\.wandb_mode='onlin': expected.*offline, online"):
-        open_tracker(config, tmp_path, num_params=1)
-    monkeypatch.setenv("WANDB_MODE", "maybe")
-    with pytest.raises(UserError, match="WANDB_MODE='maybe': expected"):
-        open_tracker(config, tmp_path, num_params=1)
-    assert os.listdir(tmp_path) == []
+    assert run_folder.read_json(tmp_path / "wandb.json") == {"id": "chosen1", "url": None}
+    assert run["job_type"] == "sweep"
+    assert run["project"] == "transformers-from-scratch"
 
 
 # --- W&B failing ---------------------------------------------------------------------------------
 
 
-def kill_service(workdir):
-    (service,) = [p for p in psutil.Process().children(True) if p.name() == "wandb-core"]
+def kill_service(children):
+    (service,) = [p for p in children(recursive=True) if p.name() == "wandb-core"]
     service.kill()
 
 
-def kill_our_process(workdir):
-    (process,) = psutil.Process().children()
+def kill_our_process(children):
+    (process,) = children()
     process.kill()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [kill_service, kill_our_process])
-def test_wandb_killed_in_mid_run_costs_nothing_but_wandb(tmp_path, capsys, fault):
+def test_wandb_killed_in_mid_run_costs_nothing_but_wandb(tmp_path, capsys, children, fault):
     tracker = open_tracker(make_config(), tmp_path, num_params=1)
     first = wait_for_wandb(tracker, tmp_path)
-    fault(tmp_path)
+    fault(children)
     slowest = 0.0
     for step in range(first, first + 20):
         started = time.monotonic()
@@ -411,11 +418,11 @@ def test_wandb_killed_in_mid_run_costs_nothing_but_wandb(tmp_path, capsys, fault
     assert not (tmp_path / "wandb.json").exists()
 
 
-def test_a_process_that_hangs_delays_no_log_and_is_ended(tmp_path, capsys, monkeypatch):
+def test_a_process_that_hangs_delays_no_log_and_is_ended(tmp_path, capsys, monkeypatch, children):
     monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 0.5)
     tracker = open_tracker(make_config(), tmp_path, num_params=1)
     wait_for_wandb(tracker, tmp_path)
-    (process,) = psutil.Process().children()
+    (process,) = children()
     process.suspend()
     started = time.monotonic()
     # More than a pipe holds.
@@ -429,10 +436,10 @@ def test_a_process_that_hangs_delays_no_log_and_is_ended(tmp_path, capsys, monke
 
 
 @pytest.mark.slow
-def test_rows_that_waited_for_a_slow_process_all_arrive(tmp_path):
+def test_rows_that_waited_for_a_slow_process_all_arrive(tmp_path, children):
     tracker = open_tracker(make_config(), tmp_path, num_params=1)
     step = wait_for_wandb(tracker, tmp_path)
-    (process,) = psutil.Process().children()
+    (process,) = children()
     process.suspend()
     log_steps(tracker, range(step, 1000))
     process.resume()
@@ -508,7 +515,8 @@ def test_a_machine_that_dies_keeps_all_but_the_last_second_or_so(tmp_path):
     known = len(list(run_folder.read_lines(tmp_path / "metrics.jsonl")))
     time.sleep(2.5)
     for victim in [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]:
-        victim.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # It may end when the first one is gone.
+            victim.kill()
     process.wait()
     (folder,) = wandb_folders(tmp_path)
     rows = rows_of(folder)
@@ -529,18 +537,34 @@ def test_no_key_falls_back_to_offline(tmp_path, capsys):
     assert rows_of(folder) == record_of(tmp_path)
 
 
-def test_a_server_gets_each_row_once(tmp_path, monkeypatch):
+def test_a_server_gets_each_row_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     config = make_config(**{"tracking.wandb_mode": "online", "tracking.wandb_entity": "entity"})
     with Server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         tracker = open_tracker(config, tmp_path, num_params=7)
+        # A signal is noted in a thread of its own.
+        notes = [f"note {number}" for number in range(300)]
+        noting = threading.Thread(target=lambda: [tracker.note(note) for note in notes])
+        noting.start()
         log_steps(tracker, range(0, 50, 5))
+        noting.join()
         tracker.finish({"status": "done"})
     sent = [(number, *as_record(row)) for number, row in server.history.items()]
     assert sent == record_of(tmp_path)
+    # The Logs tab has what was printed until the run was finished, each line after its time.
+    printed = capsys.readouterr().out.splitlines()
+    lines = [line.partition(" ")[2] for _, line in sorted(server.console.items())]
+    assert lines[-1] == printed[-1] == "done" and set(notes) < set(lines) <= set(printed)
+    assert [line for line in lines if line in notes] == notes
+    assert [line for line in lines if line not in notes] == [
+        line for line in printed if line in lines and line not in notes
+    ]
     first = next(variables for name, variables in server.operations if name == "UpsertBucket")
-    assert (first["entity"], first["groupName"]) == ("entity", "bigram")
+    assert (first["project"], first["entity"]) == ("transformers-from-scratch", "entity")
+    assert first["groupName"] == "bigram"
+    address = run_folder.read_json(tmp_path / "wandb.json")["url"]
+    assert address.startswith(server.url) and f"at {address}\n" in "\n".join([*printed, ""])
     assert json.loads(first["config"])["num_params"] == {"value": 7}
 
 
@@ -621,7 +645,9 @@ def test_plain_lines_are_readable(monkeypatch):
     lines.log(100, {"train/loss": float("nan"), "val/loss": 2.0})
     lines.log(1000, {"train/loss": 1.0})
     lines.note("one thing")
-    lines.finish({"val/loss": 2.0, "best/val/loss": 1.5, "seconds": 3.21, "status": "done"}, 0)
+    lines.finish(
+        {"val/loss": 2.0, "best/val/loss": 1.5, "seconds": 3.21, "status": "done"}, 0, None
+    )
     assert stream.getvalue().splitlines() == [
         "step 0/1000  val loss 4.1744",
         "step 50/1000  train loss 2.5000  1,234,568 tokens/s  0:00:00 left",
@@ -672,12 +698,15 @@ def test_no_text_steers_the_terminal(text):
         assert line.isprintable()
 
 
-def test_the_progress_bar_on_a_terminal(tmp_path):
-    environment = {**os.environ, "WANDB_MODE": "disabled", "TERM": "xterm", "COLUMNS": "100"}
+def screen_lines(written):
+    """Returns the lines of what a terminal was sent, without the sequences that steer it."""
+    return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written).strip())
+
+
+def on_terminal(command, environment):
+    """Returns what a command writes to a terminal."""
     main, side = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, RUN, tmp_path, "21", "0.05"], stdout=side, stderr=side, env=environment
-    )
+    process = subprocess.Popen(command, stdout=side, stderr=side, env=environment, cwd=ROOT)
     os.close(side)
     output = b""
     while True:
@@ -687,24 +716,74 @@ def test_the_progress_bar_on_a_terminal(tmp_path):
             break
     os.close(main)
     assert process.wait() == 0
-    raw = output.decode()
-    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", raw))
+    return output.decode()
+
+
+def test_the_first_lines_say_what_trains_and_how_to_use_it(tmp_path):
+    environment = {**os.environ, "WANDB_MODE": "disabled", "TERM": "xterm", "COLUMNS": "110"}
+    command = [sys.executable, "main.py", "--config=experiments/bigram.py:smoke"]
+    made = on_terminal([*command, f"--workdir={tmp_path}/a run"], environment)
+    lines = screen_lines(made)
+    assert lines[0] == "starting bigram:smoke"
+    shown = r"bigram:smoke · 4,225 parameters · cpu, \w+ · 1,115,394 characters, 111,539 of them .*"
+    assert any(re.fullmatch(shown, line.strip()) for line in lines)
+    assert (
+        lines[-1].strip()
+        == f"next: python generate.py --workdir='{tmp_path}/a run' --prompt=ROMEO:"
+    )
+
+
+@pytest.mark.slow
+def test_the_command_to_use_a_model_has_no_prompt_that_it_may_not_know(tmp_path):
+    (tmp_path / "dna.txt").write_text("TGCA" * 30)
+    environment = {**os.environ, "WANDB_MODE": "disabled", "TERM": "xterm", "COLUMNS": "110"}
+    command = [sys.executable, "main.py", "--config=experiments/bigram.py:smoke"]
+    command += ["--config.data.name=text", f"--config.data.path={tmp_path}/dna.txt"]
+    lines = screen_lines(on_terminal([*command, f"--workdir={tmp_path}/run"], environment))
+    assert lines[-1].strip() == f"next: python generate.py --workdir={tmp_path}/run"
+
+
+def test_the_progress_bar_on_a_terminal(tmp_path):
+    environment = {**os.environ, "WANDB_MODE": "disabled", "TERM": "xterm", "COLUMNS": "100"}
+    raw = on_terminal([sys.executable, RUN, tmp_path, "21", "0.05"], environment)
+    lines = screen_lines(raw)
     assert any(re.search(r"━+ +\d+/21 train loss \d\.\d{4} ", line) for line in lines)
     assert re.search(r"━ 20/21 .*\d:\d\d:\d\d", "\n".join(lines))
     # Samples stay above the bar, once each; the cursor that the bar hides is shown again.
     assert [line for line in lines if "sample 1" in line] == ["  | KING: sample 10"]
-    assert lines[-2] == "done"
+    assert lines[-1] == "done"
     assert raw.rindex("\x1b[?25h") > raw.rindex("\x1b[?25l")
 
 
-def test_a_terminal_that_can_not_move_its_cursor_gets_plain_lines(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (50, "2000/2000 train loss 4.0000 "),
+        (70, "2000/2000 train loss 4.0000  val loss 3.0000 "),
+        (110, "2000/2000 train loss 4.0000  val loss 3.0000  1,234,567 tokens/s "),
+    ],
+)
+def test_a_narrow_terminal_shows_the_step_the_loss_and_the_time_left(columns, shown, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    bar = console.open_console(2000, 0, stream)
+    metrics = {"train/loss": 4.0, "val/loss": 3.0, "train/tokens_per_second": 1234567}
+    bar.log(2000, metrics)
+    bar.finish({}, 0, None)
+    (*_, last, _) = screen_lines(stream.getvalue())
+    assert re.fullmatch(rf"━+ {shown}\d:\d\d:\d\d *", last)
 
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_that_can_not_move_its_cursor_gets_plain_lines(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     assert type(console.open_console(10, 0, Terminal())) is console.PlainLines
     monkeypatch.setenv("TERM", "xterm")
     bar = console.open_console(10, 4, Terminal())
     assert type(bar) is console.ProgressBar
-    bar.finish({}, 0)
+    bar.finish({}, 0, None)

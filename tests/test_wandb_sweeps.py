@@ -13,10 +13,12 @@ import pytest
 import yaml
 
 import run_folder
+from experiments.default import get_config
 from sweep_engine.hyperband import Hyperband
 from tests.command import ROOT
 from tests.wandb_sweep_server import SweepServer
 
+WHERE = ("WANDB_PROJECT", "WANDB_ENTITY")
 BIN = Path(sys.executable).parent
 ONLINE = ["--config.checkpoint.resume=true", "--config.tracking.wandb_mode=online"]
 
@@ -164,13 +166,13 @@ def test_swept_values_take_precedence_and_are_sent_once(grid):
 
 
 @pytest.mark.slow
-def test_runs_are_filed_by_stage_and_named_by_what_differs(grid):
+def test_runs_are_filed_by_experiment_and_named_by_what_differs(grid):
     server, _ = grid
     for run_id, point in server.assigned.items():
         received = server.received[run_id]
         stage = re.search(r"/(\w+)\.py", point["config"])[1]
-        assert received.first("groupName") == stage
-        assert received.first("jobType") == "train"
+        assert received.first("groupName") == f"{stage}:smoke"
+        assert received.first("jobType") == "sweep"
         assert received.first("sweep") == "sweep001"
         assert received.first("displayName") == f"{stage}:smoke seed={point['config.seed']}"
 
@@ -187,6 +189,33 @@ def test_the_samples_are_uploaded(grid):
         samples = list(run_folder.read_lines(folder_of(folder, run_id) / "samples.jsonl"))
         expected = [[x["step"], x["prompt"], x["text"]] for x in samples]
         assert max((table["data"] for table in tables), key=len) == expected
+
+
+@pytest.mark.slow
+def test_all_routes_lead_to_one_project(tmp_path):
+    """A run, an agent's run and an uploaded run of a sweep on this machine; no variable set."""
+    shipped = yaml.safe_load((ROOT / "sweeps/depth.yaml").read_text())
+    small = content_of(config=["experiments/bigram.py:smoke"], config__seed=[1])
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**small, "project": shipped["project"]}))
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    once = ["--config=experiments/bigram.py:smoke", "--config.tracking.wandb_mode=online"]
+    commands = [
+        [sys.executable, ROOT / "main.py", *once, "--workdir=run"],
+        [BIN / "wandb", "sweep", "sweep.yaml"],
+        [BIN / "wandb", "agent", f"{shipped['project']}/sweep001"],
+        [sys.executable, ROOT / "sweeps/run.py", "sweep.yaml", "--workdir=local"],
+        ["bash", "-c", f"{BIN}/wandb sync local/*/wandb/offline-run-*"],
+    ]
+    with SweepServer() as server:
+        kept = environment(server)
+        without = {name: value for name, value in kept.items() if name not in WHERE}
+        for command in commands:
+            done = subprocess.run(
+                command, cwd=tmp_path, env=without, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+        projects = [received.first("project") for received in server.received.values()]
+        assert projects == [get_config().tracking.wandb_project] * 3
 
 
 # A grid and a Bayesian search; the others are grids, too.

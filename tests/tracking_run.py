@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import run_folder
 from experiments.default import get_config
-from tracking import open_tracker
+from runtime import process
+from tracking import open_tracker, wandb_settings
 
 
 def main() -> None:
@@ -23,10 +24,12 @@ def main() -> None:
     # A script that runs the tests in the background (`pytest &`) ignores SIGINT, and its child
     # processes inherit that; training installs a handler of its own.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    process.set_up_home()
     workdir, num_steps = Path(sys.argv[1]), int(sys.argv[2])
     pause = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
     config = get_config()
     config.train.num_steps = num_steps
+    config = wandb_settings.with_environment(config, ())
     if "FILE_BYTES" in os.environ:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["FILE_BYTES"]),) * 2)
     workdir.mkdir(exist_ok=True)

@@ -8,7 +8,20 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
+from tests.wandb_artifacts import Artifacts
+
+LAST_PAGE = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+# The project of saved workspaces and reports, in a list of projects.
+LISTED = {
+    "id": "1",
+    "name": "mine",
+    "entityName": "entity",
+    "createdAt": "2026-01-01T00:00:00Z",
+    "isBenchmark": False,
+    "user": None,
+}
 PROJECT = {"id": "1", "name": "project", "entity": {"name": "entity"}}
 
 
@@ -18,8 +31,10 @@ class Server:
     def __init__(self, falls_silent: bool = False, stopped: bool = False) -> None:
         self.operations: list[tuple[str, dict]] = []
         self.history: dict[int, dict] = {}  # By the client's offset of a row.
+        self.console: dict[int, str] = {}  # Lines of the Logs tab, by number.
         self.uploads: dict[str, bytes] = {}  # Files, by upload path.
         self.views: list[dict] = []  # Saved workspaces, in the client's format.
+        self.reports: list[dict] = []  # Saved reports, likewise.
         self.has_project = True
         self.falls_silent = falls_silent
         self.stopped = stopped
@@ -29,6 +44,7 @@ class Server:
         # A client that a test has killed is not an error.
         self._server.handle_error = lambda *_: None
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.artifacts = Artifacts(self.url, PROJECT)
 
     def __enter__(self) -> "Server":
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -50,9 +66,13 @@ class Server:
         if self._silent:
             self.closing.wait()
         if uploads:
-            rows = body.get("files", {}).get("wandb-history.jsonl", {"offset": 0, "content": []})
+            sent = body.get("files", {})
+            nothing = {"offset": 0, "content": []}
+            rows = sent.get("wandb-history.jsonl", nothing)
             for number, line in enumerate(rows["content"], start=rows["offset"]):
                 self.history.setdefault(number, json.loads(line, parse_constant=str))
+            lines = sent.get("output.log", nothing)
+            self.console |= dict(enumerate(lines["content"], start=lines["offset"]))
             return {"exitcode": None, "limits": {}, "stopped": self.stopped}
         # Some requests have the operation's name in the query alone.
         named = re.search(r"(?:query|mutation)\s+(\w+)", body.get("query", ""))
@@ -64,17 +84,24 @@ class Server:
     def query_result(self, operation: str, variables: dict) -> dict:
         bucket = {"id": "2", "name": variables.get("name"), "config": "{}", "project": PROJECT}
         viewer = {"id": "3", "entity": "entity", "username": "user", "flags": "{}", "teams": None}
-        artifact = {"id": "4", "state": "COMMITTED", "artifactSequence": {"id": "5"}}
+        if (answer := self.artifacts.answers(operation, variables)) is not None:
+            return answer
         return {
-            "CreateArtifact": {"createArtifact": {"artifact": artifact}},
             "Viewer": {"viewer": viewer},
             "UpsertBucket": {"upsertBucket": {"bucket": bucket, "inserted": True}},
             "CreateRunFiles": {"createRunFiles": self._upload_urls(variables)},
             "View": {"project": (self.has_project and {"allViews": {"edges": self.views}}) or None},
+            "ProjectViews": {"project": (self.has_project and self._reports()) or None},
+            "ProjectInternalId": {"project": {"id": "1", "internalId": "1"}},
+            "GetProjects": {"models": {"edges": [{"node": LISTED}], "pageInfo": LAST_PAGE}},
+            "upsertView": {"upsertView": {"view": {**variables, "id": variables.get("id") or "7"}}},
             "UpsertView2": {"upsertView": {"view": {"id": "6", "name": variables.get("name")}}},
             "RunStoppedStatus": {"project": {"run": {"stopped": self.stopped}}},
             "GetDefaultEntity": {"viewer": viewer},
-        }.get(operation, {"project": None})  # Nothing else exists: no table's artifact, say.
+        }.get(operation, {"project": None})  # Nothing else exists.
+
+    def _reports(self) -> dict:
+        return {"allViews": {"edges": self.reports, "pageInfo": LAST_PAGE}}
 
     def _upload_urls(self, variables: dict) -> dict:
         """Returns the URLs to which the client uploads a run's files."""
@@ -84,6 +111,11 @@ class Server:
             for name in variables.get("files", ())
         ]
         return {"runID": run, "uploadHeaders": [], "files": files}
+
+
+def upload_path(path: str) -> str:
+    """Returns the upload path in the path of a URL."""
+    return unquote(path.partition("/upload/")[2])
 
 
 def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
@@ -104,8 +136,12 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
 
         def do_PUT(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
-            server.uploads[self.path.partition("/upload/")[2]] = content
+            server.uploads[upload_path(self.path)] = content
             self._reply(200, b"{}")
+
+        def do_GET(self) -> None:
+            content = server.uploads.get(upload_path(self.path))
+            self._reply(404 if content is None else 200, content or b"")
 
         def _reply(self, status: int, answer: bytes) -> None:
             self.send_response(status)

@@ -2,12 +2,14 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from runtime.terminal import escape_controls, format_seconds
+from tracking.sink import Model, Sink
 
-# Metrics to show: (name, label before the number, format, unit after it).
+# Metrics to show: (name, label before the number, format, unit after it). A narrow terminal drops
+# the last ones.
 SHOWN = (
     ("train/loss", "train loss ", ".4f", ""),
     ("val/loss", "val loss ", ".4f", ""),
@@ -20,6 +22,8 @@ SHOWN_AT_END = (
     ("val/bits_per_byte", "", ".4f", " bits per byte"),
     ("seconds", "", ",.1f", " s of training"),
 )
+# Columns of the bar, at least, and of the time left, with what separates them from the numbers.
+BAR_WIDTH = 22
 SAMPLE_LINES = 6
 SAMPLE_WIDTH = 96
 
@@ -40,7 +44,7 @@ def sample_lines(step: int, prompt: str, text: str) -> list[str]:
     return [f"sample at step {step}:", *shown]
 
 
-def _numbers(shown: tuple, metrics: Mapping[str, Any]) -> str:
+def _numbers(shown: Sequence[tuple], metrics: Mapping[str, Any]) -> str:
     return "  ".join(
         f"{label}{metrics[name]:{form}}{unit}"
         for name, label, form, unit in shown
@@ -48,7 +52,7 @@ def _numbers(shown: tuple, metrics: Mapping[str, Any]) -> str:
     )
 
 
-class PlainLines:
+class PlainLines(Sink):
     """One line per log, flushed at once: for files, pipes and terminals that can't redraw."""
 
     def __init__(self, num_steps: int, stream: TextIO) -> None:
@@ -69,7 +73,7 @@ class PlainLines:
         """Shows a message."""
         self._print(escape_controls(message))
 
-    def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
+    def finish(self, summary: Mapping[str, Any], exit_code: int, model: Model | None) -> None:
         """Shows the status and the metrics in `SHOWN_AT_END`."""
         line = f"{summary.get('status', 'ended')}: {_numbers(SHOWN_AT_END, summary)}"
         self._print(line.rstrip(": "))
@@ -116,13 +120,16 @@ class ProgressBar(PlainLines):
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Moves the bar to `step`; a metric that is not in `metrics` keeps its last value."""
         self._shown.update(metrics)
-        description = _numbers(SHOWN, self._shown)
+        room = self._progress.console.width - BAR_WIDTH - len(f"{self._num_steps}") * 2
+        shown = list(SHOWN)
+        while len(description := _numbers(shown, self._shown)) > room and len(shown) > 1:
+            shown.pop()
         self._progress.update(self._task, completed=step, description=description)
 
-    def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
+    def finish(self, summary: Mapping[str, Any], exit_code: int, model: Model | None) -> None:
         """Stops the bar, then shows the summary."""
         self._progress.stop()
-        super().finish(summary, exit_code)
+        super().finish(summary, exit_code, model)
 
     def _print(self, *lines: str) -> None:
         for line in lines:

@@ -6,9 +6,10 @@ from typing import Any
 
 import run_folder
 from runtime.files import fsync
+from tracking.sink import Model, Sink
 
 
-class JsonLines:
+class JsonLines(Sink):
     """Sink that writes each line before the call returns: a crash loses nothing logged."""
 
     def __init__(self, workdir: Path, resumed_from: int | None) -> None:
@@ -41,7 +42,7 @@ class JsonLines:
             if path.exists():
                 fsync(path)
 
-    def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
+    def finish(self, summary: Mapping[str, Any], exit_code: int, model: Model | None) -> None:
         """Flushes the lines, then writes summary.json."""
         self.sync()
         run_folder.write_json(self._workdir / run_folder.SUMMARY, dict(summary))

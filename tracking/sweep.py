@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments import default
 from runtime.errors import UserError
 
 
@@ -56,8 +57,7 @@ def current() -> SweepRun | None:
 
 def run_name(parameters: dict[str, Any]) -> str:
     """Returns a short name for a run with these flags: `gpt2 learning_rate=0.003 seed=1`."""
-    experiment, _, preset = str(parameters.get("config", "")).partition(":")
-    words = [Path(experiment).stem + (f":{preset}" if preset else "")] if experiment else []
+    words = [default.name_of(str(parameters["config"]))] if "config" in parameters else []
     for key, value in parameters.items():
         if key != "config":
             text = f"{value:.4g}" if isinstance(value, float) else str(value)

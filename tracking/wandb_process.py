@@ -1,13 +1,19 @@
 """The W&B process, started by wandb_run.py: reads events from standard input, one JSON per line.
 
-    {"open": {...}}      first: the arguments of wandb.init, `id`, and `kept`, the rows to keep
+    {"open": {...}}      first: the arguments of wandb.init, `id`, `kept`, the rows to keep, and
+                         `id_file`, where the started run's id is kept for a resumed run
     {"row": {...}}       a line of metrics.jsonl
     {"sample": {...}}    a line of samples.jsonl
+    {"console": "..."}   lines that the training printed
+    {"alert": {...}}     the arguments of run.alert
+    {"model": {...}}     an artifact: `type`, `name`, `aliases`, `metadata`, its `files` and
+                         `contents` by name, and the `seconds` that its upload may take
     {"finish": {...}}    last: `summary` and `exit_code`
 
-It answers on standard output: {"id": ...} of the run it started, {"note": ...} for the user,
-{"lost": ...} when it fails. If the training process dies, the pipe closes, and this process
-finishes the W&B run as failed, with every row that it was sent.
+It answers on standard output: {"id": ..., "url": ...} of the run it started, {"note": ...} for the
+user, {"lost": ...} when it fails. If the training process dies, the pipe closes, and this process
+finishes the W&B run as failed, with every row that it was sent. That is why this process keeps the
+id: the training may die before it reads the answer, while its rows arrive all the same.
 """
 
 import contextlib
@@ -18,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 # Limits for W&B's start and, at the end, for its upload.
 INIT_SECONDS = 10
@@ -29,6 +36,8 @@ TABLE_ROWS = 100
 # no tables are logged for a while, or the rows behind them would queue up.
 QUERY_SECONDS = 3
 PAUSE_SECONDS = 60
+# Parts of the first event that `wandb.init` does not take, or takes from the environment.
+NOT_OF_INIT = ("id", "kept", "id_file", "project", "entity")
 STEPS = ("step", "tokens_seen", "train_flops", "seconds")
 TRAINING_PROCESS = os.getppid()
 
@@ -39,7 +48,7 @@ def main() -> None:
     os.dup2(2, 1)  # W&B's prints must not mix with the answers.
     os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(QUERY_SECONDS))
 
-    def answer(**message: str) -> None:
+    def answer(**message: str | None) -> None:
         # The training process may have died; the rows it sent must still be saved.
         with contextlib.suppress(BrokenPipeError):
             answers.write(json.dumps(message) + "\n")
@@ -62,22 +71,35 @@ def mirror_events(events: Iterator[dict], answer: Callable[..., None]) -> None:
     Raises W&B's own exceptions if it can't start the run or log to it.
     """
     opening = next(events)["open"]
-    run = _start_or_fall_back(opening, answer)
-    answer(id=run.id)
-    mirror = Mirror(run, opening["kept"])
-    for event in events:
-        match event:
-            case {"row": row}:
-                mirror.log(row)
-            case {"sample": sample}:
-                mirror.log_sample(sample)
-            case {"finish": {"summary": summary, "exit_code": exit_code}}:
-                run.summary.update(summary)
-                _finish(run, exit_code, answer)
-                return
-    # The default action of SIGALRM ends this process even while W&B waits.
-    signal.alarm(FINISH_SECONDS + 2)
-    _finish(run, 1, answer)
+    id_file = Path(opening["id_file"])
+    try:
+        run = _start_or_fall_back(opening, answer)
+        _write(id_file, json.dumps({"id": run.id, "url": run.url}))
+        answer(id=run.id, url=run.url)
+        mirror = Mirror(run, opening["kept"])
+        for event in events:
+            match event:
+                case {"row": row}:
+                    mirror.log(row)
+                case {"sample": sample}:
+                    mirror.log_sample(sample)
+                case {"console": text}:
+                    run.write_logs(text)
+                case {"alert": alert}:
+                    run.alert(**alert)
+                case {"model": model}:
+                    _log_model(run, model, answer)
+                case {"finish": {"summary": summary, "exit_code": exit_code}}:
+                    run.summary.update(summary)
+                    _finish(run, exit_code, answer)
+                    return
+        # The default action of SIGALRM ends this process even while W&B waits.
+        signal.alarm(FINISH_SECONDS + 2)
+        _finish(run, 1, answer)
+    except BaseException:
+        # The W&B run lacks rows from here on: a resumed run must send all of them again.
+        id_file.unlink(missing_ok=True)
+        raise
 
 
 class Mirror:
@@ -95,6 +117,7 @@ class Mirror:
             run.define_metric(name, hidden=True)
         run.define_metric("train/*", step_metric="step")
         run.define_metric("val/*", step_metric="step")
+        run.define_metric("norms/*", step_metric="step")  # A section of its own, by its prefix.
 
     def log(self, row: dict) -> None:
         """Logs a line of metrics, and the best validation loss so far to the summary."""
@@ -130,10 +153,39 @@ class Mirror:
             self._run.log(row)
 
 
+def _log_model(run, model: dict, answer: Callable[..., None]) -> None:
+    """Logs the files of a model as an artifact and waits until it is uploaded; one note if not."""
+    import wandb
+    from wandb.sdk.artifacts.exceptions import WaitTimeoutError
+
+    try:
+        artifact = wandb.Artifact(model["name"], model["type"], metadata=model["metadata"])
+        for name, path in model["files"].items():
+            artifact.add_file(path, name, skip_cache=True)
+        for name, content in model["contents"].items():
+            with artifact.new_file(name) as file:
+                json.dump(content, file)
+        logged = run.log_artifact(artifact, aliases=model["aliases"])
+        if run.offline:
+            return
+        logged.wait(timeout=model["seconds"])
+        answer(note=f"W&B has the model: --workdir=wandb:{logged.qualified_name}")
+    except WaitTimeoutError:
+        pass  # The end of the run waits for it, too, and has a note of its own.
+    except Exception as error:
+        answer(note=f"W&B did not take the model, the run folder has it: {_one_line(error)}")
+
+
 def _start_or_fall_back(opening: dict, answer: Callable[..., None]):
     """Returns a started run: offline if W&B can't start online."""
+    # In a sweep W&B reads these variables alone, and without them it would name the project after
+    # this file's folder.
+    for setting in ("project", "entity"):
+        if opening[setting]:
+            os.environ[f"WANDB_{setting.upper()}"] = opening[setting]
     import wandb
 
+    _leave_out_refused(answer)
     try:
         return _start(opening)
     except Exception as error:
@@ -148,6 +200,23 @@ def _start_or_fall_back(opening: dict, answer: Callable[..., None]):
         return run
 
 
+def _leave_out_refused(answer: Callable[..., None]) -> None:
+    """Removes the variables of the environment with which W&B would not start; one note each."""
+    import wandb
+
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        try:
+            wandb.Settings().update_from_env_vars({name: os.environ[name]})
+        except (ValueError, wandb.Error) as error:
+            if name == "WANDB_BASE_URL":
+                raise  # Nothing is sent to another server.
+            del os.environ[name]
+            # Pydantic, which W&B checks its settings with, has the reason apart from advice.
+            details = getattr(error, "errors", None)
+            reason = details()[0]["msg"] if details else str(error)
+            answer(note=f"{name} is ignored, for W&B refuses its value: {reason}")
+
+
 def _start(opening: dict):
     import wandb
 
@@ -156,7 +225,7 @@ def _start(opening: dict):
         finish_timeout=FINISH_SECONDS,
         finish_timeout_raises=True,
         silent=True,
-        console="off",
+        console="off",  # This process prints nothing: the training's lines come as events.
         # The run folder records what ran, from an allow-list; a git remote's URL may contain a
         # password.
         save_code=False,
@@ -173,7 +242,7 @@ def _start(opening: dict):
         x_graphql_timeout_seconds=30,
         stop_fn=_stop_training,
     )
-    arguments = {key: value for key, value in opening.items() if key not in ("id", "kept")}
+    arguments = {key: value for key, value in opening.items() if key not in NOT_OF_INIT}
     if opening["kept"]:
         # Drops the rows past the checkpoint and continues with the next number; `resume=`, or the
         # same id alone, does not.
@@ -201,6 +270,14 @@ def _finish(run, exit_code: int, answer: Callable[..., None]) -> None:
         )
     else:
         wandb.teardown()
+
+
+def _write(path: Path, content: str) -> None:
+    """Replaces a file at once, so that no reader sees a part of it."""
+    # Not by runtime/files.py: this process can import none of our modules (python -P).
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(content)
+    temporary.replace(path)
 
 
 def _one_line(error: BaseException) -> str:

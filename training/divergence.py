@@ -100,7 +100,8 @@ def examine(
     bad = [name for name, (finite, _) in layers.items() if not finite]
     gradient = bad[-1].rpartition("/")[0] if bad else ""
     # Row by row of the batch, for the outputs of all layers are in memory at once.
-    outputs = (first_bad_output(model, state.params, row_T[None, :-1]) for row_T in batch_BT)
+    tokens_BT = np.maximum(batch_BT, ~batch_BT)  # Of pairs: see input_pipeline/pairs.py.
+    outputs = (first_bad_output(model, state.params, row_T[None, :-1]) for row_T in tokens_BT)
     finding = Finding(next(filter(None, outputs), ""), gradient)
     about = {
         "step": int(state.step) + 1,

@@ -1,13 +1,23 @@
 """The steps of a run at which something is due."""
 
 import time
+from collections.abc import Collection
+
+# Shares of a run's steps. On a logarithmic axis they are evenly spaced.
+MILESTONES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
+
+def milestones(num_steps: int) -> list[int]:
+    """Returns the steps at 1, 2, 5, 10, 20 and 50 % of a run."""
+    return sorted({max(1, round(share * num_steps)) for share in MILESTONES})
 
 
 class Due:
-    """Tells what is due after a step: a log line, an evaluation, a sample, a checkpoint.
+    """Tells what is due after a step: a log line, norms, an evaluation, a sample, a checkpoint.
 
     Everything is due at the last step, and an evaluation and a sample before the first one. An
-    interval of 0 steps adds no other step; `sample` may be None, for no sample at all.
+    interval of 0 steps adds no other step; `sample` may be None, for no sample at all, and `norms`
+    0, for none at all. Further steps are `evaluate_at` and `sample_at`.
     """
 
     def __init__(
@@ -18,17 +28,24 @@ class Due:
         evaluate: int,
         sample: int | None,
         save: int,
+        norms: int = 0,
         save_minutes: float = 0.0,
+        evaluate_at: Collection[int] = (),
+        sample_at: Collection[int] = (),
     ) -> None:
         self._num_steps = num_steps
         self._log, self._evaluate, self._sample, self._save = log, evaluate, sample, save
+        self._norms = norms
+        self._evaluate_at, self._sample_at = evaluate_at, sample_at
         self._save_seconds = 60 * save_minutes
         self.saved()
 
     def next(self, step: int, end: int) -> int:
         """Returns the first step after `step`, and at most `end`, at which something is due."""
-        intervals = self._log, self._evaluate, self._sample, self._save
-        return min([end, *((step // every + 1) * every for every in intervals if every)])
+        intervals = self._log, self._norms, self._evaluate, self._sample, self._save
+        multiples = ((step // every + 1) * every for every in intervals if every)
+        single = (one for one in (*self._evaluate_at, *self._sample_at) if one > step)
+        return min([end, *multiples, *single])
 
     def at(self, step: int) -> bool:
         """Returns True if anything is due after `step`."""
@@ -36,15 +53,21 @@ class Due:
 
     def log(self, step: int) -> bool:
         """Returns True if the training metrics are due; the fresh model has none."""
-        return step > 0 and self._divides(self._log, step)
+        return step > 0 and (self._divides(self._log, step) or self.norms(step))
+
+    def norms(self, step: int) -> bool:
+        """Returns True if the norms of layers are due, in the line of the training metrics."""
+        return step > 0 and self._norms > 0 and self._divides(self._norms, step)
 
     def evaluate(self, step: int) -> bool:
         """Returns True if an evaluation is due; the fresh model is evaluated, too."""
-        return self._divides(self._evaluate, step)
+        return self._divides(self._evaluate, step) or step in self._evaluate_at
 
     def sample(self, step: int) -> bool:
         """Returns True if a sample is due; the fresh model writes one, too."""
-        return self._sample is not None and self._divides(self._sample, step)
+        if self._sample is None:
+            return False
+        return self._divides(self._sample, step) or step in self._sample_at
 
     def save(self, step: int) -> bool:
         """Returns True if a checkpoint is due: by step, with each evaluation, or by the clock."""
@@ -52,6 +75,10 @@ class Due:
             return False
         minutes_are_over = 0 < self._save_seconds <= time.monotonic() - self._saved_at
         return self.evaluate(step) or self._divides(self._save, step) or minutes_are_over
+
+    def end_at(self, step: int) -> None:
+        """Makes `step` the last one."""
+        self._num_steps = step
 
     def saved(self) -> None:
         """Starts the minutes until the next checkpoint anew."""

@@ -22,13 +22,15 @@ import run_folder
 from checkpoints import pretrained
 from checkpoints.manager import Checkpoints, Restored
 from experiments import default
-from input_pipeline import tokenizers
+from input_pipeline import batches, tokenizers
 from input_pipeline.corpus import Corpus
+from input_pipeline.pairs import Pairs
 from input_pipeline.tokenizers import TrainedTokenizer
 from runtime.errors import UserError
 from runtime.process import processor_name
-from tracking import sweep
+from tracking import artifact, sweep
 from training import progress
+from training.early_stopping import EarlyStopping
 
 # Config keys that may differ between a run and its resumption; another would make it another run.
 MAY_CHANGE = (
@@ -39,9 +41,12 @@ MAY_CHANGE = (
     "train.num_steps",
     "train.flops",
     "train.log_every_steps",
+    "train.log_norms_every_steps",
+    "train.measure_peak",
     "train.steps_per_dispatch",
     "train.max_skipped_updates",
     "data.path",
+    "data.val_path",
 )
 # A resumed run equals the uninterrupted one bit for bit where two processes agree on all of these.
 VERSIONS = (
@@ -54,10 +59,16 @@ VERSIONS = (
     "num_devices",
     "precision",
 )
+# Names in the line that says what was left out of a text.
+SKIPPED_SHOWN = 4
 
 
 def check_folder(config: ConfigDict, workdir: Path) -> None:
     """Raises UserError unless `workdir` is free, or holds the run that is to be resumed."""
+    if artifact.is_address(workdir):
+        raise UserError(
+            f"--workdir={workdir} names a model in W&B, which can only be read: name a folder"
+        )
     try:
         is_file = workdir.exists() and not workdir.is_dir()
     except OSError as error:  # A name that is too long, a folder above it that is closed to us.
@@ -92,6 +103,16 @@ def check_folder(config: ConfigDict, workdir: Path) -> None:
             f"--workdir={workdir} holds a run with another config ({'; '.join(changed)}): "
             "resume with its own values, or name another folder"
         )
+
+
+def data_config(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Returns `config.data`; a run that has begun has its tokenizer in its own folder."""
+    is_begun = (workdir / run_folder.TOKENIZER).exists()
+    if not (is_begun and config.data.tokenizer.startswith(tokenizers.FOLDER_PREFIX)):
+        return config.data
+    data = ConfigDict(config.data.to_dict())
+    data.tokenizer = f"{tokenizers.FOLDER_PREFIX}{workdir}"
+    return data.lock()
 
 
 def check_text(data: Corpus, workdir: Path) -> None:
@@ -155,14 +176,34 @@ def locked(config: ConfigDict, workdir: Path) -> Iterator[None]:
         yield
 
 
-def is_finished(workdir: Path, step: int | None, num_steps: int) -> bool:
-    """Returns True if a run saved at `step` made all its steps and wrote its summary.
+def check_steps(train: ConfigDict, workdir: Path) -> None:
+    """Raises UserError if the run has made more steps than the config has now.
 
-    It may have been killed between the two.
+    A budget of FLOPs may be some steps more or less with another version of XLA.
     """
-    if step is None or step < num_steps or not (workdir / run_folder.SUMMARY).exists():
-        return False
-    return run_folder.read_object(workdir / run_folder.SUMMARY).get("status") == "done"
+    step = max(Checkpoints(workdir).steps(), default=0)
+    if step > train.num_steps and not train.flops:
+        raise UserError(
+            f"--config.train.num_steps={train.num_steps}: the run in {workdir} has made {step} "
+            f"steps: expected {step} or more, or another --workdir"
+        )
+
+
+def describe_finished(workdir: Path, step: int | None, config: ConfigDict) -> str:
+    """Returns how a run saved at `step` has ended, "" if it has to go on.
+
+    It made all its steps, or stopped early, and wrote its summary: it may have been killed before.
+    """
+    if step is None or not (workdir / run_folder.SUMMARY).exists():
+        return ""
+    if run_folder.read_object(workdir / run_folder.SUMMARY).get("status") != "done":
+        return ""
+    if step >= config.train.num_steps:
+        return f"finished at step {step} already"
+    lines = run_folder.read_lines(workdir / run_folder.METRICS)
+    reason = EarlyStopping(config.eval, lines).reason
+    more = "to continue, raise --config.eval.patience, or set it to 0"
+    return f"stopped early at step {step} already: {reason}; {more}" if reason else ""
 
 
 def restore(checkpoints: Checkpoints, state: TrainState, max_skipped: int) -> Restored:
@@ -194,6 +235,8 @@ def write_start(
     workdir: Path,
     data: Corpus,
     *,
+    prompt: str,
+    num_params: int,
     precision: str,
     mesh: Mesh,
     weights_digest: str | None,
@@ -201,7 +244,7 @@ def write_start(
 ) -> list[str]:
     """Writes config.json, environment.json, tokenizer.json, and sweep.json for the run of a sweep.
 
-    Returns the first lines to print: the folder, and what may surprise about this process.
+    Returns the first lines to print: what trains where, and what may surprise about this process.
     Raises OSError if the files can't be written.
     """
     before = _last_environment(workdir)
@@ -219,7 +262,18 @@ def write_start(
         data.tokenizer.save(kept)
     if swept := sweep.current():
         run_folder.write_json(workdir / run_folder.SWEEP, swept.as_json())
-    notes = [f"run folder: {workdir}"]
+    notes = [headline(config, data, num_params, precision, mesh)]
+    if data.found:
+        notes.append(text_line(data))
+    if isinstance(data.train, Pairs) and isinstance(data.val, Pairs):
+        notes.append(pairs_line(data.train, data.val, config.model.context_length))
+    notes.append(f"run folder: {workdir}")
+    if prompt != config.sample.prompt:
+        if isinstance(data.val, Pairs):
+            reason = "samples continue the first prompt of the validation split,"
+        else:
+            reason = f"this text has no {config.sample.prompt!r}, so samples continue"
+        notes.append(f"sample.prompt: {reason} {prompt!r:.100}")
     if precision != config.train.precision:
         notes.append("This processor has no products of bfloat16: training in float32.")
     changes = [
@@ -231,6 +285,47 @@ def write_start(
         changed = "; ".join(changes)
         notes.append(f"warning: another process began this run, the rest may differ: {changed}")
     return notes
+
+
+def headline(config: ConfigDict, data: Corpus, num_params: int, precision: str, mesh: Mesh) -> str:
+    """Returns what is about to train: the model, its size, the device, the text."""
+    devices = f"{mesh.size} x " * (mesh.size > 1) + mesh.devices.flat[0].platform
+    unit = "characters" if config.data.tokenizer == "char" else "tokens"
+    (num_train, _), (num_val, num_targets) = batches.size(data.train), batches.size(data.val)
+    return " · ".join(
+        (
+            config.tracking.experiment or config.model.name,
+            f"{num_params:,} parameters",
+            f"{devices}, {precision}",
+            f"{num_train + num_val:,} {unit}, {num_targets:,} of them to predict",
+        )
+    )
+
+
+def text_line(data: Corpus) -> str:
+    """Returns how much text was read from how many files, and which names were left out."""
+    whole = (sum(data.characters),) if len(data.found) == 1 else data.characters
+    parts = []
+    for name, found, characters in zip(("text", "validation"), data.found, whole, strict=False):
+        count = len(found.files)
+        parts.append(f"{name}: {count:,} file{'s' * (count != 1)}, {characters:,} characters")
+    skipped = [name for found in data.found for name in found.skipped]
+    more = len(skipped) - SKIPPED_SHOWN
+    if skipped:
+        named = ", ".join(skipped[:SKIPPED_SHOWN])
+        parts.append(f"skipped: {named}" + f" and {more:,} more" * (more > 0))
+    return "; ".join(parts)
+
+
+def pairs_line(train: Pairs, val: Pairs, context_length: int) -> str:
+    """Returns how many pairs there are, and how many were left out of each split."""
+    line = f"pairs: {len(train):,} to train on, {len(val):,} to validate on"
+    if train.left_out or val.left_out:
+        line += (
+            f"; {train.left_out:,} and {val.left_out:,} left out, of more than "
+            f"{context_length + 1} tokens (model.context_length + 1)"
+        )
+    return line
 
 
 def environment(data: Corpus, *, precision: str, mesh: Mesh) -> dict:

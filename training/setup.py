@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from flax import linen as nn
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh
@@ -15,16 +14,21 @@ from ml_collections import ConfigDict
 
 import models
 from config import check
+from experiments import default
 from inference.evaluation import evaluate
 from inference.generation import generate
 from inference.sampling import Sampling
-from input_pipeline import batches, corpus, tokenizers
-from runtime import devices, process, programs
+from inference.streaming import stream_text
+from input_pipeline import batches, corpus, pairs, tokenizers
+from input_pipeline.pairs import Pairs
+from runtime import devices, peak, process, programs
 from runtime.errors import UserError
 from runtime.phases import phase
-from tracking.wandb_run import choose_mode
-from training import divergence, optimizer
+from tracking import choose_sinks, wandb_settings
+from training import divergence, norms, optimizer, schedule
 from training.loss import Objective
+from training.optimizer import Optimizer
+from training.schedule import Schedule
 from training.step import (
     Flops,
     Metrics,
@@ -45,14 +49,10 @@ def check_config(config: ConfigDict) -> None:
         + check.collect_errors(
             partial(tokenizers.check_name, config.data.tokenizer),
             partial(build_model, config, vocab_size=1),
-            partial(
-                optimizer.build,
-                config.optimizer,
-                max(config.train.num_steps, 1),
-                models.width_multiplier(config.model),
-            ),
+            partial(optimizer.build, config.optimizer, models.width_multiplier(config.model)),
             partial(choose_precision, config.train.precision),
-            partial(choose_mode, config.tracking.wandb_mode),
+            partial(choose_sinks, config.tracking.sinks),
+            partial(wandb_settings.check, config.tracking),
             partial(sampling.check, "--config.sample."),
         )
     )
@@ -74,16 +74,18 @@ class Setup(NamedTuple):
     """Everything that a config describes, built."""
 
     data: corpus.Corpus
-    prompt: np.ndarray
+    prompt: str  # Of the samples.
+    stops: list[str]  # Texts that end a sample.
     sampling: Sampling
     model: nn.Module
-    tx: optax.GradientTransformation
-    schedule: optax.Schedule
+    tx: Optimizer
+    schedule: Schedule
     objective: Objective
     precision: str  # As jax.default_matmul_precision takes it.
     mesh: Mesh
     cache_key: str | None  # Identifies the compiled programs: see runtime/programs.py.
     flops_per_step: Callable[[], Flops]
+    peak_flops: float | None  # A second, of all devices; None where it is unknown.
     seed: int
     context_length: int
     learning_rate: float  # At its peak.
@@ -95,6 +97,11 @@ class Setup(NamedTuple):
         """Returns the state before the first step, its parameters `params` if they are given."""
         state = create_state(self.model, self.tx, self.seed, self.mesh, self.cache_key)
         return state.replace(params=devices.replicate(params, self.mesh)) if params else state
+
+    def initial_metrics(self, params: Any, skipped: int = 0) -> Metrics:
+        """Returns the metrics before the first step of a model with these parameters."""
+        layer_norms = norms.initial(params) if self.train.log_norms_every_steps else None
+        return initial_metrics(self.mesh, skipped, layer_norms)
 
     def train_batches(self, start_step: int, num_steps: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yields what `batches.train_batches` does, for steps `start_step` + 1 to `num_steps`."""
@@ -115,20 +122,26 @@ class Setup(NamedTuple):
         for first, batches_KBT in devices.send_ahead(drawn, self.mesh):
             yield Chunk(first, min(first + len(batches_KBT), last), batches_KBT)
 
-    def compile_train_steps(self, state: TrainState) -> TrainSteps:
-        """Compiles `train_steps` in the run's precision; everything else computes in float32."""
+    def compile_train_steps(
+        self, state: TrainState, note: Callable[[str], None] = lambda message: None
+    ) -> TrainSteps:
+        """Compiles `train_steps` in the run's precision; everything else computes in float32.
+
+        Says so by `note` if the program is not kept from an earlier run.
+        """
         shape = self.train.steps_per_dispatch, self.train.batch_size, self.context_length + 1
         batches_KBT = devices.split_batches(np.zeros(shape, np.int32), self.mesh)
-        constants = np.uint32(self.seed), self.train.max_skipped_updates
-        args = (state, initial_metrics(self.mesh), batches_KBT, 0, 0, *constants)
+        constants = np.uint32(self.seed), self.train.max_skipped_updates, self.schedule
+        args = (state, self.initial_metrics(state.params), batches_KBT, 0, 0, *constants)
         options = dict(
-            schedule=self.schedule,
             num_parts=self.train.grad_accumulation_steps,
             objective=self.objective,
         )
         key = self.cache_key and f"{self.cache_key} {options}"
         with jax.default_matmul_precision(self.precision):
             lower = partial(train_steps.lower, *args, **options)
+            if not programs.is_kept("train_steps", key, args):
+                note("compiling" + " once: the next such run starts faster" * bool(key))
             program = programs.compiled("train_steps", key, args, lower, out=args[:2])
 
         def run(
@@ -158,13 +171,16 @@ class Setup(NamedTuple):
         made = generate(
             self.model,
             params,
-            self.prompt,
+            self.data.tokenizer.encode(self.prompt),
             num_tokens=self.sample.num_tokens,
             context_length=self.context_length,
             sampling=self.sampling,
             seed=self.seed,
         )
-        return self.data.tokenizer.decode(np.concatenate(list(made), axis=1)[0])
+        tokenizer = self.data.tokenizer
+        if self.stops:
+            return "".join(stream_text(tokenizer, (chunk[0] for chunk in made), self.stops))
+        return tokenizer.decode(np.concatenate(list(made), axis=1)[0])
 
     def examine(self, state: TrainState, workdir: Path) -> str:
         """Returns in words where the step after `state` is not finite; keeps it in `workdir`."""
@@ -183,21 +199,27 @@ class Setup(NamedTuple):
             )
 
 
-def set_up(config: ConfigDict) -> Setup:
-    """Builds what a config describes, which `check_config` has passed.
+def set_up(config: ConfigDict, data: corpus.Corpus | None = None) -> Setup:
+    """Builds what a config describes, which `check_config` has passed; `data` may be loaded before.
 
     Raises UserError for a text that can't be used.
     """
-    data = corpus.load(config.data)
-    batches.check_lengths(data.train, data.val, config.model.context_length)
-    prompt = data.tokenizer.encode(config.sample.prompt)
-    if not len(prompt):
-        raise UserError("--config.sample.prompt is empty: a model continues at least one token")
+    data = data or corpus.load(config.data)
+    train, val = batches.fitting(data.train, data.val, config.model.context_length)
+    data = data._replace(train=train, val=val)
+    prompt = config.sample.prompt
+    if prompt == default.get_config().sample.prompt:
+        prompt = (
+            data.tokenizer.decode(val.first_prompt())
+            if isinstance(val, Pairs)
+            else tokenizers.suited(prompt, data.tokenizer)
+        )
+    tokenizers.encode_prompt(prompt, data.tokenizer, "--config.sample.prompt")
     model = build_model(config, data.tokenizer.vocab_size)
-    tx, schedule = optimizer.build(
-        config.optimizer, config.train.num_steps, models.width_multiplier(config.model)
-    )
+    tx = optimizer.build(config.optimizer, models.width_multiplier(config.model))
     part_size = config.train.batch_size // config.train.grad_accumulation_steps
+    mesh = devices.data_mesh(part_size, config.eval.batch_size)
+    precision = choose_precision(config.train.precision)
     described = programs.describe(model)
     return Setup(
         data=data,
@@ -205,12 +227,16 @@ def set_up(config: ConfigDict) -> Setup:
         sampling=Sampling(config.sample.temperature, config.sample.top_k, config.sample.top_p),
         model=model,
         tx=tx,
-        schedule=schedule,
-        objective=Objective(config.train.z_loss, config.train.loss_chunks),
-        precision=choose_precision(config.train.precision),
-        mesh=devices.data_mesh(part_size, config.eval.batch_size),
-        cache_key=described and f"{described} {config.optimizer} {config.train.num_steps}",
+        schedule=schedule.build(config.optimizer, config.train.num_steps),
+        objective=Objective(
+            config.train.z_loss, config.train.loss_chunks, answers_only=isinstance(train, Pairs)
+        ),
+        stops=stops_of(data, config.data.document_separator),
+        precision=precision,
+        mesh=mesh,
+        cache_key=described and f"{described} {tx}",
         flops_per_step=partial(count_flops, model, tx, config),
+        peak_flops=peak_flops(mesh, precision, config.train.measure_peak),
         seed=config.seed,
         context_length=config.model.context_length,
         learning_rate=config.optimizer.learning_rate,
@@ -220,16 +246,24 @@ def set_up(config: ConfigDict) -> Setup:
     )
 
 
-def with_num_steps(config: ConfigDict) -> ConfigDict:
+def stops_of(data: corpus.Corpus, separator: str) -> list[str]:
+    """Returns the text that ends an answer, in a list; none for another text."""
+    if not isinstance(data.val, Pairs):
+        return []
+    ending = data.tokenizer.decode(pairs.end(data.tokenizer, separator))
+    return [ending] * bool(ending)
+
+
+def with_num_steps(config: ConfigDict, vocab_size: int) -> ConfigDict:
     """Returns `config` with the updates that its `train.flops` allows; itself if that is 0.
 
-    Raises UserError for less than one update, and for a text that can't be used.
+    Raises UserError for less than one update.
     """
     train = config.train
     if not train.flops:
         return config
-    model = build_model(config, corpus.load(config.data).tokenizer.vocab_size)
-    tx, _ = optimizer.build(config.optimizer, 1, models.width_multiplier(config.model))
+    model = build_model(config, vocab_size)
+    tx = optimizer.build(config.optimizer, models.width_multiplier(config.model))
     of_step = count_flops(model, tx, config).total
     if train.flops < of_step:
         raise UserError(
@@ -241,7 +275,7 @@ def with_num_steps(config: ConfigDict) -> ConfigDict:
     return config.lock()
 
 
-def count_flops(model: nn.Module, tx: optax.GradientTransformation, config: ConfigDict) -> Flops:
+def count_flops(model: nn.Module, tx: Optimizer, config: ConfigDict) -> Flops:
     """Returns the floating-point operations of a step, counted once and kept."""
     shape = config.train.batch_size, config.model.context_length + 1
     rule = config.optimizer.name, config.optimizer.grad_clip_norm > 0
@@ -254,6 +288,12 @@ def count_flops(model: nn.Module, tx: optax.GradientTransformation, config: Conf
         gradient=count("gradient_flops", shape, partial(gradient_flops, model, shape)),
         update=count("update_flops", rule, partial(update_flops, model, tx)),
     )
+
+
+def peak_flops(mesh: Mesh, precision: str, may_measure: bool) -> float | None:
+    """Returns the published peak of the devices, else the measured one if that is asked for."""
+    published = peak.published(mesh)
+    return peak.measured(mesh, precision) if may_measure and published is None else published
 
 
 def build_model(config: ConfigDict, vocab_size: int) -> nn.Module:

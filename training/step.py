@@ -4,7 +4,7 @@ A step whose loss or gradient is not finite changes nothing: it is skipped and c
 steps have been skipped than the run allows, the dispatch makes no further step.
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,10 @@ from jax.sharding import Mesh
 
 from models.layers import reference
 from runtime import devices, programs
+from training import norms
 from training.loss import CROSS_ENTROPY, Objective, cross_entropy, loss_and_gradient
+from training.optimizer import Optimizer
+from training.schedule import Schedule
 
 
 class Metrics(NamedTuple):
@@ -27,17 +30,23 @@ class Metrics(NamedTuple):
     grad_norm: jax.Array  # Before clipping.
     learning_rate: jax.Array
     skipped: jax.Array
+    # By layer [2, layers]: of the gradient before clipping, and of the parameters after the step.
+    # Of a dispatch's last step alone; None where they are not measured.
+    norms: jax.Array | None = None
 
 
-def initial_metrics(mesh: Mesh, skipped: int = 0) -> Metrics:
-    """Returns the metrics before the first step, on every device of `mesh`."""
+def initial_metrics(mesh: Mesh, skipped: int = 0, layer_norms: Any = None) -> Metrics:
+    """Returns the metrics before the first step, on every device of `mesh`.
+
+    Steps measure the norms of layers if `layer_norms` are given: those of norms.initial.
+    """
     zero = np.float32(0)
-    return Metrics(*devices.replicate((zero, zero, zero, np.int32(skipped)), mesh))
+    return Metrics(*devices.replicate((zero, zero, zero, np.int32(skipped), layer_norms), mesh))
 
 
 def create_state(
     model: nn.Module,
-    tx: optax.GradientTransformation,
+    tx: Optimizer,
     seed: int,
     mesh: Mesh,
     cache_key: str | None = None,
@@ -48,12 +57,18 @@ def create_state(
     """
     # The seed is an argument, not a constant of the program: another one compiles nothing.
     args = (np.uint32(seed),)
-    lower = partial(jax.jit(partial(draw_state, model, tx)).lower, *args)
+    lower = partial(creation(model, tx).lower, *args)
     state = programs.compiled("create", cache_key, args, lower)(*args)
     return devices.replicate(state, mesh).replace(apply_fn=model.apply, tx=tx)
 
 
-def draw_state(model: nn.Module, tx: optax.GradientTransformation, seed: jax.Array) -> TrainState:
+@cache
+def creation(model: nn.Module, tx: Optimizer) -> Any:
+    """Returns jitted `draw_state`: one trace serves the state's shapes and its program."""
+    return jax.jit(partial(draw_state, model, tx))
+
+
+def draw_state(model: nn.Module, tx: Optimizer, seed: jax.Array) -> TrainState:
     """Returns a TrainState with fresh parameters and no functions: what a program can return."""
     params = draw_params(model, seed)
     return TrainState.create(apply_fn=None, params=params, tx=tx).replace(tx=None)
@@ -69,26 +84,37 @@ def train_step(
     state: TrainState,
     batch_BT: jax.Array,
     seed: jax.Array,
-    skipped: jax.Array,
-    schedule: optax.Schedule,
+    before: Metrics,
+    norms_due: jax.Array | None,
+    schedule: Schedule,
     num_parts: int,
     objective: Objective,
 ) -> tuple[TrainState, Metrics]:
-    """Returns the state after one step, and the step's metrics."""
+    """Returns the state after one step, and the step's metrics; `before` are the last one's."""
     loss, gradient = loss_and_gradient(state, batch_BT, seed, num_parts, objective)
     norm = optax.tree.norm(gradient)
     is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     # The optimizer's own counter leaves out the skipped steps, too.
-    learning_rate = jnp.asarray(schedule(state.step - skipped), jnp.float32)
-    state = jax.lax.cond(
-        is_finite,
-        lambda: state.apply_gradients(grads=gradient),
-        lambda: state.replace(step=state.step + 1),
-    )
-    return state, Metrics(loss, norm, learning_rate, skipped + jnp.where(is_finite, 0, 1))
+    learning_rate = schedule(state.step - before.skipped)
+
+    def update():
+        updates, opt_state = state.tx.update(
+            gradient, state.opt_state, state.params, schedule=schedule
+        )
+        return optax.apply_updates(state.params, updates), opt_state
+
+    params, opt_state = jax.lax.cond(is_finite, update, lambda: (state.params, state.opt_state))
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    skipped = before.skipped + jnp.where(is_finite, 0, 1)
+    layer_norms = before.norms
+    if norms_due is not None:
+        layer_norms = jax.lax.cond(
+            norms_due, lambda: norms.measure(gradient, state.params), lambda: before.norms
+        )
+    return state, Metrics(loss, norm, learning_rate, skipped, layer_norms)
 
 
-@partial(jax.jit, static_argnames=("schedule", "num_parts", "objective"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("num_parts", "objective"), donate_argnames="state")
 def train_steps(
     state: TrainState,
     metrics: Metrics,
@@ -97,8 +123,8 @@ def train_steps(
     stop: int,
     seed: jax.Array,
     max_skipped: int,
+    schedule: Schedule,
     *,
-    schedule: optax.Schedule,
     num_parts: int = 1,
     objective: Objective = CROSS_ENTROPY,
 ) -> tuple[TrainState, Metrics]:
@@ -115,8 +141,9 @@ def train_steps(
     def body(carry):
         k, state, metrics = carry
         batch_BT = jax.lax.dynamic_index_in_dim(batches_KBT, k, keepdims=False)
+        norms_due = None if metrics.norms is None else k + 1 == stop
         return k + 1, *train_step(
-            state, batch_BT, seed, metrics.skipped, schedule, num_parts, objective
+            state, batch_BT, seed, metrics, norms_due, schedule, num_parts, objective
         )
 
     _, state, metrics = jax.lax.while_loop(goes_on, body, (jnp.int32(first), state, metrics))
@@ -144,15 +171,15 @@ def gradient_flops(model: nn.Module, batch_shape: tuple[int, int]) -> float:
     return _count(gradient, _shapes_of(model), model.apply, batch_BT, jax.random.key(0))
 
 
-def update_flops(model: nn.Module, tx: optax.GradientTransformation) -> float:
+def update_flops(model: nn.Module, tx: Optimizer) -> float:
     """Returns the operations of the optimizer's part of a step."""
 
-    def update(gradient, opt_state, params):
-        updates, _ = tx.update(gradient, opt_state, params)
+    def update(gradient, opt_state, params, schedule):
+        updates, _ = tx.update(gradient, opt_state, params, schedule=schedule)
         return optax.apply_updates(params, updates)
 
     params = _shapes_of(model)
-    return _count(jax.jit(update), params, jax.eval_shape(tx.init, params), params)
+    return _count(jax.jit(update), params, jax.eval_shape(tx.init, params), params, Schedule())
 
 
 def _shapes_of(model: nn.Module) -> Any:

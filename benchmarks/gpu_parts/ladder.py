@@ -1,4 +1,4 @@
-"""The five stages at their defaults, one after another, by the users' command."""
+"""The five stages at the defaults of their files, one after another, by the users' command."""
 
 import tempfile
 from pathlib import Path

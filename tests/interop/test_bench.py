@@ -22,7 +22,7 @@ from inference.evaluation import evaluate
 from runtime.devices import data_mesh
 from tests import command
 from tests.stages import NO_DROPOUT, TINY, T, V
-from training import optimizer
+from training import optimizer, schedule
 from training.setup import check_config
 from training.step import create_state, initial_metrics, train_steps
 
@@ -83,8 +83,8 @@ def test_a_peer_trains_as_ours_does(name):
     config = default.get_config()
     config.optimizer.update(learning_rate=0.05, final_learning_rate=0.05, warmup_steps=0)
     model = TINY[name].clone(**NO_DROPOUT) if name == "gpt2" else TINY[name]
-    tx, schedule = optimizer.build(config.optimizer, num_steps=10)
-    state = create_state(model, tx, 0, data_mesh(len(BATCH_BT)))
+    state = create_state(model, optimizer.build(config.optimizer), 0, data_mesh(len(BATCH_BT)))
+    rates = schedule.build(config.optimizer, num_steps=10)
     peer = build_peer(model, name)
     copy_params(peer, state.params)
 
@@ -97,7 +97,7 @@ def test_a_peer_trains_as_ours_does(name):
     losses = []
     for _ in range(4):
         state, metrics = train_steps(
-            state, initial_metrics(data_mesh(1)), BATCH_BT[None], 0, 1, 0, 0, schedule=schedule
+            state, initial_metrics(data_mesh(1)), BATCH_BT[None], 0, 1, 0, 0, rates
         )
         loss = peers.train_step(loss_of_batch, adamw, batch_BT, config.optimizer.grad_clip_norm)
         np.testing.assert_allclose(metrics.loss, loss, rtol=1e-4)

@@ -23,7 +23,7 @@ from runtime import devices
 from tests.gpt2_weights import FIXTURE, D, H, L, T, V
 from tests.interop.fixture import TOKENS_BT, fixture, logits_of, tiny_gpt2, weights_of
 from tests.stages import NO_DROPOUT
-from training import optimizer
+from training import optimizer, schedule
 from training.loss import cross_entropy
 from training.step import initial_metrics, train_steps
 
@@ -61,9 +61,9 @@ def test_logits_are_equal(num_tokens):
 
 def our_state(theirs, config, num_steps):
     """Returns a train state with the weights of `theirs`, and the schedule."""
-    tx, schedule = optimizer.build(config.optimizer, num_steps)
+    tx = optimizer.build(config.optimizer)
     state = TrainState.create(apply_fn=OURS.apply, params=ours_from(theirs), tx=tx)
-    return jax.tree.map(jnp.asarray, state), schedule
+    return jax.tree.map(jnp.asarray, state), schedule.build(config.optimizer, num_steps)
 
 
 def test_loss_and_every_gradient_are_equal():
@@ -105,21 +105,19 @@ def test_updates_are_those_of_torch_adamw():
     )
     theirs = tiny_gpt2()
     adamw = torch_adamw(theirs, config.optimizer)
-    state, schedule = our_state(theirs, config, num_steps)
+    state, rates = our_state(theirs, config, num_steps)
     tokens_BT = torch.from_numpy(TOKENS_BT)
     clipped = []
     metrics = initial_metrics(devices.data_mesh(1))
     for step in range(num_steps):
-        state, measured = train_steps(
-            state, metrics, TOKENS_BT[None], *(0, 1, 0, 0), schedule=schedule
-        )
+        state, measured = train_steps(state, metrics, TOKENS_BT[None], *(0, 1, 0, 0), rates)
         adamw.zero_grad()
         theirs(tokens_BT, labels=tokens_BT).loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), config.optimizer.grad_clip_norm)
         np.testing.assert_allclose(measured.grad_norm, norm, rtol=1e-4)
         clipped.append(norm.item() > config.optimizer.grad_clip_norm)
         for group in adamw.param_groups:
-            group["lr"] = float(schedule(step))
+            group["lr"] = float(rates(step))
         adamw.step()
     assert set(clipped) == {True, False}
     # Weights have moved by 0.02 on the way here.

@@ -22,7 +22,7 @@ from models.gpt2_variants import VariantAttention
 from models.layers import Dense
 from models.positions import alibi_slopes, apply_rope
 from tests.interop.test_layers import X_BTD, random_params
-from training import optimizer
+from training import optimizer, schedule
 
 B, T, H, K = 2, 5, 3, 4
 D = H * K
@@ -99,7 +99,7 @@ def test_muon_is_that_of_torch(shape):
     config = default.get_config().optimizer
     config.update(name="muon", learning_rate=0.1, momentum=0.9, weight_decay=0.2)
     config.update(schedule="wsd", decay_share=0.01, warmup_steps=0, grad_clip_norm=0.0)
-    tx, _ = optimizer.build(config, num_steps=1000)
+    tx = optimizer.build(config).with_rates(schedule.build(config, num_steps=1000))
     params = {"block_0": {"up": {"kernel": jnp.asarray(kernel)}}}
     state = tx.init(params)
     for _ in range(2):

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 import torch
+import transformers
+from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import models
@@ -15,7 +17,9 @@ from input_pipeline import hugging_face as tokenizer_files
 from input_pipeline import tokenizers
 from models import hugging_face
 from tests.command import run
+from tests.interop import tokenizer_ids
 from tests.interop.fixture import logits_of
+from tests.tokenizer_folders import FIXTURE, KINDS
 
 OFFLINE = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
 TEXT = "ROMEO:\nO, she doth teach the torches to burn bright! né €uro 𝄞 "
@@ -69,6 +73,9 @@ TINY = dict(vocab_size=65, n_positions=32, n_embd=24, n_head=3, n_layer=2)
         {"n_inner": 40},
         {"layer_norm_epsilon": 0.1},
         {"reorder_and_upcast_attn": True},
+        {"scale_attn_weights": False},
+        {"scale_attn_by_inverse_layer_idx": True, "n_layer": 3},
+        {"scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False},
         *({"activation_function": name} for name in hugging_face.ACTIVATIONS),
     ],
     ids=str,
@@ -79,8 +86,59 @@ def test_logits_of_any_gpt2_config_are_equal_and_come_back(tmp_path, changes):
     assert_same_logits(tmp_path / "theirs", theirs, num_tokens=32, atol=1e-5)
     _, params = opened(tmp_path / "theirs")
     tensors = hugging_face.from_params(params)
+    is_scaled = any(name.startswith("scale_attn") for name in changes)
     for name, weight in theirs.named_parameters():
-        np.testing.assert_array_equal(tensors[name], weight.detach().numpy(), err_msg=name)
+        if not (is_scaled and ".c_attn." in name):  # The scale went into the query.
+            np.testing.assert_array_equal(tensors[name], weight.detach().numpy(), err_msg=name)
+
+
+HEADS = (
+    transformers.GPT2DoubleHeadsModel,
+    transformers.GPT2ForSequenceClassification,
+    transformers.GPT2ForTokenClassification,
+    transformers.GPT2ForQuestionAnswering,
+    transformers.GPT2Model,
+)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_models_with_other_heads_are_read_as_language_models(tmp_path, kind):
+    kind(GPT2Config(**TINY, bos_token_id=0, eos_token_id=0)).save_pretrained(tmp_path)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    assert_same_logits(tmp_path, theirs, num_tokens=32, atol=1e-5)
+
+
+def test_names_that_other_models_have_for_the_same_settings(tmp_path):
+    theirs = random_gpt2(**TINY)
+    theirs.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    for name, usual in hugging_face.ALIASES.items():
+        content[name] = content.pop(usual)
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    assert_same_logits(tmp_path, theirs, num_tokens=32, atol=1e-5)
+
+
+def test_a_tied_head_may_be_the_only_copy(tmp_path):
+    theirs = random_gpt2(**TINY)
+    theirs.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("transformer.wte.weight")
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    assert_same_logits(tmp_path, theirs, num_tokens=32, atol=1e-5)
+
+
+def test_rows_beyond_the_tokenizer_are_left_out(tmp_path):
+    """The tokenizer has 282 tokens; the weights are padded to 320, and come back unpadded."""
+    theirs = random_gpt2(**TINY | {"vocab_size": 320})
+    theirs.save_pretrained(tmp_path)
+    KINDS["[PAD] named"](tmp_path)
+    ours = pretrained.open_model(tmp_path, "latest")
+    tokens_BT = np.array([AutoTokenizer.from_pretrained(tmp_path).encode("the[PAD] thing")])
+    assert ours.tokenizer.encode("the[PAD] thing").tolist() == tokens_BT[0].tolist()
+    logits_BTV = ours.model.apply({"params": ours.params}, tokens_BT)
+    np.testing.assert_allclose(logits_BTV, logits_of(theirs, tokens_BT)[..., :282], atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -135,10 +193,18 @@ def test_fine_tuning_from_transformers_and_back(tmp_path):
     assert made.stdout == tokenizer.decode(text) + "\n"
 
 
+def test_ids_of_tokenizers_are_those_in_the_fixture():
+    assert tokenizer_ids.all_ids() == json.loads(FIXTURE.read_text())
+
+
 @pytest.mark.parametrize("name", ["char", "byte", "gpt2", "bpe:300"])
 def test_tokenizers_are_read_by_transformers(tmp_path, name):
     ours = tokenizers.build(name, lambda: [TEXT * 20], list)
     tokenizer_files.write(ours, tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert theirs.encode(TEXT) == ours.encode(TEXT).tolist()
+    if name == "gpt2":
+        assert theirs.encode("a<|endoftext|>") == ours.encode("a<|endoftext|>").tolist()
+        assert theirs.eos_token_id == 50256
+        assert theirs.decode([64, 50256], skip_special_tokens=True) == "a"
     assert theirs.decode(theirs.encode(TEXT)) == TEXT

@@ -1,0 +1,85 @@
+"""Memory of a run, from its config: refused before anything is allocated, with the arithmetic."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from runtime import memory, programs
+from runtime.errors import UserError
+from training.setup import Setup
+from training.step import creation
+
+FLOAT_BYTES = 4
+
+
+class Needs(NamedTuple):
+    """Lower bound of a run's memory: activations, batches and the text come on top."""
+
+    num_params: int
+    optimizer_bytes: int
+    logits: tuple[int, int, int]  # Windows, tokens of each, vocabulary: of the largest batch.
+    copies: int  # Of parameters and optimizer state in one memory.
+
+    @property
+    def total(self) -> int:
+        """The bytes of weights, gradients, optimizer state and one batch of logits."""
+        replicated = 2 * FLOAT_BYTES * self.num_params + self.optimizer_bytes
+        return self.copies * replicated + FLOAT_BYTES * math.prod(self.logits)
+
+    def arithmetic(self, optimizer: str) -> str:
+        """Returns the sum in words."""
+        state = (
+            f"{self.num_params:,} parameters x {FLOAT_BYTES} bytes x 2 (weights, gradients) + "
+            f"{gigabytes(self.optimizer_bytes)} (state of {optimizer})"
+        )
+        copied = f"({state}) x {self.copies} devices" if self.copies > 1 else state
+        windows, length, vocab_size = self.logits
+        logits = f"{windows:,} x {length:,} x {vocab_size:,} logits x {FLOAT_BYTES} bytes"
+        return f"{copied} + {logits} = {gigabytes(self.total)}"
+
+
+def check(setup: Setup, optimizer: str) -> None:
+    """Raises UserError if the run's weights and logits do not fit into the free memory."""
+    device = setup.mesh.devices.flat[0]
+    needs, free = needs_of(setup), memory.free_bytes(device)
+    if free is not None and needs.total > free:
+        raise UserError(
+            f"{needs.arithmetic(optimizer)}, and {device.platform} has {gigabytes(free)} free: "
+            "choose a smaller model (--config.model), fewer tokens (--config.data.tokenizer), or "
+            "smaller batches (--config.train.batch_size, --config.eval.batch_size)"
+        )
+
+
+def needs_of(setup: Setup) -> Needs:
+    """Returns what the run of `setup` needs; its shapes are traced once and kept."""
+
+    def count() -> tuple[int, int]:
+        state = creation(setup.model, setup.tx).eval_shape(np.uint32(setup.seed))
+        return _size(state.params)[0], _size(state.opt_state)[1]
+
+    num_params, optimizer_bytes = programs.cached("state_size", setup.cache_key, (), count)
+    train, length = setup.train, setup.context_length
+    of_training = train.batch_size // train.grad_accumulation_steps, length // train.loss_chunks
+    windows, length = max(of_training, (setup.eval.batch_size, length), key=math.prod)
+    # On a CPU all of JAX's devices share one memory; elsewhere each has its part of a batch.
+    shared = setup.mesh.devices.flat[0].platform == "cpu"
+    if not shared:
+        windows //= setup.mesh.size
+    logits = windows, length, setup.data.tokenizer.vocab_size
+    copies = setup.mesh.size if shared else 1
+    return Needs(num_params, optimizer_bytes, logits, copies)
+
+
+def gigabytes(count: int) -> str:
+    """Returns a number of bytes as 1.5 GB."""
+    return f"{count / 1e9:,.1f} GB"
+
+
+def _size(tree: Any) -> tuple[int, int]:
+    """Returns the numbers in a tree of shapes, and their bytes."""
+    leaves = jax.tree.leaves(tree)
+    return sum(leaf.size for leaf in leaves), sum(
+        leaf.size * leaf.dtype.itemsize for leaf in leaves
+    )
