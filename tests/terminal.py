@@ -1,5 +1,6 @@
 """Runs a command at a pseudo-terminal, as a user does who types and presses Ctrl-C."""
 
+import contextlib
 import os
 import pty
 import re
@@ -45,13 +46,28 @@ class Terminal:
         """Sends keys to the command."""
         os.write(self._screen, text.encode())
 
-    def until(self, words: str) -> str:
+    def interrupt(self, words: str) -> None:
+        """Presses Ctrl-C until `words` are shown.
+
+        Once is enough but for microseconds, in which a busy machine can halt either side: Python
+        has looked for signals and does not wait for a key yet, or the kernel sends the signal and
+        then discards what is shown, the answer with it.
+        """
+        for _ in range(3):
+            self.type(CTRL_C)
+            with contextlib.suppress(TimeoutError):
+                self.until(words, seconds=20)
+                return
+        raise AssertionError(f"{words!r} is not in {self._shown()!r}, after Ctrl-C")
+
+    def until(self, words: str, seconds: float = 120) -> str:
         """Returns what is shown up to `words`, without escape sequences; the next call goes on.
 
-        Raises AssertionError if the command ends before, or shows nothing for two minutes.
+        Raises AssertionError if the command ends before, TimeoutError if it shows nothing for so
+        many seconds.
         """
         while words not in (shown := self._shown()):
-            assert self._read(), f"{words!r} is not in {shown!r}"
+            assert self._read(seconds), f"{words!r} is not in {shown!r}"
         _, _, rest = shown.partition(words)
         self._seen = rest.encode()
         return shown.removesuffix(rest)
@@ -67,9 +83,10 @@ class Terminal:
         text = self._seen.decode(errors="ignore").replace("\r\n", "\n")
         return ESCAPE_SEQUENCES.sub("", text)
 
-    def _read(self) -> bool:
-        ready, _, _ = select.select([self._screen], [], [], 120)
-        assert ready, f"nothing for two minutes after {self._shown()!r}"
+    def _read(self, seconds: float = 120) -> bool:
+        ready, _, _ = select.select([self._screen], [], [], seconds)
+        if not ready:
+            raise TimeoutError(f"nothing for {seconds} seconds after {self._shown()!r}")
         try:
             block = os.read(self._screen, 65536)
         except OSError:  # Nobody is at the other end.

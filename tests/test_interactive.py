@@ -9,7 +9,7 @@ import pytest
 import harness
 from config.check import MAX_SEED
 from tests.command import ROOT
-from tests.terminal import CTRL_C, CTRL_D, UP, Terminal
+from tests.terminal import CTRL_D, UP, Terminal
 
 NUM_TOKENS = 30
 
@@ -31,9 +31,9 @@ def test_a_session_at_a_narrow_terminal(run):
     flags = ("--interactive", "--num_tokens=1000000", f"--seed={MAX_SEED}", "--top_k=9")
     terminal = Terminal(*command(run, *flags), columns=20)
 
-    def begins_as_alone(prompt, seed):
+    def begins_as_alone(prompt, seed, next_mark):
         terminal.until("\n" + run.generate(prompt, NUM_TOKENS, seed=seed, top_k=9))
-        terminal.type(CTRL_C)
+        terminal.interrupt(next_mark)
 
     terminal.until("Ctrl-C stops a text, Ctrl-D ends\n")
     terminal.until(f"seed {MAX_SEED}> ")
@@ -42,18 +42,16 @@ def test_a_session_at_a_narrow_terminal(run):
     terminal.until("error: prompt='caf\u00e9': character '\u00e9' at position 3 of the text is not")
     terminal.until(f"seed {MAX_SEED}> ")
     terminal.type("ROMEO:\r")
-    begins_as_alone("ROMEO:", MAX_SEED)
     # The next seed after the last is 0, and the history has the prompt.
-    terminal.until("seed 0> ")
+    begins_as_alone("ROMEO:", MAX_SEED, next_mark="seed 0> ")
     terminal.type(f"{UP}\r")
-    begins_as_alone("ROMEO:", 0)
+    begins_as_alone("ROMEO:", 0, next_mark="seed 1> ")
     # At the mark Ctrl-C discards the line.
-    terminal.until("seed 1> ")
-    terminal.type(f"JULIET{CTRL_C}")
-    terminal.until("\nseed 1> ")
+    terminal.type("JULIET")
+    terminal.until("JULIET")
+    terminal.interrupt("\nseed 1> ")
     terminal.type("KING\r")
-    begins_as_alone("KING", 1)
-    terminal.until("seed 2> ")
+    begins_as_alone("KING", 1, next_mark="seed 2> ")
     terminal.type(CTRL_D)
     assert terminal.end() == (0, "\n")
 
@@ -73,8 +71,9 @@ def test_a_session_without_an_editor_of_lines(run, where, tmp_path):
         assert output.read_text() == text and text not in shown
     else:
         assert text in shown
-    terminal.type(f"lost{CTRL_C}")
-    terminal.until("\nseed 1> ")
+    terminal.type("lost")
+    terminal.until("lost")
+    terminal.interrupt("\nseed 1> ")
     terminal.process.send_signal(signal.SIGTERM)
     code, shown = terminal.end()
     assert (code, shown.strip()) == (128 + signal.SIGTERM, "terminated")
