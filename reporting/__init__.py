@@ -6,6 +6,7 @@
     charts.py   Vega-Lite specs, made with Altair
     staircase.py                     the loss of each stage of a ladder as a step
     sweeps.py   the runs of a sweep: the best one, its command, findings as sentences
+    effects.py                       effect of one number at each setting of the others
     comparison.py                    tested differences as sentences, or as a matrix
     statistics.py, sweep_charts.py   intervals, tests and importance; their charts
     scaling.py, scaling_charts.py    scaling law of loss over size and tokens; its charts

@@ -103,7 +103,11 @@ class Law:
 
 
 def points(runs: Sequence[Run]) -> Points | None:
-    """Returns the runs as points of a law; None if too few, or if more than their size differs."""
+    """Returns the runs as points of a law; None if too few, or if more than their size differs.
+
+    Seeds of one size with one number of tokens are one point: runs of a few sizes at equal compute,
+    where tokens follow from the size, do not determine a law of both.
+    """
     chosen, rows = [], []
     for run in runs:
         size = number(run.summary.get("num_params_without_embeddings"))
@@ -114,8 +118,9 @@ def points(runs: Sequence[Run]) -> Points | None:
     if len(rows) < MIN_RUNS or len({(_fixed(run), run.vocab_size) for run in chosen}) != 1:
         return None
     found = Points(chosen, *np.array(rows, float).T)
-    counts = (len(np.unique(x)) for x in (found.parameters, found.tokens.round(-4)))
-    return None if min(counts) < MIN_VALUES else found
+    places = np.unique(np.stack([found.parameters, found.tokens.round(-4)]), axis=1)
+    counts = (len(np.unique(x)) for x in places)
+    return None if places.shape[1] < MIN_RUNS or min(counts) < MIN_VALUES else found
 
 
 def _fixed(run: Run) -> tuple[tuple[str, str], ...]:

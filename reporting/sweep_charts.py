@@ -9,8 +9,9 @@ import altair as alt
 
 from reporting import frontier_charts, scaling_charts, statistics, vocabulary_charts
 from reporting.charts import COLORS, TICKS, Rows, Spec, bar_chart, inline, to_spec
+from reporting.effects import is_grid
 from reporting.groups import SEED, label, text, value
-from reporting.runs import are_numbers, group_by, sanitize
+from reporting.runs import are_numbers, sanitize
 from reporting.sweeps import Sweep
 
 # From good to bad, on a light and on a dark page.
@@ -35,7 +36,7 @@ def charts(sweep: Sweep) -> dict[str, Spec]:
     if len({run.vocab_size for run in sweep.finished} - {None}) > 2:
         specs |= vocabulary_charts.charts(sweep.finished)
     groups = sweep.best_settings()
-    if len(groups) > 1 and not sweep.scaling_law:
+    if len(groups) > 1 and not sweep.scaling_law and not sweep.effects:
         what = "Experiments" if sweep.compares_experiments else "Models"
         heading = f"{what} compared: mean over seeds, 95 % confidence interval"
         specs[heading] = comparison(sweep, groups)
@@ -48,26 +49,16 @@ def charts(sweep: Sweep) -> dict[str, Spec]:
     for name in names:
         heading = f"{sweep.metric} against {label(name)}"
         others = [other for other in names if other != name]
-        if len(others) in (1, 2) and is_grid(sweep, name, others):
+        if others and is_grid(sweep.finished, name, others) and fit_colors(sweep, others):
             specs[f"{heading}, a line for each {label(others[0])}"] = lines(sweep, name, *others)
         else:
             specs[f"{heading}: runs, and mean with range over seeds"] = scatter(sweep, name)
     return specs
 
 
-def is_grid(sweep: Sweep, name: str, others: Sequence[str]) -> bool:
-    """Returns True if a numeric parameter has three values or more at each setting of `others`.
-
-    A run that diverged may be missing: it leaves a gap in a line.
-    """
-    counts = [len({text(run, other) for run in sweep.finished}) for other in others]
-    at = group_by(sweep.finished, lambda run: tuple(text(run, other) for other in others))
-    return (
-        are_numbers(run.swept.get(name) for run in sweep.finished)
-        and len(at) == math.prod(counts)
-        and max(counts) <= len(COLORS)
-        and all(len({text(run, name) for run in runs}) > 2 for runs in at.values())
-    )
+def fit_colors(sweep: Sweep, names: Sequence[str]) -> bool:
+    """Returns True if there is a color for each value of each of the parameters."""
+    return all(len({text(run, name) for run in sweep.finished}) <= len(COLORS) for name in names)
 
 
 def lines(sweep: Sweep, name: str, other: str, third: str = "") -> Spec:

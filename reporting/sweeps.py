@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import run_folder
-from reporting import comparison, frontier, rows, scaling, statistics
+from reporting import comparison, effects, frontier, rows, scaling, statistics
 from reporting.groups import SEED, text, value
 from reporting.runs import Run, group_by, sanitize
 
@@ -85,6 +85,14 @@ class Sweep:
             return []
         return frontier.frontiers(self.finished)
 
+    @cached_property
+    def effects(self) -> list[effects.Effect]:
+        """What one number does, where a grid asks for that; empty for a law or a frontier."""
+        if self.scaling_law or self.frontiers:
+            return []
+        names = [name for name in self.varying if name != SEED]
+        return effects.find(self.finished, names, self.value)
+
     @property
     def compares_experiments(self) -> bool:
         """True if all runs train one model, from several experiment files or presets."""
@@ -113,8 +121,8 @@ class Sweep:
 
     @cached_property
     def differences(self) -> list[statistics.Difference]:
-        """The tested differences between `best_settings`; empty for a law or a frontier."""
-        if self.scaling_law or self.frontiers:
+        """The tested differences between `best_settings`; empty where something else is asked."""
+        if self.scaling_law or self.frontiers or self.effects:
             return []
         groups = self.best_settings()
         baseline = comparison.baseline(groups) if self.compares_experiments else ""
@@ -219,12 +227,16 @@ def counts(sweep: Sweep) -> str:
 def statements(sweep: Sweep) -> list[str]:
     """Describes the tested differences between models or experiments, a sentence each.
 
-    Of a sweep over sizes, describes the scaling law instead; over budgets, the frontier.
+    Of a sweep over sizes, describes the scaling law instead; over budgets, the frontier; over one
+    number, its effect.
     """
     if sweep.scaling_law:
         return scaling.statements(*sweep.scaling_law)
     if sweep.frontiers:
         return frontier.statements(sweep.frontiers)
+    if sweep.effects:
+        found = effects.statements(sweep.effects, sweep.metric, sweep.goal)
+        return [compute(sweep), *found]
     groups = sweep.best_settings()
     if len(groups) < 2:
         return []

@@ -183,6 +183,7 @@ def test_the_page_holds_the_charts():
         [replace(run, summary={}) for run in ladder(range(1, 6))],
         [*ladder([1, 2, 3]), *changed(ladder([4]), **{"model.activation": "swiglu"})],
         [*ladder([1, 2, 3]), *changed(ladder([4]), **{"optimizer.name": "lion"})],
+        3 * [run for place, run in enumerate(ladder([1, 2, 3, 4])) if place % 5 == 0],
     ],
     ids=[
         "few runs",
@@ -192,6 +193,7 @@ def test_the_page_holds_the_charts():
         "sizes unknown",
         "two models",
         "two optimizers",
+        "three seeds at one number of tokens for each size",
     ],
 )
 def test_too_little_for_a_law(runs):

@@ -391,6 +391,67 @@ def test_each_stage_is_compared_at_its_best_setting(tmp_path):
     assert "best mean" in sweeps.statements(sweep)[1]
 
 
+def grid(seeds=3):
+    """Returns points of two models at four numbers of heads, whose losses fall by known steps."""
+    rng = np.random.default_rng(0)
+    losses = {"multi_head_attention": (2.3, 2.1, 2.0, 1.9), "transformer_decoder": (2.1, 1.9, 1.9)}
+    return [
+        {
+            "config": f"experiments/{name}.py",
+            "config.model.num_heads": 2**place,
+            "config.seed": seed,
+            "value": loss + rng.normal(0, 0.001),
+        }
+        for seed in range(seeds)
+        for name, of_model in losses.items()
+        for place, loss in enumerate(of_model)
+    ]
+
+
+def test_a_grid_over_one_number_says_what_it_does_in_each_model(tmp_path):
+    """And does not compare the models: that is not what it asks."""
+    sweep = found(write_sweep(tmp_path / "s", grid()))
+    _, heads, decoder, legend = sweeps.statements(sweep)
+    assert heads == (
+        "multi_head_attention: val/loss is lowest at model.num_heads=8, 1.900. "
+        "From one value to the next: 1 to 2 -0.200*, 2 to 4 -0.100*, 4 to 8 -0.100*."
+    )
+    assert re.fullmatch(
+        r"transformer_decoder: val/loss is lowest at model.num_heads=[24], 1\.\d{3}. From one value "
+        r"to the next: 1 to 2 -0.200\*, 2 to 4 [+-]0.00\d\.",
+        decoder,
+    )
+    assert legend == (
+        "An asterisk marks a statistically significant step (Welch's t-test, Holm-corrected)."
+    )
+    assert not sweep.differences
+    assert not any("compared" in heading for heading in sweep_charts.charts(sweep))
+    for effect in sweep.effects:
+        assert all(len(values) == 3 for values in effect.values.values())
+
+
+def test_steps_of_all_effects_are_corrected_together(tmp_path):
+    sweep = found(write_sweep(tmp_path / "s", grid()))
+    p_values = [
+        scipy.stats.ttest_ind(later, one, equal_var=False).pvalue
+        for effect in sweep.effects
+        for one, later in pairwise(effect.values.values())
+    ]
+    shown = re.findall(r" to \d \S+?(\*?)[,.](?: |$)", " ".join(sweeps.statements(sweep)))
+    assert [mark == "*" for mark in shown] == statistics.holm(p_values)
+
+
+def test_a_number_alone_and_one_seed(tmp_path):
+    points = [{"config.model.num_layers": n, "value": 2 - n / 10} for n in (1, 3, 2)]
+    metric = {"name": "val/loss", "goal": "maximize"}
+    _, sentence, seeds = sweeps.statements(found(write_sweep(tmp_path / "s", points, metric)))
+    assert sentence == (
+        "val/loss is highest at model.num_layers=1, 1.900. "
+        "From one value to the next: 1 to 2 -0.100, 2 to 3 -0.100."
+    )
+    assert seeds.startswith("One seed allows no test")
+
+
 def test_importance_finds_the_parameter_that_matters_and_ignores_the_seed(tmp_path):
     rng = np.random.default_rng(0)
     points = [
