@@ -3,7 +3,7 @@
 Along each axis one number doubles and all else stays: the context at a fixed number of tokens in an
 update, the width, the vocabulary, the text that is read. Both sides train GPT-2 in float32, PyTorch
 eagerly, and take turns. A slope is the exponent of a power law through the last three sizes: 1 is
-linear. Rows are written as they are measured; the figure is docs/figures/growth.svg.
+linear. Rows are written as they are measured; the figure is beside the file.
 """
 
 from runtime import process
@@ -29,40 +29,41 @@ from benchmarks import checks, measure, results, rounds, workloads
 from input_pipeline import sources
 from runtime import errors
 
-SMOKE = flags.DEFINE_bool("smoke", False, "Measure the two smallest sizes alone, to test this.")
-OUTPUT = flags.DEFINE_string("output", "benchmarks/growth.json", "File to write.")
-FIGURE = Path("docs/figures/growth.svg")
-
 MIB = 2**20
 TOKENS = 2048  # Of an update, along the axis of contexts.
 SIZES: dict[str, Sequence[int]] = {
     "context": (64, 128, 256, 512, 1024, 2048),
     "width": (64, 128, 256, 512),
     "vocabulary": (65, 256, 1024, 4096, 50257),
-    "text, MiB": (1, 4, 16, 64, 256, 1024),
+    "text": (1, 4, 16, 64, 256, 1024),
 }
+LABELS = {"context": "context, tokens", "vocabulary": "vocabulary, tokens", "text": "text, MiB"}
 TOKENIZERS = {65: "char", 256: "byte", 50257: "gpt2"}
 # A list of Python's integers takes 8 bytes a character and more: 1 GiB of text would not fit.
 MOST_MIB_FOR_PEER = 64
-TURNS = measure.Turns(rounds=5, min_seconds=0.5)
+TURNS, SMOKE_TURNS = measure.Turns(5, 0.5), measure.Turns(1, 0.01)
 SIDES = ("ours", "peer")
+
+AXES = flags.DEFINE_list("axes", list(SIZES), "What grows.")
+SMOKE = flags.DEFINE_bool("smoke", False, "Measure the two smallest sizes briefly, to test this.")
+OUTPUT = flags.DEFINE_string("output", "benchmarks/growth.json", "File to write.")
 
 
 def main() -> None:
     """Measures each size of each axis, writes the file, draws it, and prints the slopes."""
+    checks.check_choices("axes", AXES.value, SIZES)
     checks.check_output(OUTPUT.value)
     rows: list[measure.Row] = []
-    for axis, sizes in SIZES.items():
-        for size in sizes[:2] if SMOKE.value else sizes:
-            row = read_text(size) if axis.startswith("text") else train(config_of(axis, size))
+    for axis in AXES.value:
+        for size in SIZES[axis][:2] if SMOKE.value else SIZES[axis]:
+            row = read_text(size) if axis == "text" else train(config_of(axis, size))
             rows.append({"axis": axis, "size": size, **row})
             content = {"machine": results.host(), "rows": rows, "slopes": [*slopes(rows)]}
             run_folder.write_json(Path(OUTPUT.value), content)
             print(shown(rows[-1]), flush=True)
     for slope in slopes(rows):
         print(shown(slope))
-    if not SMOKE.value:
-        draw(rows, FIGURE)
+    draw(rows, Path(OUTPUT.value).with_suffix(".svg"))
 
 
 def config_of(axis: str, size: int) -> ConfigDict:
@@ -84,8 +85,9 @@ def config_of(axis: str, size: int) -> ConfigDict:
 def train(config: ConfigDict) -> measure.Row:
     """Returns milliseconds of a training step and peak memory, ours and PyTorch's."""
     job = workloads.prepare(workloads.Workload("training", "gpt2", {}), config)
+    turns = SMOKE_TURNS if SMOKE.value else TURNS
     with measure.two_sides(job, "eager", "float32", os.cpu_count() or 1) as (ours, peer):
-        times = rounds.interleave(ours, peer, **TURNS._asdict())
+        times = rounds.interleave(ours, peer, **turns._asdict())
         return {
             "unit": "ms/step",
             **rounds.compare(*times, scale=1e3),
@@ -164,7 +166,7 @@ def draw(rows: Sequence[measure.Row], path: Path) -> None:
         sizes = altair.Axis(values=list(SIZES[axis]), labelExpr="format(datum.value, 'd')")
         chart = altair.Chart(altair.Data(values=chosen)).mark_line(point=True)
         return chart.encode(
-            altair.X("size:Q", title=axis, scale=scale, axis=sizes),
+            altair.X("size:Q", title=LABELS.get(axis, axis), scale=scale, axis=sizes),
             altair.Y("value:Q", title=what, scale=scale, axis=altair.Axis(tickCount=4)),
             altair.Color("side:N", title=None, legend=altair.Legend(orient="top", labelLimit=400)),
         ).properties(width=240, height=180)
