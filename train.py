@@ -173,14 +173,14 @@ class Run:
             f"stopped at step {step}, which is saved: resume with --config.checkpoint.resume=true"
         )
 
-    def run_to_end(
-        self, state: TrainState, step: int, num_params: dict[str, int], started: float
-    ) -> None:
+    def run_to_end(self, state: TrainState, step: int, started: float) -> None:
         """Trains, then writes the summary, whatever ended the training.
 
         Raises what `train` does, Failed if the last checkpoint was not saved, and OSError if the
         summary was not.
         """
+        total, without_embeddings = models.count_parameters(dict(state.params))
+        num_params = {"num_params": total, "num_params_without_embeddings": without_embeddings}
         status, ending = "failed", {}
         with signals.on_request(self.tracker.note) as stop:
             try:
@@ -230,7 +230,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, chosen: Container[str]
     setup = set_up(config, data)
     run_start.check_text(setup.data, workdir)
     run_start.check_steps(config.train, workdir)
-    memory.check(setup, config.optimizer.name)
+    num_params = memory.check(setup, config.optimizer.name).num_params
     weights = run_start.first_weights(
         config.model.init_from, setup.model, setup.data.tokenizer, workdir
     )
@@ -243,7 +243,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, chosen: Container[str]
             print(f"{workdir}: {finished}")
             return
         try:
-            run_in(config, workdir, setup, checkpoints, weights, started)
+            run_in(config, workdir, setup, checkpoints, weights, num_params, started)
         except OSError as error:
             raise Failed(
                 f"{workdir} can't be written ({error}); what is saved is kept: make room and "
@@ -257,32 +257,37 @@ def run_in(
     setup: Setup,
     checkpoints: Checkpoints,
     weights: pretrained.Weights | None,
+    num_params: int,
     started: float,
 ) -> None:
     """Trains in a locked run folder; `started` is when this process began.
 
     Raises OSError if the folder can't be written, and else what `train_and_evaluate` does.
     """
-    state = setup.initial_state(weights and weights.params)
-    total, without_embeddings = models.count_parameters(dict(state.params))
-    num_params = {"num_params": total, "num_params_without_embeddings": without_embeddings}
-    restored = run_start.restore(checkpoints, state, config.train.max_skipped_updates)
-    notes = run_start.write_start(
-        config,
-        workdir,
-        setup.data,
-        prompt=setup.prompt,
-        num_params=total,
-        precision=setup.precision,
-        mesh=setup.mesh,
-        weights_digest=weights and weights.digest,
-        resumed=restored.step > 0,
-    )
-    resumed_from = restored.step or None
-    tracker = open_tracker(config, workdir, num_params=total, resumed_from=resumed_from)
-    checkpoints.note = tracker.note  # Until here, to standard error.
-    for note in notes:
-        tracker.note(note)
+    # A fresh model is created beside the run's first lines, which do not wait for its compilation.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        creating = pool.submit(setup.initial_state, weights and weights.params)
+        restored = None
+        if checkpoints.latest_step() is not None:
+            state = creating.result()
+            restored = run_start.restore(checkpoints, state, config.train.max_skipped_updates)
+        notes = run_start.write_start(
+            config,
+            workdir,
+            setup.data,
+            prompt=setup.prompt,
+            num_params=num_params,
+            precision=setup.precision,
+            mesh=setup.mesh,
+            weights_digest=weights and weights.digest,
+            resumed=restored is not None,
+        )
+        resumed_from = restored and restored.step
+        tracker = open_tracker(config, workdir, num_params=num_params, resumed_from=resumed_from)
+        checkpoints.note = tracker.note  # Until here, to standard error.
+        for note in notes:
+            tracker.note(note)
+        restored = restored or run_start.fresh(creating.result())
     due = Due(
         config.train.num_steps,
         log=config.train.log_every_steps,
@@ -302,4 +307,4 @@ def run_in(
     run = Run(
         setup, due, progress, early_stopping, checkpoints, tracker, workdir, log_model, newest
     )
-    run.run_to_end(restored.state, restored.step, num_params, started)
+    run.run_to_end(restored.state, restored.step, started)
