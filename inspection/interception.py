@@ -5,7 +5,7 @@ implementations run, whose attention weights pass through a sub-module `weights`
 (models/layers/attention.py), so that they are read and replaced like any other activation.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -40,21 +40,15 @@ class Attention(NamedTuple):
         """The path of its weights, [B, H, T, S]; without the axis H if it has none."""
         return self.path + WEIGHTS
 
-    def edits(self, edit: Edit) -> dict[str, Edits]:
-        """Returns the options of `run` that edit the heads' outputs [B, T, H, K]."""
+    @property
+    def heads_path(self) -> str:
+        """The path of the module whose input, or without a projection output, is the heads'."""
+        return f"{self.path}/out" if self.has_projection else self.path
 
-        def edit_heads(x_BTD: jax.Array) -> jax.Array:
-            return edit(self.split(x_BTD)).reshape(x_BTD.shape)
-
-        if self.has_projection:
-            return {"inputs": {f"{self.path}/out": edit_heads}}
-        return {"outputs": {self.path: edit_heads}}
-
-    def heads(self, activations: Activations) -> jax.Array:
+    def heads(self, seen: Activations) -> jax.Array:
         """Returns the heads' outputs, [B, T, H, K]."""
-        if self.has_projection:
-            return self.split(activations.inputs[f"{self.path}/out"])
-        return self.split(activations.outputs[self.path])
+        values = seen.inputs if self.has_projection else seen.outputs
+        return self.split(values[self.heads_path])
 
     def split(self, x_BTD: jax.Array) -> jax.Array:
         """Returns [B, T, D] as [B, T, H, K]."""
@@ -96,6 +90,21 @@ def run(
     if missing := {**edits[0], **edits[1]}:
         raise KeyError(f"no sub-module {', '.join(missing)}")
     return seen._replace(logits=logits_BTV)
+
+
+def head_edits(
+    found: Sequence[Attention], edit: Callable[[int, jax.Array], jax.Array]
+) -> dict[str, Edits]:
+    """Returns the options of `run` that edit the heads' outputs [B, T, H, K] of attention i."""
+
+    def edit_heads(i: int, x_BTD: jax.Array) -> jax.Array:
+        return edit(i, found[i].split(x_BTD)).reshape(x_BTD.shape)
+
+    edits: dict[str, dict[str, Edit]] = {"inputs": {}, "outputs": {}}
+    for i, attention in enumerate(found):
+        where = "inputs" if attention.has_projection else "outputs"
+        edits[where][attention.heads_path] = partial(edit_heads, i)
+    return dict(edits)
 
 
 def shapes(model: nn.Module, params: Any) -> Activations:

@@ -97,7 +97,9 @@ def test_a_head_switched_off_equals_its_kernel_rows_zeroed(name):
 
     @jax.jit
     def logits(params, switches_H):
-        edit = attention.edits(lambda y_BTHK: y_BTHK * switches_H[None, None, :, None])
+        edit = interception.head_edits(
+            [attention], lambda _, y_BTHK: y_BTHK * switches_H[None, None, :, None]
+        )
         return interception.run(model, params, TOKENS_BT, **edit).logits
 
     def zeroed(path, leaf):
