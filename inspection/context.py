@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from inference import metrics
+from inspection import windows
 from runtime import programs
 
 NUM_TARGETS = 2048
@@ -42,8 +43,8 @@ def measure(model: nn.Module, params: Any, tokens: np.ndarray, context_length: i
     return {
         "num_targets": len(targets),
         "lengths": lengths,
-        **mean_and_error("loss", nats_CN),
-        **mean_and_error("difference", nats_CN - nats_CN[-1]),
+        **windows.mean_and_error("loss", nats_CN),
+        **windows.mean_and_error("difference", nats_CN - nats_CN[-1]),
     }
 
 
@@ -62,10 +63,10 @@ def nats_with(
     model: nn.Module, params: Any, tokens: np.ndarray, targets: np.ndarray, length: int
 ) -> np.ndarray:
     """Returns the nats of each target after the `length` tokens before it."""
-    windows = tokens[targets[:, None] + np.arange(-length, 1)].astype(np.int32)
+    texts = tokens[targets[:, None] + np.arange(-length, 1)].astype(np.int32)
     num_batches = -(-len(targets) * length // TOKENS_PER_BATCH)
     size = -(-len(targets) // num_batches)
-    padded = np.resize(windows, (num_batches, size, length + 1))
+    padded = np.resize(texts, (num_batches, size, length + 1))
     args = (params, padded)
     nats = programs.for_model(nats_of_last, (model,), args)(*args)
     return np.asarray(nats, np.float64).ravel()[: len(targets)]
@@ -83,13 +84,8 @@ def by_position(nats: np.ndarray, context_length: int) -> list[dict]:
     for before, last in zip([0, *lasts], lasts, strict=False):
         # Neighbours in a window depend on each other: a window is one observation.
         of_windows = nats_WT[:, before:last].mean(axis=1, keepdims=True).T
-        part = {name: values[0] for name, values in mean_and_error("loss", of_windows).items()}
+        part = {
+            name: values[0] for name, values in windows.mean_and_error("loss", of_windows).items()
+        }
         parts.append({"first": before + 1, "last": last, **part})
     return parts
-
-
-def mean_and_error(name: str, values_CN: np.ndarray) -> dict[str, list[float]]:
-    """Returns the mean of each row and its standard error."""
-    deviations = values_CN.std(axis=1, ddof=1) if values_CN.shape[1] > 1 else np.nan
-    errors = np.broadcast_to(deviations / values_CN.shape[1] ** 0.5, len(values_CN))
-    return {name: values_CN.mean(axis=1).tolist(), f"{name}_error": errors.tolist()}

@@ -14,12 +14,9 @@ import numpy as np
 from flax import linen as nn
 
 from inference import metrics
-from inspection import context, interception
+from inspection import interception, windows
 from runtime import programs
 
-NUM_WINDOWS = 64
-# Of the windows that weights are measured on; memory and time grow with the square.
-MAX_LENGTH = 256
 # Tokens of the text whose weights are shown.
 MAX_SHOWN = 64
 MASSES = ("previous", "same", "induction")
@@ -124,40 +121,33 @@ def measure(model: nn.Module, params: Any, tokens: np.ndarray, context_length: i
     found = interception.attentions(model, params)
     if not found:
         return None
-    T = min(context_length, MAX_LENGTH)
-    windows = tokens[windows_of(len(tokens), T)].astype(np.int32)
-    args = (params, windows[:, :-1], repeated(tokens, windows[:, :-1].shape))
+    texts = windows.spread(tokens, context_length)
+    num, T = texts[:, 1:].shape
+    args = (params, texts[:, :-1], repeated(tokens, (num, T)))
     summed = programs.for_model(scores_of_windows, (model,), args)(*args)
-    totals = Scores(*(np.asarray(leaf, np.float64) for leaf in summed))
+    totals = jax.tree.map(partial(np.asarray, dtype=np.float64), summed)
     masses_MLH = totals.masses_MLH / totals.queries_M[:, None, None]
     chances_M = totals.uniform_M / totals.queries_M
     shape = len(found), found[0].num_heads
-    cost = ablations(model, params, windows, shape)
+    cost = ablations(model, params, texts, shape)
     rows = [
         {
             "layer": layer + 1,
             "head": head + 1,
             **dict(zip(MASSES, masses_MLH[:, layer, head].tolist(), strict=True)),
-            "entropy": float(totals.entropy_LH[layer, head] / len(windows)),
-            "spectrum": (totals.spectrum_LHD[layer, head] / len(windows)).round(4).tolist(),
+            "entropy": float(totals.entropy_LH[layer, head] / num),
+            "spectrum": (totals.spectrum_LHD[layer, head] / num).round(4).tolist(),
             **{name: values[layer * shape[1] + head] for name, values in cost.items()},
         }
         for layer, head in np.ndindex(shape)
     ]
     return {
-        "num_windows": len(windows),
+        "num_windows": num,
         "length": T,
         "chance": dict(zip(MASSES, chances_M.tolist(), strict=True)),
         "uniform_entropy": float(np.log(np.arange(1, T + 1)).mean()),
         "heads": rows,
     }
-
-
-def windows_of(num_tokens: int, length: int) -> np.ndarray:
-    """Returns the indices of at most NUM_WINDOWS windows of length + 1, spread over a text."""
-    num = max(1, min(NUM_WINDOWS, num_tokens // length))
-    firsts = np.linspace(0, num_tokens - length - 1, num).astype(int)
-    return firsts[:, None] + np.arange(length + 1)
 
 
 def repeated(tokens: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -169,15 +159,15 @@ def repeated(tokens: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def ablations(
-    model: nn.Module, params: Any, windows: np.ndarray, shape: tuple[int, int]
-) -> dict[str, list[float]]:
+    model: nn.Module, params: Any, texts: np.ndarray, shape: tuple[int, int]
+) -> dict[str, list[float | None]]:
     """Returns by how much the loss rises without each head, and the paired standard error."""
     num = shape[0] * shape[1]
     # The first setting has all heads, each other one all but one.
     switches = 1 - np.eye(num + 1, dtype=np.float32)[:, 1:]
-    args = (params, windows, switches.reshape(-1, *shape))
+    args = (params, texts, switches.reshape(-1, *shape))
     nats = np.asarray(programs.for_model(nats_without, (model,), args)(*args), np.float64)
-    return context.mean_and_error("cost", nats[1:] - nats[:1])
+    return windows.mean_and_error("cost", nats[1:] - nats[:1])
 
 
 @partial(jax.jit, static_argnames="model")

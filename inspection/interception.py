@@ -113,6 +113,19 @@ def shapes(model: nn.Module, params: Any) -> Activations:
     return jax.eval_shape(partial(run, model), params, token_11)
 
 
+def module(model: nn.Module, params: Any, path: str) -> nn.Module:
+    """Returns a sub-module with its sizes; it is not bound to parameters."""
+    found = {}
+
+    def intercept(call, args, kwargs, context):
+        found["/".join(context.module.path)] = context.module
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(intercept):
+        shapes(model, params)
+    return found[path]
+
+
 def attentions(model: nn.Module, params: Any) -> list[Attention]:
     """Returns a model's attention modules, first to last: those that have weights."""
     seen = shapes(model, params)

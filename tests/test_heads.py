@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from inspection import heads
+from inspection import heads, windows
 from tests import circuits
 from tests.circuits import T, V
 
@@ -82,8 +82,8 @@ def test_a_head_costs_what_its_mean_costs():
     kernel = jnp.zeros((V + T, V + T)).at[:V, :V].set(jnp.eye(V))
     params["attention"]["value"]["kernel"] = kernel
     params["logits"]["kernel"] = jax.random.normal(jax.random.key(0), (V + T, V))
-    windows = TEXT[heads.windows_of(len(TEXT), T)]
-    inputs, targets = windows[:, :-1], windows[:, 1:]
+    texts = windows.spread(TEXT, T)
+    inputs, targets = texts[:, :-1], texts[:, 1:]
     before = np.concatenate([inputs[:, :1], inputs[:, :-1]], axis=1)
     logits_of = np.asarray(params["logits"]["kernel"])[before]
     mean = np.broadcast_to(logits_of.mean((0, 1)), logits_of.shape)
