@@ -22,12 +22,19 @@ def one_layer(**kernels: np.ndarray):
     return model, params
 
 
-def previous_token():
-    """A head that attends to the token before the query."""
+def previous_token(distance: int = 1):
+    """A head that attends to the token before the query, or to one further back."""
     D = V + T
     query = np.zeros((D, D))
-    query[V + 1 :, V:-1] = SHARP * np.eye(T - 1)
+    query[V:, V:] = SHARP * np.eye(T, k=-distance)
     return one_layer(query=query, key=np.eye(D))
+
+
+def copies(model, params):
+    """Those with the token that the head attends to as the next one, 5 nats ahead of others."""
+    params["attention"]["value"]["kernel"] = jnp.eye(V + T)
+    params["logits"]["kernel"] = 5 * jnp.eye(V + T, V)
+    return model, params
 
 
 def same_token():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from inspection import interception, layers
+from tests import circuits
 from tests.stages import ATTENTIVE, CHANGED, TINY, T, V, init
 
 ALL = TINY | CHANGED
@@ -89,3 +90,45 @@ def test_patching(name):
         np.testing.assert_allclose(found[-1], expected[0], atol=1e-5)
     of_itself = layers.patched(model, params, clean, clean, *switches)
     np.testing.assert_allclose(of_itself, jnp.broadcast_to(expected[:1], (num, V)), atol=1e-5)
+
+
+def test_a_pair_differs_where_a_known_head_looks():
+    """A head copies the token before the last: of a text of period 3, the next one."""
+    model, params = circuits.copies(*circuits.previous_token(distance=2))
+    text = np.concatenate([np.tile([3 * i, 3 * i + 1, 3 * i + 2], 40) for i in range(8)])
+    pair = layers.choose_pair(model, params, text, 16)
+    assert list(np.flatnonzero(pair.clean != pair.other)) == [13]
+    assert pair.target == pair.clean[13]
+    found = layers.measure_patches(model, params, pair)
+    right = 5 - np.log(np.exp(5) + circuits.V - 1)
+    assert found["clean"] == pytest.approx(right, rel=1e-4)
+    assert found["other"] == pytest.approx(right - 5, rel=1e-4)
+    assert np.shape(found["stream"]) == (1, 16)
+    restored = np.array(found["stream"][0]) - found["other"]
+    assert restored == pytest.approx([0] * 13 + [5, 0, 0], abs=1e-3)
+    assert found["heads"] == [[pytest.approx(right, abs=1e-3)]]
+
+
+def test_measured_points_and_parts_are_those_of_the_model():
+    model, params = TINY["gpt2"], init("gpt2", 3.0)
+    text = np.random.default_rng(3).integers(0, V, 61)
+    texts = text[np.arange(0, 60, 5)[:, None] + np.arange(T + 1)]
+    logits = np.asarray(logits_of(model, params, texts[:, :-1]), np.float64)
+    right = np.take_along_axis(logits, texts[:, 1:, None], -1)[..., 0]
+    logs = right - np.logaddexp.reduce(logits, -1)
+    shown = text[: T + 1]
+    found = layers.measure_lens(model, params, text, T, shown)
+    assert found["loss"][-1] == pytest.approx(-logs.mean(), rel=1e-5)
+    assert found["top"][-1] == logits[0].argmax(-1).tolist()
+    assert found["p_right"][-1] == pytest.approx(np.exp(logs[0]), abs=1e-3)
+    parts = layers.measure_parts(model, params, text, T, shown)
+    above = right - logits.mean(-1)
+    assert sum(parts["mean"]) == pytest.approx(above.mean(), abs=1e-4)
+    assert np.sum(parts["terms"], axis=0) == pytest.approx(above[0], abs=1e-2)
+    assert len(parts["names"]) == len(parts["mean"]) == len(parts["terms"]) == 2 + 2 * 4 + 1
+
+
+def test_parts_of_a_soft_capped_logit_are_left_out():
+    model, params = CHANGED["soft_cap"], init("soft_cap", 30.0)
+    text = np.random.default_rng(3).integers(0, V, 61)
+    assert layers.measure_parts(model, params, text, T, text[: T + 1]) is None
