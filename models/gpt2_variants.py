@@ -13,7 +13,15 @@ from flax import linen as nn
 
 from models.gpt2 import GPT2, TiedEmbed, init
 from models.gpt2_parts import ACTIVATIONS, NORMS, MakeModule, PairEmbed, VariantMlp
-from models.layers import Dense, Dropout, KeyValueCache, Position, in_query_blocks, reference
+from models.layers import (
+    Dense,
+    Dropout,
+    KeyValueCache,
+    Position,
+    expose,
+    in_query_blocks,
+    reference,
+)
 from models.positions import alibi_penalties, alibi_slopes, apply_rope
 from models.self_attention import causal_attention, causal_scores
 
@@ -39,7 +47,7 @@ def variant_attention(
     scores_BHTS = causal_scores(query, key, start)
     if slopes_H is not None:
         scores_BHTS -= alibi_penalties(slopes_H, start, *scores_BHTS.shape[2:])[None]
-    weights_BHTS = jax.nn.softmax(scores_BHTS)
+    weights_BHTS = expose(jax.nn.softmax(scores_BHTS))
     if drop:
         weights_BHTS = drop(weights_BHTS, deterministic=False)
     return jnp.einsum("BHTS,BSHK->BTHK", weights_BHTS, value)

@@ -2,14 +2,15 @@
 
 New here: position embeddings; queries, keys and values; the causal mask; the 1/sqrt(K) scale.
 From models/layers: `Dense`, Flax's linear layer x @ kernel + bias, made faster; `KeyValueCache`,
-for generation; `in_query_blocks`, attention for a block of queries at a time; `Position`, an int.
+for generation; `in_query_blocks`, attention for a block of queries at a time; `expose`, the
+identity, where look_inside.py reads the weights; `Position`, an int.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from models.layers import Dense, KeyValueCache, Position, in_query_blocks
+from models.layers import Dense, KeyValueCache, Position, expose, in_query_blocks
 
 
 def causal_scores(query: jax.Array, key: jax.Array, start: Position) -> jax.Array:
@@ -33,7 +34,7 @@ def causal_attention(
 
     query [B, T, ..., K], key and value [B, S, ..., K]; query t stands at position start + t.
     """
-    weights = jax.nn.softmax(causal_scores(query, key, start))
+    weights = expose(jax.nn.softmax(causal_scores(query, key, start)))
     return jnp.einsum("B...TS,BS...K->BT...K", weights, value)
 
 

@@ -27,6 +27,7 @@ LAYERS = [
     "checkpoints",
     "inference",
     "training",
+    "inspection",
     "reporting",
     "sweep_engine",
     *("train", "harness", "generate", "evaluate", "export", "report", "main", "ladder", "sweeps"),

@@ -9,9 +9,17 @@ reference.py   switch between the optimized and the reference implementations
 target.py      device that programs are traced for
 """
 
-from models.layers.attention import in_query_blocks
+from models.layers.attention import expose, in_query_blocks
 from models.layers.cache import KeyValueCache, Position
 from models.layers.dense import Dense, tied_logits
 from models.layers.dropout import Dropout
 
-__all__ = ["Dense", "Dropout", "KeyValueCache", "Position", "in_query_blocks", "tied_logits"]
+__all__ = [
+    "Dense",
+    "Dropout",
+    "KeyValueCache",
+    "Position",
+    "expose",
+    "in_query_blocks",
+    "tied_logits",
+]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from models.layers import cudnn, reference
 
@@ -42,3 +43,18 @@ def in_query_blocks(attention: Callable[..., jax.Array]) -> Callable[..., jax.Ar
         return jnp.concatenate(blocks, axis=1)
 
     return attend
+
+
+class AttentionWeights(nn.Module):
+    """Identity, without parameters, on weights [B, ..., T, S]: where interceptors see them."""
+
+    def __call__(self, weights: jax.Array) -> jax.Array:
+        return weights
+
+
+def expose(weights: jax.Array) -> jax.Array:
+    """Returns `weights`; in the reference implementation, `inspection/` reads and replaces them.
+
+    There they pass through the sub-module `weights` of the attention that calls this.
+    """
+    return AttentionWeights(name="weights")(weights) if reference.is_forced() else weights
