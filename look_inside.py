@@ -65,7 +65,9 @@ def look(run: Run, place: str) -> None:
 
     opened = harness.open_run(run.folder, CHECKPOINT.value)
     splits: dict[str, Any] = opened.splits()
-    held_out = opened.read_text(TEXT.value) if TEXT.value else splits["val"]
+    held_out: Any = splits["val"]
+    if TEXT.value:
+        held_out = opened.read_text(TEXT.value)
     subject = Subject(
         name=run.name,
         model=opened.model,

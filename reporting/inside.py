@@ -20,7 +20,7 @@ SECTIONS: tuple[Callable[[Sequence[Inside]], Section | None], ...] = (
 
 
 class Found(NamedTuple):
-    """What was measured in some runs, by stage; and a line for each that can't be shown."""
+    """Measurements of some runs, by stage; and a line for each that can't be shown."""
 
     insides: list[Inside]
     unread: list[str]
