@@ -5,7 +5,7 @@ and returns a `Section`, or None where nothing is.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import run_folder
 from reporting import charts, inside_account, inside_passage, template
@@ -48,11 +48,6 @@ def sections(insides: Sequence[Inside]) -> list[Section]:
 def render(insides: Sequence[Inside], unread: Sequence[str] = ()) -> str:
     """Returns the page."""
     made = sections(insides)
-    specs = {
-        f"{section.name}-{place}": figure.spec
-        for section in made
-        for place, figure in enumerate(section.figures)
-    }
     scripts = [*template.chart_scripts(), template.read("inside.js")]
     return template.fill(
         "inside.html",
@@ -62,10 +57,17 @@ def render(insides: Sequence[Inside], unread: Sequence[str] = ()) -> str:
         insides=insides,
         unread=[*unread, *(line for section in made for line in section.left_out)],
         sections=made,
-        data={
-            "theme": charts.THEME,
-            "charts": specs,
-            "sections": {section.name: section.data for section in made if section.data},
-            "names": [inside.name for inside in insides],
-        },
+        data={"theme": charts.THEME, **data_of(made)},
     )
+
+
+def data_of(made: Sequence[Section]) -> dict[str, Any]:
+    """Returns what the script inside.js needs of the sections on its page."""
+    return {
+        "figures": {
+            f"{section.name}-{place}": figure.spec
+            for section in made
+            for place, figure in enumerate(section.figures)
+        },
+        "sections": {section.name: section.data for section in made if section.data},
+    }
