@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from inspection import account, context, heads, passage, scores
+from inspection import account, context, heads, passage, scores, yardstick
 from inspection.scores import Scores
 from inspection.subject import Subject, pieces_of
 
@@ -37,6 +37,7 @@ def look_at_heads(subject: Subject, found: Scores) -> dict | None:
 VIEWS: dict[str, View] = {
     "passage": passage.measure,
     "account": account.measure,
+    "yardstick": yardstick.measure,
     "context": look_back,
     "heads": look_at_heads,
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import run_folder
-from reporting import charts, inside_account, inside_passage, template
+from reporting import charts, inside_account, inside_passage, inside_yardstick, template
 from reporting.inside_parts import Inside, Section
 from reporting.runs import Run, sanitize
 from runtime.errors import UserError
@@ -16,6 +16,7 @@ from runtime.errors import UserError
 SECTIONS: tuple[Callable[[Sequence[Inside]], Section | None], ...] = (
     inside_passage.section,
     inside_account.section,
+    inside_yardstick.section,
 )
 
 

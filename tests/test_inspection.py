@@ -5,13 +5,14 @@ import math
 import shutil
 from itertools import pairwise
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 import harness
 import run_folder
-from inspection import account, kinds, scores, subject
+from inspection import account, kinds, ngrams, scores, subject, yardstick
 from reporting import inside, inside_account, inside_passage, runs
 from tests import browser
 from tests.command import assert_refused, run
@@ -174,6 +175,42 @@ def test_a_token_of_several_characters_has_the_kind_of_its_first(folder):
         "letters 4 and later": 4.0,
         "capitals": 8.0,
     }
+
+
+def test_the_distance_from_each_n_gram_by_another_way(folder):
+    """Of a bigram model: its table's rows, and the n-grams' distributions, place by place."""
+    looked, opened = subject_of(folder, "bigram")
+    measured = yardstick.measure(looked, scores.score(looked))
+    C, num = looked.context_length, measured["num_distances"]
+    windows = np.unique(np.linspace(0, len(looked.tokens) // C - 1, num // C).astype(int))
+    chosen = (windows[:, None] * C + np.arange(C)).ravel()
+    assert len(chosen) == num
+    table_VV = np.asarray(opened.params["next_token"]["embedding"], float)
+    p_VV = np.exp(table_VV) / np.exp(table_VV).sum(-1, keepdims=True)
+    p_NV = p_VV[looked.tokens[chosen]]
+    counted = ngrams.NGrams(looked.train, 65)
+    expected = [
+        (p_NV * np.log(p_NV / q_NV)).sum(-1).mean()
+        for q_NV in counted.distributions(looked.tokens, C, chosen)
+    ]
+    np.testing.assert_allclose(measured["distances"], expected, atol=1e-4)
+
+
+def test_a_table_of_log_counts_is_the_bigram(folder):
+    """The closed form: the loss of counts with one added, and no distance from their n-gram."""
+    looked, _ = subject_of(folder, "bigram")
+    counts = np.ones((65, 65))
+    np.add.at(counts, (looked.train[:-1], looked.train[1:]), 1)
+    p_VV = counts / counts.sum(-1, keepdims=True)
+    table = np.log(p_VV).astype(np.float32)
+    params = {"next_token": {"embedding": jnp.asarray(table)}}
+    looked = looked._replace(params=params)
+    found = scores.score(looked)
+    expected = -np.log(p_VV[looked.tokens[:-1], looked.tokens[1:]])
+    np.testing.assert_allclose(found.nats, expected, atol=1e-4)
+    measured = yardstick.measure(looked, found)
+    assert measured["nearest"] == 2 and measured["distances"][1] < 0.01
+    assert measured["as_good_as"] == pytest.approx(2, abs=0.02)
 
 
 def test_runs_with_other_tokens_are_left_out_of_what_compares_characters(folder, tmp_path):
