@@ -52,6 +52,8 @@ INTERVALS = (
     "--config.sample.milestones=true",
     "--config.checkpoint.every_minutes=0.5",
 )
+# For look_inside.py, which shows how the models grew.
+SNAPSHOTS = "--config.checkpoint.snapshots=12"
 METRIC = Metric("val/loss")
 ROOT = Path(__file__).parent
 # Time for a run to save after it is asked to stop.
@@ -98,7 +100,7 @@ def experiment(stage: str, budget: str) -> list[str]:
     if PRESET.value:
         presets.append(PRESET.value.removeprefix(":"))
     config = f"--config=experiments/{stage}.py" + (":" + "+".join(presets) if presets else "")
-    return [config] if PRESET.value else [config, *INTERVALS]
+    return [config, SNAPSHOTS] if PRESET.value else [config, SNAPSHOTS, *INTERVALS]
 
 
 @dataclass

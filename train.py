@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 
 import models
 import run_folder
-from checkpoints import pretrained
-from checkpoints.manager import Checkpoints
+from checkpoints import pretrained, snapshots
+from checkpoints.manager import Checkpoints, Restored
+from checkpoints.snapshots import Snapshots
 from input_pipeline import corpus
 from runtime import signals
 from runtime.errors import Diverged, Failed
@@ -42,6 +43,7 @@ class Run:
     progress: Progress
     early_stopping: EarlyStopping
     checkpoints: Checkpoints
+    snapshots: Snapshots
     tracker: Tracker
     workdir: Path
     log_model: str  # The checkpoint to track: tracking.log_model.
@@ -98,6 +100,8 @@ class Run:
         self.check_scores(state, scores)
         if sample is not None:
             self.tracker.log_sample(step, self.setup.prompt, sample)
+        if self.due.snapshot(step):
+            self.snapshots.save(step, state.params, self.tracker.note)
         if self.due.save(step) or (leaving and step):
             self.save(state, step, scores.get("val/loss"))
         if leaving:
@@ -173,14 +177,14 @@ class Run:
             f"stopped at step {step}, which is saved: resume with --config.checkpoint.resume=true"
         )
 
-    def run_to_end(
-        self, state: TrainState, step: int, num_params: dict[str, int], started: float
-    ) -> None:
+    def run_to_end(self, state: TrainState, step: int, started: float) -> None:
         """Trains, then writes the summary, whatever ended the training.
 
         Raises what `train` does, Failed if the last checkpoint was not saved, and OSError if the
         summary was not.
         """
+        total, without_embeddings = models.count_parameters(dict(state.params))
+        num_params = {"num_params": total, "num_params_without_embeddings": without_embeddings}
         status, ending = "failed", {}
         with signals.on_request(self.tracker.note) as stop:
             try:
@@ -230,7 +234,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, chosen: Container[str]
     setup = set_up(config, data)
     run_start.check_text(setup.data, workdir)
     run_start.check_steps(config.train, workdir)
-    memory.check(setup, config.optimizer.name)
+    num_params = memory.check(setup, config.optimizer.name).num_params
     weights = run_start.first_weights(
         config.model.init_from, setup.model, setup.data.tokenizer, workdir
     )
@@ -243,7 +247,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, chosen: Container[str]
             print(f"{workdir}: {finished}")
             return
         try:
-            run_in(config, workdir, setup, checkpoints, weights, started)
+            run_in(config, workdir, setup, checkpoints, weights, num_params, started)
         except OSError as error:
             raise Failed(
                 f"{workdir} can't be written ({error}); what is saved is kept: make room and "
@@ -257,49 +261,87 @@ def run_in(
     setup: Setup,
     checkpoints: Checkpoints,
     weights: pretrained.Weights | None,
+    num_params: int,
     started: float,
 ) -> None:
     """Trains in a locked run folder; `started` is when this process began.
 
     Raises OSError if the folder can't be written, and else what `train_and_evaluate` does.
     """
-    state = setup.initial_state(weights and weights.params)
-    total, without_embeddings = models.count_parameters(dict(state.params))
-    num_params = {"num_params": total, "num_params_without_embeddings": without_embeddings}
-    restored = run_start.restore(checkpoints, state, config.train.max_skipped_updates)
-    notes = run_start.write_start(
-        config,
+    restored, tracker = begin(config, workdir, setup, checkpoints, weights, num_params)
+    due = due_of(config)
+    tokens_per_step = config.train.batch_size * config.model.context_length
+    progress = Progress(restored.progress, tokens_per_step, setup.peak_flops)
+    early_stopping = EarlyStopping(config.eval, run_folder.read_lines(workdir / run_folder.METRICS))
+    newest = run_start.newest_metrics(workdir)
+    kept = Snapshots(workdir)
+    kept.remove_after(restored.step)
+    log_model = config.tracking.log_model
+    run = Run(
+        setup,
+        due,
+        progress,
+        early_stopping,
+        checkpoints,
+        kept,
+        tracker,
         workdir,
-        setup.data,
-        prompt=setup.prompt,
-        num_params=total,
-        precision=setup.precision,
-        mesh=setup.mesh,
-        weights_digest=weights and weights.digest,
-        resumed=restored.step > 0,
+        log_model,
+        newest,
     )
-    resumed_from = restored.step or None
-    tracker = open_tracker(config, workdir, num_params=total, resumed_from=resumed_from)
-    checkpoints.note = tracker.note  # Until here, to standard error.
-    for note in notes:
-        tracker.note(note)
-    due = Due(
-        config.train.num_steps,
+    run.run_to_end(restored.state, restored.step, started)
+
+
+def begin(
+    config: ConfigDict,
+    workdir: Path,
+    setup: Setup,
+    checkpoints: Checkpoints,
+    weights: pretrained.Weights | None,
+    num_params: int,
+) -> tuple[Restored, Tracker]:
+    """Creates or restores the state, writes the folder's files, and prints the run's first lines.
+
+    Raises OSError if the folder can't be written, UserError if the run can't be resumed.
+    """
+    # A fresh model is created beside the run's first lines, which do not wait for its compilation.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        creating = pool.submit(setup.initial_state, weights and weights.params)
+        restored = None
+        if checkpoints.latest_step() is not None:
+            state = creating.result()
+            restored = run_start.restore(checkpoints, state, config.train.max_skipped_updates)
+        notes = run_start.write_start(
+            config,
+            workdir,
+            setup.data,
+            prompt=setup.prompt,
+            num_params=num_params,
+            precision=setup.precision,
+            mesh=setup.mesh,
+            weights_digest=weights and weights.digest,
+            resumed=restored is not None,
+        )
+        resumed_from = restored and restored.step
+        tracker = open_tracker(config, workdir, num_params=num_params, resumed_from=resumed_from)
+        checkpoints.note = tracker.note  # Until here, to standard error.
+        for note in notes:
+            tracker.note(note)
+        return restored or run_start.fresh(creating.result()), tracker
+
+
+def due_of(config: ConfigDict) -> Due:
+    """Returns what a config asks for at which steps."""
+    num_steps = config.train.num_steps
+    return Due(
+        num_steps,
         log=config.train.log_every_steps,
         norms=config.train.log_norms_every_steps,
         evaluate=config.eval.every_steps,
         sample=config.sample.every_steps if config.sample.num_tokens else None,
         save=config.checkpoint.every_steps,
         save_minutes=config.checkpoint.every_minutes,
-        evaluate_at=milestones(config.train.num_steps) if config.eval.milestones else (),
-        sample_at=milestones(config.train.num_steps) if config.sample.milestones else (),
+        evaluate_at=milestones(num_steps) if config.eval.milestones else (),
+        sample_at=milestones(num_steps) if config.sample.milestones else (),
+        snapshot_at=snapshots.steps_of(num_steps, config.checkpoint.snapshots),
     )
-    tokens_per_step = config.train.batch_size * config.model.context_length
-    progress = Progress(restored.progress, tokens_per_step, setup.peak_flops)
-    early_stopping = EarlyStopping(config.eval, run_folder.read_lines(workdir / run_folder.METRICS))
-    newest = run_start.newest_metrics(workdir)
-    log_model = config.tracking.log_model
-    run = Run(
-        setup, due, progress, early_stopping, checkpoints, tracker, workdir, log_model, newest
-    )
-    run.run_to_end(restored.state, restored.step, num_params, started)

@@ -13,6 +13,8 @@ without the input pipeline, which has rows of its own.
 - `sweep.py`: a sweep against its runs one after another, `make bench-sweep`.
 - `checkpointing.py`: the cost of a save, `make bench-checkpoint`.
 - `speedrun.py`: the speedruns with three seeds, `make speedrun`.
+- `growth.py`: time and memory as context, width, vocabulary and text grow, `make bench-growth`;
+  read_text.py reads the texts.
 - `profile_step.py`: the time of a training step by part of the model.
 - `gpu_check.py`: correctness and speed on one GPU, within minutes. checklist.py runs gpu_parts/,
   each with a time limit (commands.py). gpu_compile.py compiles for a GPU without one

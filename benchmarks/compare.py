@@ -8,6 +8,12 @@ above 1 where ours is faster. All workloads together take hours; each row is wri
 measured.
 """
 
+from runtime import process
+
+if __name__ == "__main__":
+    process.require_packages("torch", ".venv-peers", "peers")
+
+
 from pathlib import Path
 
 from absl import flags
@@ -15,7 +21,7 @@ from rich.console import Console
 
 from benchmarks import checks, results, show, start, workloads
 from benchmarks.measure import Row, Turns, input_pipeline, side_by_side
-from runtime import errors, process
+from runtime import errors
 
 NAMES = flags.DEFINE_list("works", list(workloads.WORKLOADS), "Workloads to measure.")
 SMOKE = flags.DEFINE_bool("smoke", False, "Use the smallest sizes, to test the benchmark.")

@@ -1,7 +1,8 @@
 """Rows of a workload: our times and PyTorch's, measured in turns."""
 
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,15 +31,13 @@ def side_by_side(name: str, config: ConfigDict, turns: Turns) -> Row:
         "evaluation": ("s", 1.0),
         "generation": ("ms/token", 1e3 / config.sample.num_tokens),
     }[workload.kind]
+    job = workloads.prepare(workload, config)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        workloads.prepare(workload, config).save(Path(folder))
+        job.save(Path(folder))
         found = rounds.ask("benchmarks.variants", folder)
-        mode, precision, threads = found["mode"], found["precision"], found["threads"]
-        with (
-            rounds.start("benchmarks.ours", folder) as ours,
-            rounds.start("benchmarks.theirs", folder, mode, precision, str(threads)) as peer,
-        ):
-            times = rounds.interleave(ours, peer, **turns._asdict())
+    mode, precision, threads = found["mode"], found["precision"], found["threads"]
+    with two_sides(job, mode, precision, threads) as (ours, peer):
+        times = rounds.interleave(ours, peer, **turns._asdict())
     return {
         "work": name,
         "kind": workload.kind,
@@ -53,6 +52,20 @@ def side_by_side(name: str, config: ConfigDict, turns: Turns) -> Row:
         },
         "peak_mib": {"ours": ours.mib, "peer": peer.mib},
     }
+
+
+@contextmanager
+def two_sides(
+    job: rounds.Job, mode: str, precision: str, threads: int
+) -> Iterator[tuple[rounds.Worker, rounds.Worker]]:
+    """Starts both sides on a job, ours and PyTorch's in one variant."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        job.save(Path(folder))
+        with (
+            rounds.start("benchmarks.ours", folder) as ours,
+            rounds.start("benchmarks.theirs", folder, mode, precision, str(threads)) as peer,
+        ):
+            yield ours, peer
 
 
 def input_pipeline(name: str, config: ConfigDict, turns: Turns) -> Row:

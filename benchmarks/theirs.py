@@ -4,6 +4,12 @@
 "torch.compile", PRECISION float32 or bfloat16 (by autocast), DEVICE cpu or cuda.
 """
 
+from runtime import process
+
+if __name__ == "__main__":
+    process.require_packages("torch", ".venv-peers", "peers")
+
+
 import sys
 from collections.abc import Callable
 from functools import partial

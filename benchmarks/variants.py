@@ -4,6 +4,12 @@ Prints it as a line of JSON, with the times of all variants, or the reason why o
 is a process of its own so that the worker's peak memory excludes the other variants.
 """
 
+from runtime import process
+
+if __name__ == "__main__":
+    process.require_packages("torch", ".venv-peers", "peers")
+
+
 import json
 import os
 import shutil

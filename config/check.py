@@ -96,6 +96,7 @@ RANGES = {
     "checkpoint.every_steps": integer(0, STEPS, " (at evaluations only)"),
     "checkpoint.every_minutes": non_negative(" (off)"),
     "checkpoint.keep": integer(1, 10**6),
+    "checkpoint.snapshots": integer(0, 1000, " (none)"),
 }
 # Pairs of keys of which the first must divide the second.
 DIVISORS = (

@@ -159,6 +159,8 @@ def get_config() -> ConfigDict:
     config.checkpoint.every_steps = 0  # Steps between checkpoints, besides one per evaluation.
     config.checkpoint.every_minutes = 10.0  # Longest time between checkpoints; 0: off.
     config.checkpoint.keep = 2  # Newest checkpoints to keep, besides the best by val/loss.
+    # Steps, spaced by ratio, at which the parameters alone are kept, to see how a model came about.
+    config.checkpoint.snapshots = 0
     config.checkpoint.resume = False  # Continues from the newest checkpoint in the workdir.
 
     config.tracking = ConfigDict()

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from reporting.groups import BOOKKEEPING
 from reporting.runs import Run, group_by, number, sanitize
@@ -155,10 +155,17 @@ def settings(run: Run) -> dict[str, str]:
         **{key: value for key, value in config.items() if not key.startswith(BOOKKEEPING)},
     }
     return {
-        sanitize(key): value if value == sanitize(value) else json.dumps(value)
+        sanitize(key): _text(value)
         for key, value in values.items()
         if value is not None and value != ""
     }
+
+
+def _text(value: Any) -> str:
+    """Returns a setting as text: 3e+11 rather than 300000000000.0."""
+    if isinstance(value, float) and float(short := f"{value:g}") == value:
+        return short
+    return value if value == sanitize(value) else json.dumps(value)
 
 
 def differences(runs: Sequence[Run]) -> tuple[dict[str, list[str]], dict[str, str]]:

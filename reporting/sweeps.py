@@ -87,7 +87,7 @@ class Sweep:
 
     @cached_property
     def effects(self) -> list[effects.Effect]:
-        """What one number does, where a grid asks for that; empty for a law or a frontier."""
+        """Effects of one number, where a grid asks for them; empty for a law or a frontier."""
         if self.scaling_law or self.frontiers:
             return []
         names = [name for name in self.varying if name != SEED]

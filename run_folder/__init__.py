@@ -7,6 +7,7 @@
     samples.jsonl      one line a generated text: step, prompt, text
     summary.json       the last and the best metrics, num_params, status
     checkpoints/       see checkpoints/
+    snapshots/         the parameters at a few steps: see checkpoints/snapshots.py
     diverged/          the state and batch of a run that diverged: see training/divergence.py
     wandb/             W&B's own files
     tensorboard/       event files for TensorBoard, if they are asked for
@@ -50,6 +51,7 @@ NORMS = "norms/"  # And this before the names of layers: training/norms.py.
 SAMPLES = "samples.jsonl"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
+SNAPSHOTS = "snapshots"
 SWEEP = "sweep.json"
 WANDB = "wandb.json"
 TENSORBOARD = "tensorboard"

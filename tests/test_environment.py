@@ -118,9 +118,10 @@ def test_without_the_packages_a_module_names_the_environment():
         assert_names_the_environment([sys.executable, "-S", "-m", module], ROOT)
 
 
-def test_the_conversion_of_pickled_weights_names_its_own_environment():
-    """In the environment of this test, which has no PyTorch."""
-    command = [sys.executable, "-m", "benchmarks.import_torch"]
+@pytest.mark.parametrize("module", ["import_torch", "compare", "growth", "theirs", "variants"])
+def test_without_pytorch_a_module_names_its_own_environment(module):
+    """In the environment of this test, which has none."""
+    command = [sys.executable, "-m", f"benchmarks.{module}"]
     assert_names_the_environment(command, ROOT, ".venv-peers")
 
 

@@ -577,6 +577,14 @@ def test_seeds_share_a_color_and_are_compared_by_their_mean(tmp_path):
     assert same["device"] == "cpu" and "device" not in differ
 
 
+def test_numbers_of_settings_are_short_and_exact(tmp_path):
+    shown = {3e11: "3e+11", 0.5: "0.5", 1234567.5: "1234567.5", 0.00123: "0.00123", 12: "12"}
+    for place, number in enumerate(shown):
+        write_run(tmp_path / f"{place}", 5, config={"train.flops": number})
+    differ, _ = rows.differences(runs.read_runs([tmp_path])[0])
+    assert differ["train.flops"] == [*shown.values()]
+
+
 def test_curves_of_seeds_are_their_mean_in_a_band(tmp_path):
     for seed in range(3):
         write_run(tmp_path / f"bigram-{seed}", 1, config={"seed": seed})

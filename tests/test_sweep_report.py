@@ -417,8 +417,8 @@ def test_a_grid_over_one_number_says_what_it_does_in_each_model(tmp_path):
         "From one value to the next: 1 to 2 -0.200*, 2 to 4 -0.100*, 4 to 8 -0.100*."
     )
     assert re.fullmatch(
-        r"transformer_decoder: val/loss is lowest at model.num_heads=[24], 1\.\d{3}. From one value "
-        r"to the next: 1 to 2 -0.200\*, 2 to 4 [+-]0.00\d\.",
+        r"transformer_decoder: val/loss is lowest at model.num_heads=[24], 1\.\d{3}. From one "
+        r"value to the next: 1 to 2 -0.200\*, 2 to 4 [+-]0.00\d\.",
         decoder,
     )
     assert legend == (

@@ -613,7 +613,9 @@ def test_a_tied_head_for_a_gpu_is_the_same_product():
 
     expected = value_and_gradient()
     with target.compiling_for(target.Target("gpu", 9.0)):
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), value_and_gradient(), expected)
+        # Sums of products: those near zero differ by more than their size allows.
+        close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+        jax.tree.map(close, value_and_gradient(), expected)
 
 
 @pytest.mark.slow

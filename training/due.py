@@ -17,7 +17,8 @@ class Due:
 
     Everything is due at the last step, and an evaluation and a sample before the first one. An
     interval of 0 steps adds no other step; `sample` may be None, for no sample at all, and `norms`
-    0, for none at all. Further steps are `evaluate_at` and `sample_at`.
+    0, for none at all. Further steps are `evaluate_at` and `sample_at`; snapshots are due at
+    `snapshot_at` alone.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class Due:
         save_minutes: float = 0.0,
         evaluate_at: Collection[int] = (),
         sample_at: Collection[int] = (),
+        snapshot_at: Collection[int] = (),
     ) -> None:
         self._num_steps = num_steps
         self._log, self._evaluate, self._sample, self._save = log, evaluate, sample, save
         self._norms = norms
         self._evaluate_at, self._sample_at = evaluate_at, sample_at
+        self._snapshot_at = snapshot_at
         self._save_seconds = 60 * save_minutes
         self.saved()
 
@@ -44,12 +47,13 @@ class Due:
         """Returns the first step after `step`, and at most `end`, at which something is due."""
         intervals = self._log, self._norms, self._evaluate, self._sample, self._save
         multiples = ((step // every + 1) * every for every in intervals if every)
-        single = (one for one in (*self._evaluate_at, *self._sample_at) if one > step)
-        return min([end, *multiples, *single])
+        single = (*self._evaluate_at, *self._sample_at, *self._snapshot_at)
+        return min([end, *multiples, *(one for one in single if one > step)])
 
     def at(self, step: int) -> bool:
         """Returns True if anything is due after `step`."""
-        return self.log(step) or self.evaluate(step) or self.sample(step) or self.save(step)
+        asks = self.log, self.evaluate, self.sample, self.save, self.snapshot
+        return any(is_due(step) for is_due in asks)
 
     def log(self, step: int) -> bool:
         """Returns True if the training metrics are due; the fresh model has none."""
@@ -75,6 +79,10 @@ class Due:
             return False
         minutes_are_over = 0 < self._save_seconds <= time.monotonic() - self._saved_at
         return self.evaluate(step) or self._divides(self._save, step) or minutes_are_over
+
+    def snapshot(self, step: int) -> bool:
+        """Returns True if a snapshot is due."""
+        return step in self._snapshot_at
 
     def end_at(self, step: int) -> None:
         """Makes `step` the last one."""

@@ -40,8 +40,11 @@ class Needs(NamedTuple):
         return f"{copied} + {logits} = {gigabytes(self.total)}"
 
 
-def check(setup: Setup, optimizer: str) -> None:
-    """Raises UserError if the run's weights and logits do not fit into the free memory."""
+def check(setup: Setup, optimizer: str) -> Needs:
+    """Returns what the run needs.
+
+    Raises UserError if its weights and logits do not fit into the free memory.
+    """
     device = setup.mesh.devices.flat[0]
     needs, free = needs_of(setup), memory.free_bytes(device)
     if free is not None and needs.total > free:
@@ -50,6 +53,7 @@ def check(setup: Setup, optimizer: str) -> None:
             "choose a smaller model (--config.model), fewer tokens (--config.data.tokenizer), or "
             "smaller batches (--config.train.batch_size, --config.eval.batch_size)"
         )
+    return needs
 
 
 def needs_of(setup: Setup) -> Needs:

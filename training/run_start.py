@@ -206,14 +206,19 @@ def describe_finished(workdir: Path, step: int | None, config: ConfigDict) -> st
     return f"stopped early at step {step} already: {reason}; {more}" if reason else ""
 
 
-def restore(checkpoints: Checkpoints, state: TrainState, max_skipped: int) -> Restored:
-    """Returns the newest checkpoint's state; the fresh `state` if there is no checkpoint.
+def fresh(state: TrainState) -> Restored:
+    """Returns the beginning of a run with a fresh `state`."""
+    return Restored(0, state, progress.fresh())
+
+
+def restore(checkpoints: Checkpoints, state: TrainState, max_skipped: int) -> Restored | None:
+    """Returns the newest checkpoint's state, sharded like `state`; None if there is none.
 
     Raises UserError if the run can't be resumed with this config.
     """
     restored = checkpoints.restore(state)
     if restored is None:
-        return Restored(0, state, progress.fresh())
+        return None
     if (skipped := restored.progress["skipped"]) > max_skipped:
         raise UserError(
             f"--config.train.max_skipped_updates={max_skipped}: expected {skipped} or more, "

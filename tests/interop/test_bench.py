@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import peers, results, rounds, start, variants, workloads
+from benchmarks import growth, peers, results, rounds, start, variants, workloads
 from benchmarks import theirs as theirs_worker
 from experiments import default
 from inference.evaluation import evaluate
@@ -410,6 +410,27 @@ def test_the_benchmark_runs(tmp_path):
 
 
 @pytest.mark.slow
+def test_growth_is_measured_along_its_axes(tmp_path):
+    output = tmp_path / "growth.json"
+    command.run("-m", "benchmarks.growth", "--smoke", "--axes=context,text", f"--output={output}")
+    measured = json.loads(output.read_text())
+    assert [(row["axis"], row["size"]) for row in measured["rows"]] == [
+        ("context", 64),
+        ("context", 128),
+        ("text", 1),
+        ("text", 4),
+    ]
+    for row in measured["rows"]:
+        assert row["ours"] > 0 < row["peer"] and min(row["mib"].values()) > 0
+    assert [slope["axis"] for slope in measured["slopes"]] == ["context", "text"]
+    assert "PyTorch" in output.with_suffix(".svg").read_text()
+
+
+def test_a_slope_is_the_exponent_of_a_power_law():
+    assert growth.exponent({64: 3 * 64**1.5, 128: 3 * 128**1.5, 256: None}) == pytest.approx(1.5)
+    assert growth.exponent({64: 1.0}) is None
+
+
 def test_starts_are_timed_to_the_first_step(tmp_path):
     result = run_smoke(tmp_path / "results.json", "start", "--rounds=1")
     assert result.returncode == 0, result.stderr
