@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from inference import metrics
 from inspection import context, interception, windows
+from inspection.heads import MAX_SHOWN, Decode
 from inspection.interception import Activations
 from runtime import programs
 
@@ -271,6 +272,41 @@ def choose_pair(model: nn.Module, params: Any, tokens: np.ndarray, length: int) 
 # Measurements, as JSON.
 
 
+def measure(
+    model: nn.Module,
+    params: Any,
+    tokens: np.ndarray,
+    context_length: int,
+    decode: Decode,
+    pair: Pair,
+) -> dict | None:
+    """Returns the lens, the parts and the patches of a model; None for one without attention.
+
+    "lens" is None without blocks, "parts" where the head is not linear.
+    """
+    if not interception.attentions(model, params):
+        return None
+    has_blocks = bool(blocks(model, params))
+    shown = tokens[: min(context_length, MAX_SHOWN) + 1]
+    texts = [decode([token]) for token in shown.tolist()]
+    args = (model, params, tokens, context_length, shown)
+    lens = measure_lens(*args) if has_blocks else None
+    if lens:
+        lens["top"] = [[decode([token]) for token in row] for row in lens["top"]]
+    return {
+        "inputs": texts[:-1],
+        "targets": texts[1:],
+        "lens": lens,
+        "parts": measure_parts(*args),
+        "patches": measure_patches(model, params, pair)
+        | {
+            "clean_text": [decode([token]) for token in pair.clean.tolist()],
+            "other_text": [decode([token]) for token in pair.other.tolist()],
+            "target": decode([pair.target]),
+        },
+    }
+
+
 def measure_lens(
     model: nn.Module, params: Any, tokens: np.ndarray, context_length: int, shown: np.ndarray
 ) -> dict:
@@ -345,7 +381,9 @@ def measure_patches(model: nn.Module, params: Any, pair: Pair) -> dict:
     args = (params, pair.clean, pair.other, stream_NPT, heads_NLH)
     logits_NV = np.asarray(programs.for_model(patched, (model,), args)(*args), np.float64)
     logs_N = logits_NV[:, pair.target] - np.logaddexp.reduce(logits_NV, axis=-1)
+    blocks_before = ["embeddings", *(f"block {i}" for i in range(1, P))]
     return {
+        "points": blocks_before,
         "other": logs_N[0],
         "clean": logs_N[-1],
         "stream": logs_N[1 : 1 + P * T].reshape(P, T).round(4).tolist(),

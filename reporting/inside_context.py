@@ -27,7 +27,7 @@ def chart(runs: Mapping[str, Mapping[str, Any]], colors: Mapping[str, str]) -> S
             parts.append({"run": name, "tokens": middle, "where": where, "loss": part["loss"]})
     x = alt.X("tokens:Q", title="Tokens that the model sees", scale=alt.Scale(type="log", base=2))
     y = alt.Y("loss:Q", title="Loss, nats per token", scale=alt.Scale(zero=False))
-    legend = alt.Legend(title=None, orient="top", columns=2, labelLimit=240)
+    legend = alt.Legend(title=None, orient="top", columns=2, labelLimit=240, symbolOpacity=1)
     shapes = [SHAPES[i % len(SHAPES)] for i in range(len(runs))]
     color = alt.Color("run:N", legend=legend).scale(domain=[*runs], range=[colors[x] for x in runs])
     shape = alt.Shape("run:N", legend=legend).scale(domain=[*runs], range=shapes)

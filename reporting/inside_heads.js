@@ -4,6 +4,7 @@
 if (data.heads) {
   const text = document.getElementById("heads-text");
   const table = document.createElement("table");
+  table.className = "strips";
   document.getElementById("heads-weights").replaceChildren(table);
   let run, characters, chosen;
 
@@ -27,8 +28,8 @@ if (data.heads) {
     for (const { bytes, cells, most } of run.heads) {
       const weights = row(bytes, t);
       cells.forEach((cell, place) => {
-        cell.style.setProperty("--weight", (weights[place] ?? 0) / 255);
-        cell.classList.toggle("query", place === t);
+        cell.style.setProperty("--shade", (weights[place] ?? 0) / 255);
+        cell.classList.toggle("marked", place === t);
         cell.classList.toggle("later", place > t);
       });
       const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 3);
@@ -54,13 +55,13 @@ if (data.heads) {
       layer.forEach((encoded, h) => {
         const bytes = Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0));
         const cells = tokens.map((token) => element("span", "weight", visible(token)));
-        const most = element("td", "most");
+        const most = element("div", "most");
         const strip = element("td", "strip");
-        strip.append(...cells);
+        strip.append(...cells, most);
         const line = table.insertRow();
         const heading = element("th", "", `${l + 1}.${h + 1}`);
         heading.scope = "row";
-        line.append(heading, strip, most);
+        line.append(heading, strip);
         run.heads.push({ bytes, cells, most });
       });
     });

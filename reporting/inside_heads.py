@@ -33,9 +33,7 @@ def spectrum(runs: Mapping[str, Mapping[str, Any]]) -> Spec:
         for distance, weight in enumerate(head["spectrum"][: MAX_DISTANCE + 1])
     ]
     names = list(dict.fromkeys(row["head"] for row in rows))
-    x = alt.X(
-        "distance:O", title="Tokens back from the query; 0: itself", axis=alt.Axis(labelAngle=0)
-    )
+    x = alt.X("distance:O", title="Tokens back", axis=alt.Axis(labelAngle=0))
     y = alt.Y("head:N", title=None, sort=names)
     weight = alt.Tooltip("weight:Q", format=".2f")
     base = inline(rows).encode(x, y, tooltip=["head:N", "distance:O", weight])

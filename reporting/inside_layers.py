@@ -16,7 +16,7 @@ def lens_chart(runs: Mapping[str, Mapping[str, Any]], colors: Mapping[str, str])
         for point, loss in zip(lens["points"], lens["loss"], strict=True)
     ]
     points = max((lens["points"] for lens in runs.values()), key=len)
-    legend = alt.Legend(title=None, orient="top", columns=2, labelLimit=240)
+    legend = alt.Legend(title=None, orient="top", columns=2, labelLimit=240, symbolOpacity=1)
     shapes = [SHAPES[i % len(SHAPES)] for i in range(len(runs))]
     encodings = [
         alt.X("point:O", title=None, sort=points, axis=alt.Axis(labelAngle=-35)),
@@ -49,6 +49,7 @@ def guesses(run: Mapping[str, Any]) -> list[dict[str, Any]]:
                 {
                     "text": visible(token),
                     "shade": f"{p:.2f}",
+                    "is_negative": False,
                     "title": f"{p:.2f}; right token {right:.2f}",
                 }
                 for token, p, right in zip(top, p_top, p_right, strict=True)
@@ -95,8 +96,8 @@ def heads(run: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def shaded(value: float, most: float) -> dict[str, Any]:
     """Returns a cell with a number, shaded by its share of the greatest one."""
-    # No minus before a zero.
-    text = f"{round(value, 1) + 0:.1f}"
+    rounded = round(value, 1)
+    text = f"{rounded:.1f}" if rounded else "0"
     return {
         "text": text,
         "shade": f"{min(abs(value) / most, 1):.2f}",
@@ -105,6 +106,8 @@ def shaded(value: float, most: float) -> dict[str, Any]:
     }
 
 
-def characters(tokens: Sequence[str]) -> list[str]:
-    """Returns tokens as a table's heads show them."""
-    return [visible(token) for token in tokens]
+def characters(tokens: Sequence[str], others: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Returns the cells of a text above a table, marked where it differs from another one."""
+    others = others or tokens
+    pairs = zip(tokens, others, strict=True)
+    return [{"text": visible(token), "is_marked": token != other} for token, other in pairs]
