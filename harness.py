@@ -128,12 +128,26 @@ class Run:
         """
         if split not in ("train", "val"):
             raise UserError(f"split={split!r}: expected train or val")
+        return self._score(split, self.splits()[split])
+
+    def splits(self) -> dict[str, batches.Split]:
+        """Returns the token ids of the splits train and val.
+
+        Raises UserError if the text is not the one that the run was trained on.
+        """
         data = corpus.load(run_start.data_config(self.config, self.workdir))
         run_start.check_text(data, self.workdir)
-        return self._score(split, {"train": data.train, "val": data.val}[split])
+        return {"train": data.train, "val": data.val}
 
     def evaluate_text(self, path: str, field: str = "", prompt_field: str = "") -> dict[str, float]:
         """Returns the scores on a text of your own: text/loss, and so on.
+
+        The arguments are those of `read_text`, whose errors it raises.
+        """
+        return self._score("text", self.read_text(path, field, prompt_field))
+
+    def read_text(self, path: str, field: str = "", prompt_field: str = "") -> batches.Split:
+        """Returns the token ids of a text of your own.
 
         `path` is a file, a folder of .txt, a glob, or several; `field` is for .jsonl and .parquet
         files, and `prompt_field` for those with prompts: without `field` those of the run. Raises
@@ -157,7 +171,7 @@ class Run:
         if (count := sum(map(len, tokens))) < 2:
             raise UserError(f"{path} has {count} tokens: expected at least 2")
         whole = np.concatenate(tokens)
-        return self._score("text", Pairs(whole) if prompt_field else whole)
+        return Pairs(whole) if prompt_field else whole
 
     def _score(self, name: str, tokens: batches.Split) -> dict[str, float]:
         left_out = {}

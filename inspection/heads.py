@@ -5,7 +5,6 @@ chance it is that of uniform weights, 1 / (t + 1).
 """
 
 import base64
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,7 +20,6 @@ from runtime import programs
 # Tokens of the text whose weights are shown.
 MAX_SHOWN = 64
 MASSES = ("previous", "same", "induction")
-Decode = Callable[[Sequence[int]], str]  # Of a tokenizer.
 
 
 class Scores(NamedTuple):
@@ -118,27 +116,11 @@ def nats_without(
     return jax.lax.map(of_setting, switches_NLH)
 
 
-def measure(
-    model: nn.Module, params: Any, tokens: np.ndarray, context_length: int, decode: Decode
-) -> dict | None:
-    """Returns the scores of each head on a held-out text, and its weights on the text's beginning.
-
-    None for a model without attention.
-    """
+def measure(model: nn.Module, params: Any, tokens: np.ndarray, context_length: int) -> dict | None:
+    """Returns the scores of each head on a held-out text; None for a model without attention."""
     found = interception.attentions(model, params)
     if not found:
         return None
-    shown = tokens[: min(context_length, MAX_SHOWN)]
-    return {
-        **measure_scores(model, params, tokens, context_length),
-        "tokens": [decode([token]) for token in shown.tolist()],
-        "weights": shown_weights(model, params, shown),
-    }
-
-
-def measure_scores(model: nn.Module, params: Any, tokens: np.ndarray, context_length: int) -> dict:
-    """Returns the scores of each head of a model on a held-out text."""
-    found = interception.attentions(model, params)
     texts = windows.spread(tokens, context_length)
     num, T = texts[:, 1:].shape
     args = (params, texts[:, :-1], repeated(tokens, (num, T)))

@@ -1,14 +1,47 @@
-"""How far back each run looks: the loss with only the last c tokens, as a chart and a table."""
+"""Section "How far back?": the loss with only the last c tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
 from reporting.charts import SHAPES, Spec, inline, to_spec
+from reporting.inside_parts import Figure, Inside, Section, colors, with_view
 
 # Nats within which the loss counts as that with the whole context.
 CLOSE = 0.02
+
+
+def section(insides: Sequence[Inside]) -> Section | None:
+    """Returns the section; None without a run."""
+    runs = {inside.name: inside.views["context"] for inside in with_view(insides, "context")}
+    if not runs:
+        return None
+    lengths = sorted({length for run in runs.values() for length in run["lengths"]})
+    num = max(run["num_targets"] for run in runs.values())
+    rows = []
+    for name, run in runs.items():
+        found = cells(run)
+        rows.append([name, f"{reach(run)}", *(found.get(length, "") for length in lengths)])
+    return Section(
+        name="context",
+        title="How far back?",
+        question="How many of the tokens before it does a prediction use?",
+        reading="A line is the loss when the model sees only that many tokens: where it is flat, "
+        "more text is of no use. Bars are two standard errors; hollow marks are the loss at those "
+        "positions of the evaluation's windows, which have as many tokens before them. In the "
+        f"table: that loss minus the one with all tokens, paired over {num:,} targets, ± one "
+        "standard error; and how many tokens are enough for a difference of at most "
+        f"{CLOSE} nats.",
+        figures=[
+            Figure(
+                "Loss with only the last tokens",
+                chart(runs, colors(insides)),
+                ["run", "enough", *(f"{length}" for length in lengths)],
+                rows,
+            )
+        ],
+    )
 
 
 def chart(runs: Mapping[str, Mapping[str, Any]], colors: Mapping[str, str]) -> Spec:

@@ -1,26 +1,13 @@
-"""Renders the comparison as one HTML file, which needs no network and no other file.
+"""Renders the comparison as one HTML file, which needs no network and no other file."""
 
-Run names, notes and samples may hold anything. Jinja escapes markup and `tojson` escapes data, the
-script writes texts only as text nodes, and a Content-Security-Policy allows the page's own scripts,
-by their hashes, and no loading.
-"""
-
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-from reporting import charts, library, records, rows, staircase, sweep_charts, sweeps
+from reporting import charts, records, rows, staircase, sweep_charts, sweeps, template
 from reporting.charts import Spec
 from reporting.groups import labels
 from reporting.runs import Run, sanitize
 
-HERE = Path(__file__).parent
 # Nobody compares more texts than these.
 MAX_SAMPLES = 8
 Swept = Sequence[tuple[sweeps.Sweep, dict[str, Spec]]]
@@ -31,15 +18,15 @@ def render(runs: Sequence[Run], swept: Swept, unread: Sequence[str], version: st
 
     A page with a version looks for a newer one where it came from.
     """
-    scripts = [library.script(), _read("downloads.js"), _read("page.js")]
+    scripts = [*template.chart_scripts(), template.read("page.js")]
     if version:
-        scripts.append(_read("watch.js"))
+        scripts.append(template.read("watch.js"))
     colors = charts.palette(runs)
     cells = dict(zip([run.name for run in runs], rows.table(runs), strict=True))
     differ, same = rows.differences(runs)
     shown = {run.name: samples(run) for run in with_samples(runs)}
     points = charts.points(runs)
-    return _fill(
+    return template.fill(
         "page.html",
         scripts,
         version=version,
@@ -80,30 +67,8 @@ def render(runs: Sequence[Run], swept: Swept, unread: Sequence[str], version: st
 
 def waiting(message: str, version: str) -> str:
     """Returns a page that only tells a message, and looks for a newer one."""
-    scripts = [_read("watch.js")]
-    return _fill("waiting.html", scripts, title="Report", version=version, message=message)
-
-
-def _fill(name: str, scripts: Sequence[str], **values: Any) -> str:
-    """Returns a page from its template in frame.html, with the only scripts that it may run."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
-    return environment.get_template(name).render(
-        policy=" ".join(f"'sha256-{base64.b64encode(x).decode()}'" for x in digests),
-        style=Markup(_read("page.css")),
-        scripts=[Markup(script) for script in scripts],
-        **values,
-    )
-
-
-def _read(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
+    scripts = [template.read("watch.js")]
+    return template.fill("waiting.html", scripts, title="Report", version=version, message=message)
 
 
 def by_bits_per_byte(runs: Sequence[Run]) -> list[Run]:

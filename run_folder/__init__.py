@@ -5,6 +5,7 @@
     tokenizer.json     the tokenizer
     metrics.jsonl      one line a measured step: the record, which every comparison reads
     samples.jsonl      one line a generated text: step, prompt, text
+    inside.json        what look_inside.py measured in its model, if it was run
     summary.json       the last and the best metrics, num_params, status
     checkpoints/       see checkpoints/
     snapshots/         the parameters at a few steps: see checkpoints/snapshots.py
@@ -56,6 +57,7 @@ SWEEP = "sweep.json"
 WANDB = "wandb.json"
 TENSORBOARD = "tensorboard"
 DIVERGED = "diverged"
+INSIDE = "inside.json"
 LOCK = ".lock"
 
 

@@ -16,7 +16,7 @@ TEXT = np.random.default_rng(1).integers(0, V, 8 * T)
 
 
 def measured(model, params):
-    return heads.measure_scores(model, params, TEXT, T)
+    return heads.measure(model, params, TEXT, T)
 
 
 @pytest.mark.parametrize(
@@ -109,4 +109,4 @@ def test_shown_weights_are_bytes_of_the_past():
 
 def test_a_model_without_attention_has_no_heads():
     bigram = circuits.models.Bigram(V)
-    assert heads.measure(bigram, circuits.zeros(bigram), TEXT, T, str) is None
+    assert heads.measure(bigram, circuits.zeros(bigram), TEXT, T) is None

@@ -30,7 +30,8 @@ LAYERS = [
     "inspection",
     "reporting",
     "sweep_engine",
-    *("train", "harness", "generate", "evaluate", "export", "report", "main", "ladder", "sweeps"),
+    *("train", "harness", "generate", "evaluate", "export", "report", "look_inside"),
+    *("main", "ladder", "sweeps"),
 ]
 QUESTIONS = "What|How|Whether|Where|Which|That"
 EXPERIMENTS = default.LADDER

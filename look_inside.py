@@ -1,0 +1,98 @@
+"""Looks inside trained models, and writes one page that compares what they do.
+
+    python look_inside.py runs/ladder
+
+FOLDER is a run folder or a folder of run folders; it takes any number of them. What is measured in
+a run is written to its folder, as inside.json, and the page is drawn from these files.
+"""
+
+from runtime import process
+
+if __name__ == "__main__":
+    process.require_packages()
+
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+import run_folder
+from reporting.runs import Run, read_runs
+from runtime import errors
+
+OUTPUT = flags.DEFINE_string(
+    "output", "", "The HTML page to write. Default: inside.html in the first FOLDER."
+)
+TEXT = flags.DEFINE_string(
+    "text",
+    "",
+    "Text to measure on instead of the validation split: file, folder, glob, or several.",
+)
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "best", "best (by validation loss), latest, or a step."
+)
+
+
+def main(*folders: str) -> None:
+    if not folders:
+        raise errors.UserError("no run to look into: name a folder, python look_inside.py FOLDER")
+    runs, unread = read_runs([Path(folder) for folder in folders])
+    process.configure_jax()
+    for place, run in enumerate(runs, start=1):
+        try:
+            look(run, f"{place} of {len(runs)}, {run.name}")
+        except errors.UserError as error:
+            unread.append(str(error))
+    from reporting import inside
+
+    found = inside.read(runs)
+    for line in (*unread, *found.unread):
+        print(f"warning: left out: {line}", file=sys.stderr)
+    if not found.insides:
+        raise errors.UserError("no run could be looked into, for the reasons above")
+    output = Path(OUTPUT.value or Path(folders[0]) / "inside.html")
+    write(output, inside.render(found.insides, [*unread, *found.unread]))
+    print(f"page: {output}")
+
+
+def look(run: Run, place: str) -> None:
+    """Measures a run's model and writes inside.json. Raises UserError if that can't be."""
+    import harness
+    from inspection import views
+    from inspection.subject import Subject
+
+    opened = harness.open_run(run.folder, CHECKPOINT.value)
+    splits: dict[str, Any] = opened.splits()
+    held_out = opened.read_text(TEXT.value) if TEXT.value else splits["val"]
+    subject = Subject(
+        name=run.name,
+        model=opened.model,
+        params=opened.params,
+        tokenizer=opened.tokenizer,
+        context_length=opened.config.model.context_length,
+        train=splits["train"],
+        tokens=held_out,
+    ).check()
+    measured = views.measure(subject, lambda view: print(f"{place}: {view}", flush=True))
+    text = TEXT.value or f"the validation split of {opened.config.data.name}"
+    content = {"step": opened.step, "text": text, **measured}
+    try:
+        run_folder.write_json(run.folder / run_folder.INSIDE, run_folder.finite(content))
+    except OSError as error:
+        raise errors.UserError(
+            f"{run.folder / run_folder.INSIDE} can't be written: {error.strerror}"
+        ) from None
+
+
+def write(output: Path, page: str) -> None:
+    """Writes the page. Raises UserError if it can't be written."""
+    try:
+        output.write_bytes(page.encode("utf-8", "replace"))
+    except OSError as error:
+        raise errors.UserError(f"--output={output} can't be written: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    errors.run_command(main, positional=True)

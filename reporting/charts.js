@@ -1,0 +1,31 @@
+"use strict";
+
+// Draws charts from the data in the page.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+
+const options = {
+  actions: false,
+  // Interprets expressions: the Content-Security-Policy forbids compiling them.
+  ast: true,
+  renderer: "svg",
+  tooltip: { theme: "page" },
+  config: {
+    ...data.theme,
+    // Vega measures text, so it needs the font's real name.
+    font: getComputedStyle(document.body).fontFamily,
+    axisYDiscrete: { labelLimit: Math.min(300, 0.42 * innerWidth) },
+  },
+};
+
+async function draw(id, spec) {
+  const chart = document.getElementById(id);
+  offerPictures(chart, (await vegaEmbed(chart, spec, options)).view);
+}
+
+for (const button of document.querySelectorAll("[data-csv]")) {
+  const name = button.dataset.csv;
+  button.addEventListener("click", () => {
+    save(name, "csv", new Blob([toCsv(data.csv[name], data.fields)], { type: "text/csv" }));
+  });
+}

@@ -1,0 +1,91 @@
+"use strict";
+
+for (const [name, spec] of Object.entries(data.charts)) draw(`chart-${name}`, spec);
+
+// A character as it is shown alone.
+function visible(piece) {
+  return piece.replaceAll("\n", "⏎").replaceAll(" ", "␣");
+}
+
+function percent(p) {
+  return `${(100 * p).toFixed(p < 0.1 ? 1 : 0)} %`;
+}
+
+// Builds an element with children, texts as text nodes.
+function element(name, attributes, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+function showPassage(passage) {
+  const text = document.getElementById("passage-text");
+  const panel = document.getElementById("passage-guesses");
+  const characters = [...text.querySelectorAll(".c")];
+  let current = 0;
+
+  function row(model) {
+    const guesses = model.guesses[current].map((piece, place) => {
+      const isRight = piece === passage.pieces[current];
+      const cell = element("td", isRight ? { class: "right" } : {});
+      cell.append(`${visible(piece)} `, element("small", {}, percent(model.p_guesses[current][place])));
+      return cell;
+    });
+    const p = element("td", { class: "number" }, percent(model.p[current]));
+    return element("tr", {}, element("th", { scope: "row" }, model.name), p, ...guesses);
+  }
+
+  function show(place) {
+    characters[current].classList.remove("current");
+    current = Math.min(Math.max(place, 0), characters.length - 1);
+    characters[current].classList.add("current");
+    const before = passage.pieces.slice(Math.max(0, current - 24), current).map(visible).join("");
+    const caption = element("caption", {}, `After …${before} comes `, element("b", {}, visible(passage.pieces[current])));
+    const width = passage.models[0].guesses[0].length;
+    const headings = ["model", "p(right)", "best guesses"].map((heading, column) =>
+      element("th", { scope: "col", ...(column === 2 ? { colspan: width } : {}), ...(column === 1 ? { class: "number" } : {}) }, heading),
+    );
+    panel.replaceChildren(
+      element("table", { class: "guesses" }, caption, element("thead", {}, element("tr", {}, ...headings)), element("tbody", {}, ...passage.models.map(row))),
+    );
+  }
+
+  // The character of the next line in the same column, or the line's last.
+  function vertical(direction) {
+    const top = characters[current].offsetTop;
+    const left = characters[current].offsetLeft;
+    const ahead = direction > 0 ? characters.slice(current) : characters.slice(0, current).reverse();
+    const line = ahead.find((one) => one.offsetTop !== top)?.offsetTop;
+    if (line === undefined) return current;
+    const near = characters.filter((one) => one.offsetTop === line);
+    near.sort((a, b) => Math.abs(a.offsetLeft - left) - Math.abs(b.offsetLeft - left));
+    return characters.indexOf(near[0]);
+  }
+
+  const moves = {
+    ArrowRight: () => current + 1,
+    ArrowLeft: () => current - 1,
+    ArrowDown: () => vertical(1),
+    ArrowUp: () => vertical(-1),
+    Home: () => 0,
+    End: () => characters.length - 1,
+  };
+  text.addEventListener("keydown", (event) => {
+    if (!moves[event.key]) return;
+    event.preventDefault();
+    show(moves[event.key]());
+    characters[current].scrollIntoView({ block: "nearest" });
+  });
+  text.addEventListener("pointerover", (event) => {
+    const character = event.target.closest(".c");
+    if (character) show(Number(character.dataset.i));
+  });
+  text.addEventListener("pointerdown", (event) => {
+    const character = event.target.closest(".c");
+    if (character) show(Number(character.dataset.i));
+  });
+  show(passage.known.findIndex((place) => place > 0 && place < passage.models.length));
+}
+
+if (data.sections.passage) showPassage(data.sections.passage);

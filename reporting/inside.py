@@ -1,0 +1,71 @@
+"""Page of what look_inside.py measured: sections with a question, a figure and its table.
+
+Reads `inside.json` of each run. A section is a function of this package that takes what is there
+and returns a `Section`, or None where nothing is.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import run_folder
+from reporting import charts, inside_account, inside_passage, template
+from reporting.inside_parts import Inside, Section
+from reporting.runs import Run, sanitize
+from runtime.errors import UserError
+
+SECTIONS: tuple[Callable[[Sequence[Inside]], Section | None], ...] = (
+    inside_passage.section,
+    inside_account.section,
+)
+
+
+class Found(NamedTuple):
+    """What was measured in some runs, by stage; and a line for each that can't be shown."""
+
+    insides: list[Inside]
+    unread: list[str]
+
+
+def read(runs: Sequence[Run]) -> Found:
+    """Returns what was measured in those of the runs that were looked into."""
+    insides, unread = [], []
+    for run in runs:
+        path = run.folder / run_folder.INSIDE
+        if not path.exists():
+            continue
+        try:
+            insides.append(Inside.from_json(run, run_folder.read_object(path)))
+        except (UserError, KeyError, TypeError, ValueError) as error:
+            unread.append(sanitize(f"{path} can't be read: {error!r}: look inside again"))
+    return Found(insides, unread)
+
+
+def sections(insides: Sequence[Inside]) -> list[Section]:
+    """Returns the sections that the runs allow, in the page's order."""
+    return [section for make in SECTIONS if (section := make(insides))]
+
+
+def render(insides: Sequence[Inside], unread: Sequence[str] = ()) -> str:
+    """Returns the page."""
+    made = sections(insides)
+    specs = {
+        f"{section.name}-{place}": figure.spec
+        for section in made
+        for place, figure in enumerate(section.figures)
+    }
+    scripts = [*template.chart_scripts(), template.read("inside.js")]
+    return template.fill(
+        "inside.html",
+        scripts,
+        version="",
+        title="What did each idea buy?",
+        insides=insides,
+        unread=[*unread, *(line for section in made for line in section.left_out)],
+        sections=made,
+        data={
+            "theme": charts.THEME,
+            "charts": specs,
+            "sections": {section.name: section.data for section in made if section.data},
+            "names": [inside.name for inside in insides],
+        },
+    )
