@@ -15,7 +15,6 @@ from flax import linen as nn
 
 from inference import metrics
 from inspection import context, interception, windows
-from inspection.heads import MAX_SHOWN
 from inspection.interception import Activations
 from runtime import programs
 

@@ -8,7 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import run_folder
-from reporting import charts, inside_account, inside_passage, template
+from reporting import (
+    charts,
+    inside_account,
+    inside_context,
+    inside_heads,
+    inside_layers,
+    inside_passage,
+    template,
+)
 from reporting.inside_parts import Inside, Section
 from reporting.runs import Run, sanitize
 from runtime.errors import UserError
@@ -16,6 +24,9 @@ from runtime.errors import UserError
 SECTIONS: tuple[Callable[[Sequence[Inside]], Section | None], ...] = (
     inside_passage.section,
     inside_account.section,
+    inside_context.section,
+    inside_heads.section,
+    inside_layers.section,
 )
 
 
@@ -53,7 +64,11 @@ def render(insides: Sequence[Inside], unread: Sequence[str] = ()) -> str:
         for section in made
         for place, figure in enumerate(section.figures)
     }
-    scripts = [*template.chart_scripts(), template.read("inside.js")]
+    scripts = [
+        *template.chart_scripts(),
+        template.read("inside.js"),
+        template.read("inside_heads.js"),
+    ]
     return template.fill(
         "inside.html",
         scripts,

@@ -1,24 +1,14 @@
 "use strict";
 
-// Weights of every head from one character of a text: section "Heads" of the page.
-if (data.heads) {
+// Shows the weights of every head from one character of a text: section "Heads" of the page.
+function showHeads(runs) {
   const text = document.getElementById("heads-text");
-  const table = document.createElement("table");
-  table.className = "strips";
+  const table = element("table", { class: "strips" });
   document.getElementById("heads-weights").replaceChildren(table);
   let run, characters, chosen;
 
   // Row t of a head: its weights on tokens 0 to t, a byte each.
   const row = (bytes, t) => bytes.subarray((t * (t + 1)) / 2, ((t + 1) * (t + 2)) / 2);
-  const visible = (token) => token.replaceAll("\n", "↵").replaceAll(" ", "␣");
-
-  function element(tag, className, content = "") {
-    const made = document.createElement(tag);
-    made.className = className;
-    made.textContent = content;
-    return made;
-  }
-
   function choose(t) {
     chosen = t;
     characters.forEach((character, place) => {
@@ -34,17 +24,16 @@ if (data.heads) {
       });
       const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 3);
       const share = (place) => (weights[place] / 255).toFixed(2);
-      const named = (place) => (place === t ? "itself" : `${visible(run.tokens[place])} ${t - place} back`);
+      const named = (place) => (place === t ? "itself" : `${visible(run.pieces[place])} ${t - place} back`);
       most.textContent = order.map((place) => `${named(place)} ${share(place)}`).join(", ");
     }
   }
 
   function show(name) {
-    const { tokens, weights } = data.heads[name];
-    run = { tokens, heads: [] };
-    characters = tokens.map((token, place) => {
-      const made = element("button", "character", visible(token));
-      made.type = "button";
+    const { pieces, weights } = runs[name];
+    run = { pieces, heads: [] };
+    characters = pieces.map((piece, place) => {
+      const made = element("button", { type: "button", class: "character" }, visible(piece));
       made.addEventListener("pointerenter", () => choose(place));
       made.addEventListener("focus", () => choose(place));
       return made;
@@ -54,18 +43,14 @@ if (data.heads) {
     weights.forEach((layer, l) => {
       layer.forEach((encoded, h) => {
         const bytes = Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0));
-        const cells = tokens.map((token) => element("span", "weight", visible(token)));
-        const most = element("div", "most");
-        const strip = element("td", "strip");
-        strip.append(...cells, most);
-        const line = table.insertRow();
-        const heading = element("th", "", `${l + 1}.${h + 1}`);
-        heading.scope = "row";
-        line.append(heading, strip);
+        const cells = pieces.map((piece) => element("span", { class: "weight" }, visible(piece)));
+        const most = element("div", { class: "most" });
+        const strip = element("td", { class: "strip" }, ...cells, most);
+        table.insertRow().append(element("th", { scope: "row" }, `${l + 1}.${h + 1}`), strip);
         run.heads.push({ bytes, cells, most });
       });
     });
-    choose(Math.min(chosen ?? tokens.length - 1, tokens.length - 1));
+    choose(Math.min(chosen ?? Infinity, pieces.length - 1));
   }
 
   text.addEventListener("keydown", (event) => {
@@ -76,5 +61,7 @@ if (data.heads) {
     characters[Math.max(0, Math.min(last, chosen + step))].focus();
   });
   document.getElementById("heads-runs")?.addEventListener("change", (event) => show(event.target.value));
-  show(Object.keys(data.heads).at(-1));
+  show(Object.keys(runs).at(-1));
 }
+
+if (data.sections.heads) showHeads(data.sections.heads);
