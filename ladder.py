@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -65,7 +66,11 @@ SAMPLE_LINES = 2
 def main() -> None:
     Ladder(runs(), Path(WORKDIR.value), WORKERS.value or num_workers()).run()
     report = [sys.executable, str(ROOT / "report.py"), WORKDIR.value]
-    sys.exit(subprocess.run([*report, f"--output={WORKDIR.value}/report.html"]).returncode)
+    code = subprocess.run([*report, f"--output={WORKDIR.value}/report.html"]).returncode
+    if not code:
+        python = shlex.quote(os.path.relpath(sys.executable))
+        print(f"look inside the models: {python} look_inside.py {shlex.quote(WORKDIR.value)}")
+    sys.exit(code)
 
 
 def num_workers() -> int:

@@ -40,20 +40,23 @@ def main(*folders: str) -> None:
         raise errors.UserError("no run to look into: name a folder, python look_inside.py FOLDER")
     runs, unread = read_runs([Path(folder) for folder in folders])
     process.configure_jax()
+    looked = []
     for place, run in enumerate(runs, start=1):
         try:
             look(run, f"{place} of {len(runs)}, {run.name}")
+            looked.append(run)
         except errors.UserError as error:
             unread.append(str(error))
+    if not looked:
+        raise errors.UserError(unread[-1])
+    for line in unread:
+        print(f"warning: left out: {line}", file=sys.stderr)
+    # Altair takes a second to load.
     from reporting import inside
 
-    found = inside.read(runs)
-    for line in (*unread, *found.unread):
-        print(f"warning: left out: {line}", file=sys.stderr)
-    if not found.insides:
-        raise errors.UserError("no run could be looked into, for the reasons above")
+    found = inside.read(looked)
     output = Path(OUTPUT.value or Path(folders[0]) / "inside.html")
-    write(output, inside.render(found.insides, [*unread, *found.unread]))
+    write(output, inside.render(found.insides, [f"Left out: {line}" for line in unread]))
     print(f"page: {output}")
 
 
@@ -65,7 +68,9 @@ def look(run: Run, place: str) -> None:
 
     opened = harness.open_run(run.folder, CHECKPOINT.value)
     splits: dict[str, Any] = opened.splits()
-    held_out = opened.read_text(TEXT.value) if TEXT.value else splits["val"]
+    held_out: Any = splits["val"]
+    if TEXT.value:
+        held_out = opened.read_text(TEXT.value)
     subject = Subject(
         name=run.name,
         model=opened.model,

@@ -63,10 +63,11 @@ def main(*folders: str) -> None:
     for line in unread:
         print(f"warning: left out: {line}", file=sys.stderr)
     # Altair takes a second to load, so the checks above come first.
-    from reporting import figures, page, sweep_charts
+    from reporting import figures, inside, page, sweep_charts
 
+    looked = inside.read(runs)
     swept = [(sweep, sweep_charts.charts(sweep)) for sweep in sweeps.find(runs)]
-    write(OUTPUT, page.render(runs, swept, unread))
+    write(OUTPUT, page.render(runs, swept, [*unread, *looked.unread], insides=looked.insides))
     if DATA.value:
         found = [statement for sweep, _ in swept for statement in sweeps.statements(sweep)]
         write(DATA, json.dumps(records(runs, found), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""How far back: the loss with only the last c characters, and the loss by position in a window.
+"""Use of context: the loss with only the last c characters, and the loss by position in a window.
 
 A window of c tokens leaves a model no more than c tokens to use, whatever its weights point at. It
 is also a window as in training, whose first position is the beginning of the text that it sees.

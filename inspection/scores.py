@@ -19,7 +19,7 @@ TOKENS_PER_BATCH = 4096
 
 
 class Scores(NamedTuple):
-    """What a model predicts for each token after the first, [N]."""
+    """Predictions of each token after the first, [N]."""
 
     nats: np.ndarray
     is_right: np.ndarray  # The best guess is that token.

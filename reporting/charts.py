@@ -32,7 +32,7 @@ THEME = {
         "labelOverlap": "greedy",
     },
     "text": {"fontSize": 12},
-    "legend": {"labelColor": "currentColor", "titleColor": "currentColor"},
+    "legend": {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12},
 }
 # Horizontal axes of curves: the field of a point, its metric, the title.
 POSITIONS = {

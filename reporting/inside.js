@@ -1,6 +1,6 @@
 "use strict";
 
-for (const [name, spec] of Object.entries(data.charts)) draw(`chart-${name}`, spec);
+for (const [name, spec] of Object.entries(data.figures)) draw(`chart-${name}`, spec);
 
 // A character as it is shown alone.
 function visible(piece) {

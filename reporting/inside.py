@@ -5,7 +5,7 @@ and returns a `Section`, or None where nothing is.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import run_folder
 from reporting import (
@@ -31,7 +31,7 @@ SECTIONS: tuple[Callable[[Sequence[Inside]], Section | None], ...] = (
 
 
 class Found(NamedTuple):
-    """What was measured in some runs, by stage; and a line for each that can't be shown."""
+    """Measurements of some runs, by stage; and a line for each that can't be shown."""
 
     insides: list[Inside]
     unread: list[str]
@@ -59,16 +59,7 @@ def sections(insides: Sequence[Inside]) -> list[Section]:
 def render(insides: Sequence[Inside], unread: Sequence[str] = ()) -> str:
     """Returns the page."""
     made = sections(insides)
-    specs = {
-        f"{section.name}-{place}": figure.spec
-        for section in made
-        for place, figure in enumerate(section.figures)
-    }
-    scripts = [
-        *template.chart_scripts(),
-        template.read("inside.js"),
-        template.read("inside_heads.js"),
-    ]
+    scripts = [*template.chart_scripts(), *own_scripts()]
     return template.fill(
         "inside.html",
         scripts,
@@ -77,10 +68,22 @@ def render(insides: Sequence[Inside], unread: Sequence[str] = ()) -> str:
         insides=insides,
         unread=[*unread, *(line for section in made for line in section.left_out)],
         sections=made,
-        data={
-            "theme": charts.THEME,
-            "charts": specs,
-            "sections": {section.name: section.data for section in made if section.data},
-            "names": [inside.name for inside in insides],
-        },
+        data={"theme": charts.THEME, **data_of(made)},
     )
+
+
+def own_scripts() -> list[str]:
+    """Returns the scripts of the sections."""
+    return [template.read("inside.js"), template.read("inside_heads.js")]
+
+
+def data_of(made: Sequence[Section]) -> dict[str, Any]:
+    """Returns what the scripts need of the sections on their page."""
+    return {
+        "figures": {
+            f"{section.name}-{place}": figure.spec
+            for section in made
+            for place, figure in enumerate(section.figures)
+        },
+        "sections": {section.name: section.data for section in made if section.data},
+    }

@@ -17,7 +17,7 @@ SHADES = COLORS
 
 
 class Step(NamedTuple):
-    """What one run has over the one before it: nats per token, in all and by kind."""
+    """Gain of one run over the one before it: nats per token, in all and by kind."""
 
     name: str
     before: float

@@ -10,7 +10,7 @@ from reporting.runs import Run, sanitize
 
 @dataclass(frozen=True)
 class Inside:
-    """What was measured in a run: a dictionary a view, as `inspection/` gives it."""
+    """Measurements of a run: a dictionary a view, as `inspection/` gives it."""
 
     name: str
     stage: int

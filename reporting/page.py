@@ -3,9 +3,10 @@
 import json
 from collections.abc import Sequence
 
-from reporting import charts, records, rows, staircase, sweep_charts, sweeps, template
+from reporting import charts, inside, records, rows, staircase, sweep_charts, sweeps, template
 from reporting.charts import Spec
 from reporting.groups import labels
+from reporting.inside_parts import Inside
 from reporting.runs import Run, sanitize
 
 # Nobody compares more texts than these.
@@ -13,12 +14,22 @@ MAX_SAMPLES = 8
 Swept = Sequence[tuple[sweeps.Sweep, dict[str, Spec]]]
 
 
-def render(runs: Sequence[Run], swept: Swept, unread: Sequence[str], version: str = "") -> str:
+def render(
+    runs: Sequence[Run],
+    swept: Swept,
+    unread: Sequence[str],
+    version: str = "",
+    insides: Sequence[Inside] = (),
+) -> str:
     """Returns the page: `runs` compared, the sweeps among them with charts, the unread runs.
 
-    A page with a version looks for a newer one where it came from.
+    Where models were looked into, their sections follow. A page with a version looks for a newer
+    one where it came from.
     """
+    sections = inside.sections(insides)
     scripts = [*template.chart_scripts(), template.read("page.js")]
+    if sections:
+        scripts += inside.own_scripts()
     if version:
         scripts.append(template.read("watch.js"))
     colors = charts.palette(runs)
@@ -33,7 +44,8 @@ def render(runs: Sequence[Run], swept: Swept, unread: Sequence[str], version: st
         title=title(runs, [sweep for sweep, _ in swept]),
         heading=heading(runs),
         best=next(iter(by_bits_per_byte(runs)), None),
-        unread=unread,
+        unread=[*unread, *(line for section in sections for line in section.left_out)],
+        sections=sections,
         columns={column: rows.COLUMNS[column] for column in cells[runs[0].name]},
         numbers=rows.NUMBERS,
         rows=cells,
@@ -61,6 +73,7 @@ def render(runs: Sequence[Run], swept: Swept, unread: Sequence[str], version: st
             "samples": list(shown.values()),
             "no_sample": {"when": "no sample yet", "prompt": "", "text": ""},
             "sweeps": [list(specs.values()) for _, specs in swept],
+            **inside.data_of(sections),
         },
     )
 

@@ -1,4 +1,4 @@
-"""How far back: the loss with c tokens against each window run alone, and known models."""
+"""Use of context: the loss with c tokens against each window run alone, and known models."""
 
 import jax
 import numpy as np
