@@ -1,8 +1,9 @@
 """Stage 3 on a CPU: sixteen heads share a width of 256.
 
-Each head learns to copy one of the last characters, and the output projection combines them: a
-learned n-gram model. The learning rate matters most: 1,500 steps end at 2.10 with 3e-3, 1.99 with
-6e-3 and 1.95 with 1e-2. Thirty-two heads take twice the time, and lower the loss by 0.06.
+Heads learn to look at the last characters, but few of them at one place: in a trained run 15 of 16
+put at most 0.44 of their weight on any one distance. The learning rate matters most: 1,500 steps
+end at 2.10 with 3e-3, 1.99 with 6e-3 and 1.95 with 1e-2. Thirty-two heads take twice the time, and
+lower the loss by 0.06.
 """
 
 from experiments import comparison, default

@@ -23,6 +23,7 @@ NORM, HEAD = "final_norm", "logits"
 TOLERANCE = 1e-3
 # Of the token that differs between two texts, from the target.
 MIN_DISTANCE, MAX_DISTANCE = 3, 8
+PAIR_LENGTH = 16
 EMBEDDINGS = {"embed/token": "token", "embed/position": "position", "pair_embed": "pair"}
 
 
@@ -271,13 +272,29 @@ def choose_pair(model: nn.Module, params: Any, tokens: np.ndarray, length: int) 
 # Measurements, as JSON.
 
 
+def measure(
+    model: nn.Module, params: Any, tokens: np.ndarray, context_length: int, shown: np.ndarray
+) -> dict | None:
+    """Returns the lens, the parts and the patches of a model; None for one without attention.
+
+    "lens" is None without blocks, "parts" where the head is not linear. Lens and parts are of the
+    tokens `shown`, too, whose last one is a target alone.
+    """
+    if not interception.attentions(model, params):
+        return None
+    args = (model, params, tokens, context_length, shown)
+    pair = choose_pair(model, params, tokens, min(context_length, PAIR_LENGTH))
+    return {
+        "lens": measure_lens(*args) if blocks(model, params) else None,
+        "parts": measure_parts(*args),
+        "patches": measure_patches(model, params, pair),
+    }
+
+
 def measure_lens(
     model: nn.Module, params: Any, tokens: np.ndarray, context_length: int, shown: np.ndarray
 ) -> dict:
-    """Returns the held-out loss at each point of a stream, and the guesses there on a text.
-
-    `shown` are its tokens, the last one a target alone.
-    """
+    """Returns the held-out loss at each point of a stream, and the guesses there on a text."""
     args = (params, windows.spread(tokens, context_length))
     nats_BP = np.asarray(programs.for_model(nats_of_points, (model,), args)(*args))
     args = (params, shown.astype(np.int32))
@@ -346,6 +363,10 @@ def measure_patches(model: nn.Module, params: Any, pair: Pair) -> dict:
     logits_NV = np.asarray(programs.for_model(patched, (model,), args)(*args), np.float64)
     logs_N = logits_NV[:, pair.target] - np.logaddexp.reduce(logits_NV, axis=-1)
     return {
+        "clean_tokens": pair.clean.tolist(),
+        "other_tokens": pair.other.tolist(),
+        "target": pair.target,
+        "points": ["embeddings", *(f"block {i}" for i in range(1, P))],
         "other": logs_N[0],
         "clean": logs_N[-1],
         "stream": logs_N[1 : 1 + P * T].reshape(P, T).round(4).tolist(),

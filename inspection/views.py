@@ -1,8 +1,11 @@
 """The views of a model: a name, and the function that measures it."""
 
 from collections.abc import Callable
+from functools import partial
 
-from inspection import account, context, heads, passage, scores, yardstick
+import numpy as np
+
+from inspection import account, context, heads, layers, passage, scores, yardstick
 from inspection.scores import Scores
 from inspection.subject import Subject, pieces_of
 
@@ -34,12 +37,31 @@ def look_at_heads(subject: Subject, found: Scores) -> dict | None:
     }
 
 
+def look_through(subject: Subject, found: Scores) -> dict | None:
+    """Returns what happens between the layers, on a text and on the beginning of the passage."""
+    num = min(heads.MAX_SHOWN, subject.context_length)
+    shown = subject.tokens[subject.passage][: num + 1]
+    model, params, tokens = subject.model, subject.params, subject.tokens
+    measured = layers.measure(model, params, tokens, subject.context_length, shown)
+    if measured is None:
+        return None
+    pieces = partial(pieces_of, subject.tokenizer)
+    lens, patches = measured["lens"], measured["patches"]
+    if lens:
+        lens["top"] = [pieces(np.array(row)) for row in lens["top"]]
+    for key in ("clean_tokens", "other_tokens"):
+        patches[key] = pieces(np.array(patches[key]))
+    patches["target"] = pieces(np.array([patches["target"]]))[0]
+    return {"pieces": pieces(shown), **measured}
+
+
 VIEWS: dict[str, View] = {
     "passage": passage.measure,
     "account": account.measure,
     "yardstick": yardstick.measure,
     "context": look_back,
     "heads": look_at_heads,
+    "layers": look_through,
 }
 
 

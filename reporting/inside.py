@@ -8,7 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import run_folder
-from reporting import charts, inside_account, inside_passage, inside_yardstick, template
+from reporting import (
+    charts,
+    inside_account,
+    inside_context,
+    inside_heads,
+    inside_layers,
+    inside_passage,
+    inside_yardstick,
+    template,
+)
 from reporting.inside_parts import Inside, Section
 from reporting.runs import Run, sanitize
 from runtime.errors import UserError
@@ -17,6 +26,9 @@ SECTIONS: tuple[Callable[[Sequence[Inside]], Section | None], ...] = (
     inside_passage.section,
     inside_account.section,
     inside_yardstick.section,
+    inside_context.section,
+    inside_heads.section,
+    inside_layers.section,
 )
 
 
@@ -49,7 +61,7 @@ def sections(insides: Sequence[Inside]) -> list[Section]:
 def render(insides: Sequence[Inside], unread: Sequence[str] = ()) -> str:
     """Returns the page."""
     made = sections(insides)
-    scripts = [*template.chart_scripts(), template.read("inside.js")]
+    scripts = [*template.chart_scripts(), *own_scripts()]
     return template.fill(
         "inside.html",
         scripts,
@@ -62,8 +74,13 @@ def render(insides: Sequence[Inside], unread: Sequence[str] = ()) -> str:
     )
 
 
+def own_scripts() -> list[str]:
+    """Returns the scripts of the sections."""
+    return [template.read("inside.js"), template.read("inside_heads.js")]
+
+
 def data_of(made: Sequence[Section]) -> dict[str, Any]:
-    """Returns what the script inside.js needs of the sections on its page."""
+    """Returns what the scripts need of the sections on their page."""
     return {
         "figures": {
             f"{section.name}-{place}": figure.spec

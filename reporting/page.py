@@ -29,7 +29,7 @@ def render(
     sections = inside.sections(insides)
     scripts = [*template.chart_scripts(), template.read("page.js")]
     if sections:
-        scripts.append(template.read("inside.js"))
+        scripts += inside.own_scripts()
     if version:
         scripts.append(template.read("watch.js"))
     colors = charts.palette(runs)
