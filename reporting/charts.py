@@ -76,6 +76,8 @@ TOOLTIP = (
     ("train loss", "train", ".3f"),
     ("bits per byte", "bits", ".3f"),
 )
+# As many as there is room for; names of runs and of kinds of characters need some 170 pixels.
+LEGEND_COLUMNS = alt.ExprRef("max(1, floor(width / 190))")
 LOSS_NAMES = [metric for metric, _ in LOSSES.values()]
 # Measurements in a page, which stays below 10 MB.
 MAX_POINTS = 24_000

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import altair as alt
 import numpy as np
 
-from reporting.charts import COLORS, TICKS, inline, to_spec
+from reporting.charts import COLORS, LEGEND_COLUMNS, TICKS, inline, to_spec
 from reporting.inside_parts import Figure, Inside, Section, alike
 
 UNIFORM = "no model"
@@ -86,7 +86,7 @@ def account(found: Sequence[Step], kinds: Sequence[str]) -> Figure:
         alt.X("sum(gain):Q", title="Nats per token gained", axis=alt.Axis(tickCount=TICKS)),
         alt.Y("step:N", title=None, sort=[row["step"] for row in rows]),
         alt.Color("kind:N", title=None, sort=list(kinds))
-        .legend(orient="bottom", columns=3, labelLimit=200)
+        .legend(orient="bottom", columns=LEGEND_COLUMNS, labelLimit=200)
         .scale(domain=list(kinds), range=SHADES),
         alt.Order("order:Q"),
         tooltip=["step:N", "kind:N", alt.Tooltip("gain:Q", format="+.4f")],
@@ -134,7 +134,7 @@ def flipped(same: Sequence[Inside]) -> list[Figure]:
         alt.X("share:Q", title="Share of characters", axis=percent),
         alt.Y("step:N", title=None, sort=[row["step"] for row in rows]),
         alt.Color("what:N", title=None)
-        .legend(orient="bottom")
+        .legend(orient="bottom", columns=LEGEND_COLUMNS)
         .scale(domain=["became right", "became wrong"], range=[COLORS[2], COLORS[6]]),
         tooltip=["step:N", "what:N", alt.Tooltip("share:Q", format="+.1%")],
     )

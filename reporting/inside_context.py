@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from reporting.charts import SHAPES, Spec, inline, to_spec
+from reporting.charts import LEGEND_COLUMNS, SHAPES, Spec, inline, to_spec
 from reporting.inside_parts import Figure, Inside, Section, colors, with_view
 
 # Nats within which the loss counts as that with the whole context.
@@ -60,7 +60,9 @@ def chart(runs: Mapping[str, Mapping[str, Any]], colors: Mapping[str, str]) -> S
             parts.append({"run": name, "tokens": middle, "where": where, "loss": part["loss"]})
     x = alt.X("tokens:Q", title="Tokens that the model sees", scale=alt.Scale(type="log", base=2))
     y = alt.Y("loss:Q", title="Loss, nats per token", scale=alt.Scale(zero=False))
-    legend = alt.Legend(title=None, orient="top", columns=2, labelLimit=240, symbolOpacity=1)
+    legend = alt.Legend(
+        title=None, orient="top", columns=LEGEND_COLUMNS, labelLimit=240, symbolOpacity=1
+    )
     shapes = [SHAPES[i % len(SHAPES)] for i in range(len(runs))]
     color = alt.Color("run:N", legend=legend).scale(domain=[*runs], range=[colors[x] for x in runs])
     shape = alt.Shape("run:N", legend=legend).scale(domain=[*runs], range=shapes)

@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from reporting.charts import SHAPES, Spec, inline, to_spec
+from reporting.charts import LEGEND_COLUMNS, SHAPES, Spec, inline, to_spec
 from reporting.inside_parts import Figure, Inside, Section, colors, visible, with_view
 
 
@@ -79,7 +79,9 @@ def lens_chart(
         for name, lens in runs.items()
         for point, loss in zip(lens["points"], lens["loss"], strict=True)
     ]
-    legend = alt.Legend(title=None, orient="top", columns=2, labelLimit=240, symbolOpacity=1)
+    legend = alt.Legend(
+        title=None, orient="top", columns=LEGEND_COLUMNS, labelLimit=240, symbolOpacity=1
+    )
     shapes = [SHAPES[i % len(SHAPES)] for i in range(len(runs))]
     encodings = [
         alt.X("point:O", title=None, sort=points, axis=alt.Axis(labelAngle=-35)),

@@ -107,7 +107,9 @@ def mapped(found: Sequence[Inside]) -> Figure | None:
         alt.X("x:Q", title="first principal component", axis=axis).scale(zero=False, padding=20),
         alt.Y("y:Q", title="second", axis=axis).scale(zero=False, padding=20),
         alt.Text("piece:N"),
-        alt.Color("kind:N", title=None).legend(orient="bottom", columns=2).scale(domain=kinds, range=COLORS),
+        alt.Color("kind:N", title=None)
+        .legend(orient="bottom", columns=2)
+        .scale(domain=kinds, range=COLORS),
         tooltip=["piece:N"],
     )
     (first, *_) = views.values()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-from reporting.charts import inline, to_spec
+from reporting.charts import LEGEND_COLUMNS, inline, to_spec
 from reporting.inside_parts import Figure, Inside, Section, colors, with_view
 
 
@@ -38,7 +38,7 @@ def losses(found: Sequence[Inside]) -> Figure:
     ]
     shades = colors(found)
     color = alt.Color("name:N", title=None, sort=[*shades]).legend(
-        orient="bottom", columns=3, labelLimit=200
+        orient="bottom", columns=LEGEND_COLUMNS, labelLimit=200
     )
     color = color.scale(domain=[*shades], range=[*shades.values()])
     y = alt.Y("loss:Q", title="Nats per token").scale(zero=False)
@@ -94,7 +94,7 @@ def distances(found: Sequence[Inside]) -> Figure:
         alt.X("order:Q", title="n", axis=alt.Axis(values=views[0]["orders"], format="d")),
         alt.Y("distance:Q", title="KL divergence, nats"),
         alt.Color("name:N", title=None)
-        .legend(orient="bottom", columns=3, labelLimit=200)
+        .legend(orient="bottom", columns=LEGEND_COLUMNS, labelLimit=200)
         .scale(domain=[*shades], range=[*shades.values()]),
         tooltip=["name:N", "order:Q", alt.Tooltip("distance:Q", format=".3f")],
     )
