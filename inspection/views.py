@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from inspection import account, context, heads, layers, passage, scores, yardstick
+from inspection import account, context, heads, layers, passage, scores, tables, yardstick
 from inspection.scores import Scores
 from inspection.subject import Subject, pieces_of
 
@@ -62,6 +62,7 @@ VIEWS: dict[str, View] = {
     "context": look_back,
     "heads": look_at_heads,
     "layers": look_through,
+    "tables": tables.measure,
 }
 
 

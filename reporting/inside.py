@@ -15,6 +15,7 @@ from reporting import (
     inside_heads,
     inside_layers,
     inside_passage,
+    inside_tables,
     inside_yardstick,
     template,
 )
@@ -29,6 +30,7 @@ SECTIONS: tuple[Callable[[Sequence[Inside]], Section | None], ...] = (
     inside_context.section,
     inside_heads.section,
     inside_layers.section,
+    inside_tables.section,
 )
 
 

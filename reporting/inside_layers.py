@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 
 from reporting.charts import LEGEND_COLUMNS, SHAPES, Spec, inline, to_spec
-from reporting.inside_parts import Figure, Inside, Section, colors, with_view
+from reporting.inside_parts import Figure, Inside, Section, colors, visible, with_view
 
 
 def section(insides: Sequence[Inside]) -> Section | None:
@@ -93,11 +93,6 @@ def lens_chart(
     mark = inline(rows).mark_line(point=alt.OverlayMarkDef(size=50), strokeWidth=2)
     what = "Loss of each run if its last norm and head read the residual stream at each point."
     return to_spec(mark.encode(*encodings, tooltip=tooltip), 300, what)
-
-
-def visible(token: str) -> str:
-    """Returns a token with marks for spaces and line ends."""
-    return token.replace("\n", "⏎").replace(" ", "␣")
 
 
 # Rows and cells are lists, and not objects, for the page holds thousands: see inside_layers.html.

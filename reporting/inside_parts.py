@@ -77,3 +77,8 @@ def alike(insides: Sequence[Inside]) -> tuple[list[Inside], list[str]]:
         for inside in with_view(insides, "account")
         if inside not in same
     ]
+
+
+def visible(piece: str) -> str:
+    """Returns a token as it is shown alone."""
+    return piece.replace("\n", "⏎").replace(" ", "␣")

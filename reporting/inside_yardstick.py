@@ -47,7 +47,9 @@ def losses(found: Sequence[Inside]) -> Figure:
     met = inline([dot for dot in dots if dot["order"] is not None])
     rules = inline([dot for dot in dots if dot["order"] is None])
     chart = alt.layer(
-        inline(line).mark_line(color="currentColor", opacity=0.6, point=True).encode(x, y),
+        inline(line)
+        .mark_line(color="currentColor", opacity=0.6, point={"color": "currentColor"})
+        .encode(x, y),
         rules.mark_rule(strokeWidth=2, strokeDash=[6, 4]).encode(y, color, tooltip=tooltip),
         met.mark_point(filled=True, size=110, opacity=1).encode(x, y, color, tooltip=tooltip),
     )
