@@ -13,10 +13,12 @@ if __name__ == "__main__":
 
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
 import run_folder
 from reporting.runs import Run, read_runs
@@ -29,6 +31,9 @@ TEXT = flags.DEFINE_string(
     "text",
     "",
     "Text to measure on instead of the validation split: file, folder, glob, or several.",
+)
+WANDB = flags.DEFINE_enum(
+    "wandb", "disabled", ["disabled", "offline", "online"], "Also makes a W&B run of the page."
 )
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "best", "best (by validation loss), latest, or a step."
@@ -43,7 +48,7 @@ def main(*folders: str) -> None:
     looked = []
     for place, run in enumerate(runs, start=1):
         try:
-            look(run, f"{place} of {len(runs)}, {run.name}")
+            config = look(run, f"{place} of {len(runs)}, {run.name}")
             looked.append(run)
         except errors.UserError as error:
             unread.append(str(error))
@@ -51,17 +56,37 @@ def main(*folders: str) -> None:
         raise errors.UserError(unread[-1])
     for line in unread:
         print(f"warning: left out: {line}", file=sys.stderr)
+    draw(looked, unread, config, Path(folders[0]))
+
+
+def draw(looked: Sequence[Run], unread: Sequence[str], config: ConfigDict, folder: Path) -> None:
+    """Writes the page, and makes its W&B run if that is asked for, in the project of `config`."""
     # Altair takes a second to load.
-    from reporting import inside
+    from reporting import figures, inside
 
     found = inside.read(looked)
-    output = Path(OUTPUT.value or Path(folders[0]) / "inside.html")
-    write(output, inside.render(found.insides, [f"Left out: {line}" for line in unread]))
+    page = inside.render(found.insides, [f"Left out: {line}" for line in unread])
+    output = Path(OUTPUT.value or folder / "inside.html")
+    write(output, page)
     print(f"page: {output}")
+    if WANDB.value == "disabled":
+        return
+    from tracking import inspection
+
+    where = inspection.mirror(
+        config,
+        folder,
+        "online" if WANDB.value == "online" else "offline",
+        page=page,
+        figures={name: figures.svg(spec) for name, spec in inside.figures(found.insides).items()},
+        heads=inside.heads(found.insides),
+        numbers=inside.numbers(found.insides),
+    )
+    print(where)
 
 
-def look(run: Run, place: str) -> None:
-    """Measures a run's model and writes inside.json. Raises UserError if that can't be."""
+def look(run: Run, place: str) -> ConfigDict:
+    """Measures a run's model, writes inside.json and returns the config. Raises UserError."""
     import harness
     from inspection import views
     from inspection.subject import Subject
@@ -89,6 +114,7 @@ def look(run: Run, place: str) -> None:
         raise errors.UserError(
             f"{run.folder / run_folder.INSIDE} can't be written: {error.strerror}"
         ) from None
+    return opened.config
 
 
 def write(output: Path, page: str) -> None:

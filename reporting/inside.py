@@ -4,6 +4,7 @@ Reads `inside.json` of each run. A section is a function of this package that ta
 and returns a `Section`, or None where nothing is.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from reporting import (
     inside_yardstick,
     template,
 )
-from reporting.inside_parts import Inside, Section
+from reporting.charts import Spec
+from reporting.inside_parts import Inside, Section, with_view
 from reporting.runs import Run, sanitize
 from runtime.errors import UserError
 
@@ -74,6 +76,36 @@ def render(insides: Sequence[Inside], unread: Sequence[str] = ()) -> str:
         sections=made,
         data={"theme": charts.THEME, **data_of(made)},
     )
+
+
+def figures(insides: Sequence[Inside]) -> dict[str, Spec]:
+    """Returns all charts, by the section's name and their headings up to the first punctuation."""
+    return {
+        f"{section.name}/{re.split('[^a-zA-Z -]', figure.heading)[0]}": figure.spec
+        for section in sections(insides)
+        for figure in section.figures
+    }
+
+
+def heads(insides: Sequence[Inside]) -> list[dict[str, Any]]:
+    """Returns a row for each head: its run, layer and number, scores, and what it buys."""
+    return [
+        {"run": inside.name, **{name: x for name, x in row.items() if name != "spectrum"}}
+        for inside in with_view(insides, "heads")
+        for row in inside.views["heads"]["heads"]
+    ]
+
+
+def numbers(insides: Sequence[Inside]) -> dict[str, float | None]:
+    """Returns the numbers that sum up each run: its loss, and the n-gram that is as good."""
+    found: dict[str, float | None] = {f"{one.name}/loss": one.loss for one in insides}
+    for inside in with_view(insides, "yardstick"):
+        view = inside.views["yardstick"]
+        found |= {
+            f"{inside.name}/as_good_as_n_gram": view["as_good_as"],
+            f"{inside.name}/nearest_n_gram": view["nearest"],
+        }
+    return found
 
 
 def own_scripts() -> list[str]:
