@@ -60,8 +60,10 @@ function showHeads(runs) {
     const last = characters.length - 1;
     characters[Math.max(0, Math.min(last, chosen + step))].focus();
   });
-  document.getElementById("heads-runs")?.addEventListener("change", (event) => show(event.target.value));
-  show(Object.keys(runs).at(-1));
+  const choice = document.getElementById("heads-runs");
+  choice?.addEventListener("change", (event) => show(event.target.value));
+  // One run has no choice. The order of keys is not that of the runs.
+  show(choice?.querySelector(":checked").value ?? Object.keys(runs)[0]);
 }
 
 if (data.sections.heads) showHeads(data.sections.heads);

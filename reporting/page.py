@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from reporting import charts, inside, records, rows, staircase, sweep_charts, sweeps, template
 from reporting.charts import Spec
 from reporting.groups import labels
-from reporting.inside_parts import Inside
+from reporting.inside_parts import Inside, Section
 from reporting.runs import Run, sanitize
 
 # Nobody compares more texts than these.
@@ -36,7 +37,6 @@ def render(
     cells = dict(zip([run.name for run in runs], rows.table(runs), strict=True))
     differ, same = rows.differences(runs)
     shown = {run.name: samples(run) for run in with_samples(runs)}
-    points = charts.points(runs)
     return template.fill(
         "page.html",
         scripts,
@@ -61,21 +61,32 @@ def render(
         origin=origin(runs),
         mixed_tokens=len({run.config.get("data.tokenizer") for run in runs}) > 1,
         mixed_devices="device" in differ,
-        data={
-            "theme": charts.THEME,
-            "curves": charts.curves(runs, points),
-            "bits": charts.bits_chart(runs),
-            "staircase": staircase.ladder(runs),
-            # Of the files to download: rows, with the names of fields in full.
-            "csv": {"runs": records.records(runs, [])["runs"], "curves": points},
-            "fields": {**charts.METRICS, "name": "run", "series": "group"},
-            "log": charts.log_by_default(runs),
-            "samples": list(shown.values()),
-            "no_sample": {"when": "no sample yet", "prompt": "", "text": ""},
-            "sweeps": [list(specs.values()) for _, specs in swept],
-            **inside.data_of(sections),
-        },
+        data=data_of(runs, shown, swept, sections),
     )
+
+
+def data_of(
+    runs: Sequence[Run],
+    shown: dict[str, list[dict]],
+    swept: Swept,
+    sections: Sequence[Section],
+) -> dict[str, Any]:
+    """Returns what the page's scripts draw; `shown` are the samples of each run."""
+    points = charts.points(runs)
+    return {
+        "theme": charts.THEME,
+        "curves": charts.curves(runs, points),
+        "bits": charts.bits_chart(runs),
+        "staircase": staircase.ladder(runs),
+        # Of the files to download: rows, with the names of fields in full.
+        "csv": {"runs": records.records(runs, [])["runs"], "curves": points},
+        "fields": {**charts.METRICS, "name": "run", "series": "group"},
+        "log": charts.log_by_default(runs),
+        "samples": list(shown.values()),
+        "no_sample": {"when": "no sample yet", "prompt": "", "text": ""},
+        "sweeps": [list(specs.values()) for _, specs in swept],
+        **inside.data_of(sections),
+    }
 
 
 def waiting(message: str, version: str) -> str:

@@ -151,7 +151,10 @@ class TestPage:
             assert pressed.count() == 1
 
         with browser.launch() as chromium, browser.open_file(chromium, page) as opened:
-            opened.get_by_text("gpt2", exact=True).first.wait_for()
+            # The run of the last stage is shown first.
+            assert opened.locator("#heads-weights tr").count() == 6
+            opened.locator("input[value=self_attention]").check(force=True)
+            assert opened.locator("#heads-weights tr").count() == 1
             opened.locator("input[value=gpt2]").check(force=True)
             opened.locator("#heads-text button").nth(2).hover()
             assert_shown(opened, 2)
