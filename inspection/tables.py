@@ -12,8 +12,10 @@ import numpy as np
 from flax import linen as nn
 
 from checkpoints.file_format import named_leaves
+from inspection.ngrams import ABSENT
 from inspection.scores import Scores
 from inspection.subject import Subject, pieces_of
+from inspection.yardstick import NUM_COUNTED, NUM_NUMBERS
 from runtime import programs
 
 # Most frequent tokens of the training text: in the table of what follows, and in the map.
@@ -32,14 +34,20 @@ def logs_after(model: nn.Module, params: Any, tokens_N: jax.Array) -> jax.Array:
 
 def measure(subject: Subject, scores: Scores) -> dict:
     """Returns the tables; None for those that the model does not have."""
-    frequent = most_frequent(subject.train, NUM_MAPPED)
-    leaves = {name: np.asarray(leaf) for name, leaf in named_leaves(subject.params).items()}
+    subject = subject._replace(train=subject.train[:NUM_COUNTED])
+    # Of tokens with another one after them.
+    frequent = most_frequent(subject.train[:-1], NUM_MAPPED)
     embeddings = {
-        name: leaf for name, leaf in leaves.items() if name.rpartition("/")[2] == "embedding"
+        name: np.asarray(leaf)
+        for name, leaf in named_leaves(subject.params).items()
+        if name.rpartition("/")[2] == "embedding"
     }
     V = subject.tokenizer.vocab_size
-    of_tokens = [leaf for leaf in embeddings.values() if len(leaf) == V]
     of_positions = [leaf for name, leaf in embeddings.items() if "position" in name]
+    # A context may be as long as the vocabulary is large.
+    of_tokens = [
+        leaf for name, leaf in embeddings.items() if "position" not in name and len(leaf) == V
+    ]
     return {
         "pieces": pieces_of(subject.tokenizer, frequent),
         "following": following(subject, frequent[:NUM_FOLLOWING]),
@@ -57,20 +65,24 @@ def most_frequent(tokens: np.ndarray, most: int) -> np.ndarray:
 def following(subject: Subject, chosen: np.ndarray) -> dict:
     """Returns what follows each token alone, by the model and by counting the training text.
 
-    `distance` is the mean Kullback-Leibler divergence of the model from the counts, over all of
-    the text's tokens as often as they occur.
+    `distance` is the mean Kullback-Leibler divergence of the model from the counts, over the text's
+    tokens as often as they occur; of a large vocabulary, over the most frequent ones.
     """
     V = subject.tokenizer.vocab_size
     train = np.asarray(subject.train, np.int64)
-    befores, places = np.unique(train[:-1], return_inverse=True)
-    keys, counts = np.unique(places * V + train[1:], return_counts=True)
-    totals = np.bincount(places)
+    befores = most_frequent(train[:-1], max(NUM_NUMBERS // V, len(chosen)))
+    row_of = np.full(V, ABSENT)
+    row_of[befores] = np.arange(len(befores))
+    places = row_of[train[:-1]]
+    seen = places != ABSENT
+    keys, counts = np.unique(places[seen] * V + train[1:][seen], return_counts=True)
+    totals = np.bincount(places[seen])
     p_counts = counts / totals[keys // V]
     args = (subject.params, befores.astype(np.int32))
     logs_NV = np.asarray(programs.for_model(logs_after, (subject.model,), args)(*args), np.float64)
     weights = counts / counts.sum()
     distance = (weights * (np.log(p_counts) - logs_NV[keys // V, keys % V])).sum()
-    rows = np.searchsorted(befores, chosen)
+    rows = row_of[chosen]
     at = rows[:, None] * V + chosen[None]
     found = np.minimum(np.searchsorted(keys, at), len(keys) - 1)
     return {
@@ -87,10 +99,14 @@ def tokens_like(rows_ND: np.ndarray) -> dict:
     order = np.argsort(-similar, axis=1)[:, :NUM_NEIGHBOURS]
     centered = rows_ND.astype(np.float64) - rows_ND.mean(axis=0)
     left, scales, _ = np.linalg.svd(centered, full_matrices=False)
+    components = (left * scales)[:, :2]
+    # One token, or embeddings of one number, have one component.
+    components = np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
+    total = max((scales**2).sum(), np.finfo(float).tiny)
     return {
         "neighbours": order[:, : len(rows_ND) - 1].tolist(),
-        "map": (left[:, :2] * scales[:2]).round(4).tolist(),
-        "explained": float((scales[:2] ** 2).sum() / (scales**2).sum()),
+        "map": components.round(4).tolist(),
+        "explained": float((components**2).sum() / total),
     }
 
 

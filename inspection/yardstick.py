@@ -37,20 +37,23 @@ def measure(subject: Subject, scores: Scores) -> dict:
     """Returns the losses of the n-grams, the order that is as good, and distances from each.
 
     A distance is the mean over targets of the Kullback-Leibler divergence of the n-gram's
-    distribution from the model's, in nats: of whole windows spread over the text.
+    distribution from the model's, in nats: of windows spread over the text.
     """
     C, train = subject.context_length, subject.train[:NUM_COUNTED]
     counted = counts_of(train.tobytes(), train.dtype.str, subject.tokenizer.vocab_size)
     losses = counted.nats(subject.tokens, C).mean(axis=1)
     num_windows = len(subject.tokens) // C
-    wanted = min(NUM_TARGETS, NUM_NUMBERS // subject.tokenizer.vocab_size) // C
-    windows = np.unique(np.linspace(0, num_windows - 1, max(wanted, 1)).astype(int))
+    wanted = max(min(NUM_TARGETS, NUM_NUMBERS // subject.tokenizer.vocab_size), 1)
+    windows = np.unique(np.linspace(0, num_windows - 1, max(wanted // C, 1)).astype(int))
     chosen = (windows[:, None] * C + np.arange(C)).ravel()
     chosen = chosen[chosen < len(subject.tokens) - 1]
+    # Of one window that has more targets than are wanted, some spread over it.
+    rows = np.linspace(0, len(chosen) - 1, min(wanted, len(chosen))).astype(int)
+    chosen = chosen[rows]
     inputs = np.minimum(windows[:, None] * C + np.arange(C), len(subject.tokens) - 1)
     args = (subject.params, subject.tokens[inputs].astype(np.int32))
     logs_BTV = programs.for_model(logs_of_windows, (subject.model,), args)(*args)
-    logs_NV = np.asarray(logs_BTV, np.float64).reshape(-1, logs_BTV.shape[-1])[: len(chosen)]
+    logs_NV = np.asarray(logs_BTV).reshape(-1, logs_BTV.shape[-1])[rows].astype(np.float64)
     p_NV = np.exp(logs_NV)
     entropy = (p_NV * logs_NV).sum(-1).mean()
     distances = [

@@ -1,20 +1,23 @@
 """Tables of a model, by hand and by counting."""
 
 from collections import Counter
+from itertools import pairwise
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from inspection import tables
 from inspection.subject import Subject
+from models import GPT2, SelfAttentionModel
 from tests.stages import CHANGED, TINY, V, init
 
 TRAIN = np.random.default_rng(0).zipf(1.5, 4000) % V
 
 
-def subject_of(model, params):
-    train = TRAIN.astype(np.int32)
+def subject_of(model, params, train=TRAIN):
+    train = np.asarray(train, np.int32)
     return Subject("x", model, params, Letters(), 8, train, train[:100])
 
 
@@ -53,6 +56,49 @@ def test_a_table_of_counts_has_no_distance_from_them():
     params = {"next_token": {"embedding": jnp.log(counts / counts.sum(-1, keepdims=True))}}
     found = tables.following(subject_of(TINY["bigram"], params), np.arange(3))
     assert found["distance"] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_token_that_only_ends_the_text_has_nothing_after_it():
+    train = [0, 0, 2, 0, 1]
+    found = tables.measure(subject_of(TINY["bigram"], init("bigram"), train), None)
+    assert found["pieces"] == ["a", "c"]
+    np.testing.assert_allclose(found["following"]["counts"], [[1 / 3, 1 / 3], [1, 0]], atol=6e-4)
+
+
+def test_of_a_large_vocabulary_the_most_frequent_tokens_are_compared(monkeypatch):
+    """The distance over three tokens, by counting."""
+    monkeypatch.setattr(tables, "NUM_NUMBERS", 3 * V + V // 2)
+    params = init("bigram", 3.0)
+    table_VV = np.asarray(params["next_token"]["embedding"], float)
+    logs_VV = table_VV - np.log(np.exp(table_VV).sum(-1, keepdims=True))
+    befores = [token for token, _ in Counter(TRAIN[:-1].tolist()).most_common(3)]
+    pairs = [pair for pair in pairwise(TRAIN.tolist()) if pair[0] in befores]
+    totals = Counter(one for one, _ in pairs)
+    distance = sum(
+        count / len(pairs) * (np.log(count / totals[one]) - logs_VV[one, other])
+        for (one, other), count in Counter(pairs).items()
+    )
+    found = tables.following(subject_of(TINY["bigram"], params), np.array(befores[:2]))
+    assert found["distance"] == pytest.approx(distance, rel=1e-4)
+
+
+def test_a_context_as_long_as_the_vocabulary_is_large():
+    """Both tables have V rows: those of tokens are not those of positions."""
+    model = GPT2(V, V, 12, 3, 1, dropout_rate=0.0, attention_dropout_rate=0.0)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    found = tables.measure(subject_of(model, params), None)
+    chosen = tables.most_frequent(TRAIN[:-1], V)
+    of = {name: np.asarray(table["embedding"]) for name, table in params["embed"].items()}
+    assert found["tokens"] == tables.tokens_like(of["token"][chosen])
+    assert found["positions"] == tables.positions_like(of["position"])
+
+
+def test_embeddings_of_one_number_have_a_map():
+    model = SelfAttentionModel(V, 8, embed_dim=1)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    found = tables.measure(subject_of(model, params), None)["tokens"]
+    assert [len(place) for place in found["map"]] == [2] * len(np.unique(TRAIN))
+    assert all(y == 0 for _, y in found["map"]) and found["explained"] == pytest.approx(1)
 
 
 def test_neighbours_and_map_by_hand():
