@@ -44,15 +44,17 @@ def losses(found: Sequence[Inside]) -> Figure:
     y = alt.Y("loss:Q", title="Nats per token").scale(zero=False)
     x = alt.X("order:Q", title="n", axis=alt.Axis(values=of_longest["orders"], format="d"))
     tooltip = ["name:N", alt.Tooltip("loss:Q", format=".3f")]
-    met = inline([dot for dot in dots if dot["order"] is not None])
-    rules = inline([dot for dot in dots if dot["order"] is None])
-    chart = alt.layer(
-        inline(line)
-        .mark_line(color="currentColor", opacity=0.6, point={"color": "currentColor"})
-        .encode(x, y),
-        rules.mark_rule(strokeWidth=2, strokeDash=[6, 4]).encode(y, color, tooltip=tooltip),
-        met.mark_point(filled=True, size=110, opacity=1).encode(x, y, color, tooltip=tooltip),
-    )
+    met = [dot for dot in dots if dot["order"] is not None]
+    apart = [dot for dot in dots if dot["order"] is None]
+    layers = [inline(line).mark_line(color="currentColor", opacity=0.6, point=True).encode(x, y)]
+    # A layer without rows would have no extent, and an image without a name.
+    if apart:
+        rule = inline(apart).mark_rule(strokeWidth=2, strokeDash=[6, 4])
+        layers.append(rule.encode(y, color, tooltip=tooltip))
+    if met:
+        point = inline(met).mark_point(filled=True, size=110, opacity=1)
+        layers.append(point.encode(x, y, color, tooltip=tooltip))
+    chart = alt.layer(*layers)
     return Figure(
         "Loss of n-grams, and where the models meet it",
         to_spec(chart, 320, "Loss of n-grams over n, with the models on it."),
