@@ -12,6 +12,7 @@ if __name__ == "__main__":
     process.require_packages()
 
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,11 @@ def main(*folders: str) -> None:
     if not folders:
         raise errors.UserError("no run to look into: name a folder, python look_inside.py FOLDER")
     runs, unread = read_runs([Path(folder) for folder in folders])
+    output = Path(OUTPUT.value or Path(folders[0]) / "inside.html")
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise errors.UserError(
+            f"--output={output}: expected a file in a folder that can be written"
+        )
     process.configure_jax()
     looked = []
     for place, run in enumerate(runs, start=1):
@@ -56,33 +62,39 @@ def main(*folders: str) -> None:
         raise errors.UserError(unread[-1])
     for line in unread:
         print(f"warning: left out: {line}", file=sys.stderr)
-    draw(looked, unread, config, Path(folders[0]))
+    draw(looked, unread, output)
+    if WANDB.value != "disabled":
+        print(mirror(looked, output, config))
 
 
-def draw(looked: Sequence[Run], unread: Sequence[str], config: ConfigDict, folder: Path) -> None:
-    """Writes the page, and makes its W&B run if that is asked for, in the project of `config`."""
+def draw(looked: Sequence[Run], unread: Sequence[str], output: Path) -> None:
+    """Writes the page. Raises UserError if it can't be written."""
     # Altair takes a second to load.
-    from reporting import figures, inside
+    from reporting import inside
 
-    found = inside.read(looked)
-    page = inside.render(found.insides, [f"Left out: {line}" for line in unread])
-    output = Path(OUTPUT.value or folder / "inside.html")
-    write(output, page)
+    page = inside.render(inside.read(looked).insides, [f"Left out: {line}" for line in unread])
+    try:
+        output.write_bytes(page.encode("utf-8", "replace"))
+    except OSError as error:
+        raise errors.UserError(f"--output={output} can't be written: {error.strerror}") from None
     print(f"page: {output}")
-    if WANDB.value == "disabled":
-        return
+
+
+def mirror(looked: Sequence[Run], output: Path, config: ConfigDict) -> str:
+    """Makes a W&B run of the page, in the project of `config`, and returns where it is."""
+    from reporting import figures, inside
     from tracking import inspection
 
-    where = inspection.mirror(
+    insides = inside.read(looked).insides
+    return inspection.mirror(
         config,
-        folder,
+        output.parent,
         "online" if WANDB.value == "online" else "offline",
-        page=page,
-        figures={name: figures.svg(spec) for name, spec in inside.figures(found.insides).items()},
-        heads=inside.heads(found.insides),
-        numbers=inside.numbers(found.insides),
+        page=output.read_text(encoding="utf-8"),
+        figures={name: figures.svg(spec) for name, spec in inside.figures(insides).items()},
+        heads=inside.heads(insides),
+        numbers=inside.numbers(insides),
     )
-    print(where)
 
 
 def look(run: Run, place: str) -> ConfigDict:
@@ -115,14 +127,6 @@ def look(run: Run, place: str) -> ConfigDict:
             f"{run.folder / run_folder.INSIDE} can't be written: {error.strerror}"
         ) from None
     return opened.config
-
-
-def write(output: Path, page: str) -> None:
-    """Writes the page. Raises UserError if it can't be written."""
-    try:
-        output.write_bytes(page.encode("utf-8", "replace"))
-    except OSError as error:
-        raise errors.UserError(f"--output={output} can't be written: {error.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -250,6 +250,8 @@ def test_a_broken_file_is_named_and_left_out(folder, tmp_path):
         (("{folder}/nowhere",), "does not exist: expected a run folder"),
         (("{folder}", "--checkpoint=7"), "checkpoint '7': expected one of best, latest"),
         (("{folder}", "--text={folder}/none.txt"), "none.txt"),
+        (("{folder}", "--output={folder}/no/page.html"), "in a folder that can be written"),
+        (("{folder}", "--wandb=on"), "wandb"),
     ],
 )
 def test_mistakes_are_one_line(folder, arguments, message):
