@@ -15,7 +15,7 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -23,6 +23,9 @@ from ml_collections import ConfigDict
 import run_folder
 from reporting.runs import Run, read_runs
 from runtime import errors
+
+if TYPE_CHECKING:  # JAX takes seconds to load, so the flags are checked first.
+    from inspection.subject import Subject
 
 OUTPUT = flags.DEFINE_string(
     "output", "", "The HTML page to write. Default: inside.html in the first FOLDER."
@@ -45,11 +48,15 @@ def main(*folders: str) -> None:
         raise errors.UserError("no run to look into: name a folder, python look_inside.py FOLDER")
     runs, unread = read_runs([Path(folder) for folder in folders])
     process.configure_jax()
-    looked = []
+    looked: list[Run] = []
+    subjects: list[Subject] = []
     for place, run in enumerate(runs, start=1):
         try:
-            config = look(run, f"{place} of {len(runs)}, {run.name}")
+            pairs = zip(looked, subjects, strict=True)
+            earlier = [subject for other, subject in pairs if other.stage < run.stage]
+            config, subject = look(run, f"{place} of {len(runs)}, {run.name}", earlier)
             looked.append(run)
+            subjects.append(subject)
         except errors.UserError as error:
             unread.append(str(error))
     if not looked:
@@ -85,8 +92,11 @@ def draw(looked: Sequence[Run], unread: Sequence[str], config: ConfigDict, folde
     print(where)
 
 
-def look(run: Run, place: str) -> ConfigDict:
-    """Measures a run's model, writes inside.json and returns the config. Raises UserError."""
+def look(run: Run, place: str, others: Sequence["Subject"]) -> tuple[ConfigDict, "Subject"]:
+    """Measures a run's model beside others, and writes inside.json. Raises UserError.
+
+    Returns the run's config, and what was looked into.
+    """
     import harness
     from inspection import views
     from inspection.subject import Subject
@@ -104,6 +114,8 @@ def look(run: Run, place: str) -> ConfigDict:
         context_length=opened.config.model.context_length,
         train=splits["train"],
         tokens=held_out,
+        snapshots=opened.snapshots,
+        others=others,
     ).check()
     measured = views.measure(subject, lambda view: print(f"{place}: {view}", flush=True))
     text = TEXT.value or f"the validation split of {opened.config.data.name}"
@@ -114,7 +126,7 @@ def look(run: Run, place: str) -> ConfigDict:
         raise errors.UserError(
             f"{run.folder / run_folder.INSIDE} can't be written: {error.strerror}"
         ) from None
-    return opened.config
+    return opened.config, subject
 
 
 def write(output: Path, page: str) -> None:
