@@ -18,7 +18,7 @@ NUM_TOKENS, NUM_TARGETS = 2**14, 2**11
 # Numbers of distributions in memory, at most.
 NUM_NUMBERS = 2**24
 # Orders of n-grams that models are compared with; the best one of Tiny Shakespeare is 5.
-MAX_ORDER = 6
+MAX_ORDER = 5
 
 
 def measure(subject: Subject, found: Scores) -> dict | None:

@@ -76,8 +76,11 @@ TOOLTIP = (
     ("train loss", "train", ".3f"),
     ("bits per byte", "bits", ".3f"),
 )
-# As many as there is room for; names of runs and of kinds of characters need some 170 pixels.
-LEGEND_COLUMNS = alt.ExprRef("max(1, floor(width / 190))")
+# As many as there is room for; names of runs and of kinds of characters need some 170 pixels. By
+# the width of the chart's place: that of its axes is known only when the legend has its height.
+LEGEND_COLUMNS = alt.ExprRef(
+    "max(1, floor((isFinite(containerSize()[0]) ? containerSize()[0] : width) / 200)) + 0 * width"
+)
 LOSS_NAMES = [metric for metric, _ in LOSSES.values()]
 # Measurements in a page, which stays below 10 MB.
 MAX_POINTS = 24_000
