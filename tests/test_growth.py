@@ -45,7 +45,7 @@ def measured():
 
 def test_a_snapshot_is_nearest_to_what_it_equals(measured):
     first, last = measured["steps"]
-    assert measured["others"] == [*(f"{n}-gram" for n in range(1, 7)), "earlier"]
+    assert measured["others"] == [*(f"{n}-gram" for n in range(1, growth.MAX_ORDER + 1)), "earlier"]
     assert (first["step"], first["nearest"]) == (1, "1-gram")
     assert (last["step"], last["nearest"]) == (100, "earlier")
     assert first["distances"]["1-gram"] == pytest.approx(0, abs=1e-6)
