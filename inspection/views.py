@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from inspection import account, context, heads, layers, passage, scores, tables, yardstick
+from inspection import account, context, heads, layers, passage, scores, tables, tokens, yardstick
 from inspection.scores import Scores
 from inspection.subject import Subject, pieces_of
 
@@ -58,6 +58,7 @@ def look_through(subject: Subject, found: Scores) -> dict | None:
 VIEWS: dict[str, View] = {
     "passage": passage.measure,
     "account": account.measure,
+    "tokens": tokens.measure,
     "yardstick": yardstick.measure,
     "context": look_back,
     "heads": look_at_heads,
