@@ -27,6 +27,8 @@ from ml_collections import ConfigDict
 
 import run_folder
 from checkpoints import pretrained
+from checkpoints.file_format import Damaged
+from checkpoints.snapshots import Snapshots
 from config import check
 from experiments import default
 from inference import evaluation, generation, streaming
@@ -138,6 +140,18 @@ class Run:
         data = corpus.load(run_start.data_config(self.config, self.workdir))
         run_start.check_text(data, self.workdir)
         return {"train": data.train, "val": data.val}
+
+    def snapshots(self) -> Iterator[tuple[int, Any]]:
+        """Yields the step and the parameters of each snapshot of the training, first to last.
+
+        Raises UserError for a damaged one.
+        """
+        kept = Snapshots(self.workdir)
+        for step in kept.steps():
+            try:
+                yield step, kept.read(step, self.params)
+            except Damaged as error:
+                raise UserError(f"snapshot {step} of {self.workdir}: {error}") from None
 
     def evaluate_text(self, path: str, field: str = "", prompt_field: str = "") -> dict[str, float]:
         """Returns the scores on a text of your own: text/loss, and so on.

@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -24,6 +24,9 @@ from ml_collections import ConfigDict
 import run_folder
 from reporting.runs import Run, read_runs
 from runtime import errors
+
+if TYPE_CHECKING:  # JAX takes seconds to load, so the flags are checked first.
+    from inspection.subject import Subject
 
 OUTPUT = flags.DEFINE_string(
     "output", "", "The HTML page to write. Default: inside.html in the first FOLDER."
@@ -51,11 +54,15 @@ def main(*folders: str) -> None:
             f"--output={output}: expected a file in a folder that can be written"
         )
     process.configure_jax()
-    looked = []
+    looked: list[Run] = []
+    subjects: list[Subject] = []
     for place, run in enumerate(runs, start=1):
         try:
-            config = look(run, f"{place} of {len(runs)}, {run.name}")
+            pairs = zip(looked, subjects, strict=True)
+            earlier = [subject for other, subject in pairs if other.stage < run.stage]
+            config, subject = look(run, f"{place} of {len(runs)}, {run.name}", earlier)
             looked.append(run)
+            subjects.append(subject)
         except errors.UserError as error:
             unread.append(str(error))
     if not looked:
@@ -97,8 +104,11 @@ def mirror(looked: Sequence[Run], output: Path, config: ConfigDict) -> str:
     )
 
 
-def look(run: Run, place: str) -> ConfigDict:
-    """Measures a run's model, writes inside.json and returns the config. Raises UserError."""
+def look(run: Run, place: str, others: Sequence["Subject"]) -> tuple[ConfigDict, "Subject"]:
+    """Measures a run's model beside others, and writes inside.json. Raises UserError.
+
+    Returns the run's config, and what was looked into.
+    """
     import harness
     from inspection import views
     from inspection.subject import Subject
@@ -116,6 +126,8 @@ def look(run: Run, place: str) -> ConfigDict:
         context_length=opened.config.model.context_length,
         train=splits["train"],
         tokens=held_out,
+        snapshots=opened.snapshots,
+        others=others,
     ).check()
     measured = views.measure(subject, lambda view: print(f"{place}: {view}", flush=True))
     text = TEXT.value or f"the validation split of {opened.config.data.name}"
@@ -126,7 +138,7 @@ def look(run: Run, place: str) -> ConfigDict:
         raise errors.UserError(
             f"{run.folder / run_folder.INSIDE} can't be written: {error.strerror}"
         ) from None
-    return opened.config
+    return opened.config, subject
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@
     heads.py         what each head attends to, and what it buys
     layers.py        logit lens, the logit as a sum, activation patching
     tables.py        what follows one token; embeddings of tokens and of positions
+    growth.py        the same at each snapshot of its training
     interception.py  reading and editing activations while a model runs
     windows.py       windows of a held-out text, and means over them
 

@@ -117,7 +117,25 @@ def nats_without(
 
 
 def measure(model: nn.Module, params: Any, tokens: np.ndarray, context_length: int) -> dict | None:
-    """Returns the scores of each head on a held-out text; None for a model without attention."""
+    """Returns the scores of each head on a held-out text, and by how much it lowers the loss.
+
+    None for a model without attention.
+    """
+    measured = measure_scores(model, params, tokens, context_length)
+    if measured is None:
+        return None
+    texts = windows.spread(tokens, context_length)
+    rows = measured["heads"]
+    cost = ablations(model, params, texts, (rows[-1]["layer"], rows[-1]["head"]))
+    for place, row in enumerate(rows):
+        row.update({name: values[place] for name, values in cost.items()})
+    return measured
+
+
+def measure_scores(
+    model: nn.Module, params: Any, tokens: np.ndarray, context_length: int
+) -> dict | None:
+    """Returns what each head attends to in a held-out text; None for a model without attention."""
     found = interception.attentions(model, params)
     if not found:
         return None
@@ -128,8 +146,6 @@ def measure(model: nn.Module, params: Any, tokens: np.ndarray, context_length: i
     totals = jax.tree.map(partial(np.asarray, dtype=np.float64), summed)
     masses_MLH = totals.masses_MLH / totals.queries_M[:, None, None]
     chances_M = totals.uniform_M / totals.queries_M
-    shape = len(found), found[0].num_heads
-    cost = ablations(model, params, texts, shape)
     rows = [
         {
             "layer": layer + 1,
@@ -137,9 +153,8 @@ def measure(model: nn.Module, params: Any, tokens: np.ndarray, context_length: i
             **dict(zip(MASSES, masses_MLH[:, layer, head].tolist(), strict=True)),
             "entropy": float(totals.entropy_LH[layer, head] / num),
             "spectrum": (totals.spectrum_LHD[layer, head] / num).round(4).tolist(),
-            **{name: values[layer * shape[1] + head] for name, values in cost.items()},
         }
-        for layer, head in np.ndindex(shape)
+        for layer, head in np.ndindex(len(found), found[0].num_heads)
     ]
     return {
         "num_windows": num,

@@ -1,5 +1,6 @@
 """A trained model with the held-out text that it is measured on."""
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,9 @@ class Subject(NamedTuple):
     context_length: int
     train: np.ndarray  # Token ids of the text that it was trained on.
     tokens: np.ndarray  # Token ids of the held-out text.
+    # Steps and parameters of the snapshots of its training, first to last.
+    snapshots: Callable[[], Iterable[tuple[int, Any]]] = tuple
+    others: Sequence["Subject"] = ()  # Models of earlier stages.
 
     def check(self) -> "Subject":
         """Returns itself. Raises UserError for a text that has no passages, or too little of it."""

@@ -5,7 +5,18 @@ from functools import partial
 
 import numpy as np
 
-from inspection import account, context, heads, layers, passage, scores, tables, tokens, yardstick
+from inspection import (
+    account,
+    context,
+    growth,
+    heads,
+    layers,
+    passage,
+    scores,
+    tables,
+    tokens,
+    yardstick,
+)
 from inspection.scores import Scores
 from inspection.subject import Subject, pieces_of
 
@@ -64,6 +75,7 @@ VIEWS: dict[str, View] = {
     "heads": look_at_heads,
     "layers": look_through,
     "tables": tables.measure,
+    "growth": growth.measure,
 }
 
 

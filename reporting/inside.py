@@ -13,6 +13,7 @@ from reporting import (
     charts,
     inside_account,
     inside_context,
+    inside_growth,
     inside_heads,
     inside_layers,
     inside_passage,
@@ -33,6 +34,7 @@ SECTIONS: tuple[Callable[[Sequence[Inside]], Section | None], ...] = (
     inside_heads.section,
     inside_layers.section,
     inside_tables.section,
+    inside_growth.section,
 )
 
 

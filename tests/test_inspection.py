@@ -18,7 +18,7 @@ from tests import browser
 from tests.command import assert_refused, run
 from tests.test_accessibility import CUT, DRAWN
 
-FLAGS = {"tracking.wandb_mode": "disabled"}
+FLAGS = {"tracking.wandb_mode": "disabled", "checkpoint.snapshots": 3}
 HOSTILE = "</script><script>document.title='broken'</script>\u202e"
 
 
