@@ -62,16 +62,15 @@ def align(insides: Sequence[Inside]) -> Aligned:
     # What ends with the first tokens is not predicted.
     cuts = reduce(np.intersect1d, ends)
     num = len(cuts) - 1
-    nats, is_right, uniform = [], [], np.zeros(num)
-    for place, (view, end) in enumerate(zip(views, ends, strict=True)):
+    counts, nats, is_right = [], [], []
+    for view, end in zip(views, ends, strict=True):
         part = np.searchsorted(cuts, end[1:]) - 1
         is_in = part >= 0
         part = part[is_in]
         nats.append(np.bincount(part, unpacked(view["nats"], "<f4")[is_in].astype(float), num))
         wrong = 1 - unpacked(view["right"], "u1")[is_in]
         is_right.append(np.bincount(part, wrong, num) == 0)
-        if place == 0:
-            uniform = np.bincount(part, minlength=num) * float(first["uniform"])
+        counts.append(np.bincount(part, minlength=num))
     begins = np.searchsorted(ends[0], cuts[:-1]) + 1  # Tokens of the first run.
     are_alike = len({view["units"] for view in views}) == 1
     lengths = np.ones(num, np.int64) if are_alike else np.diff(cuts)
@@ -82,7 +81,7 @@ def align(insides: Sequence[Inside]) -> Aligned:
         num=int(lengths.sum()),
         lengths_M=lengths,
         kinds_M=unpacked(first["kinds"], "u1")[begins],
-        uniform_M=uniform,
+        uniform_M=counts[0] * float(first["uniform"]),
         nats_RM=np.stack(nats),
         is_right_RM=np.stack(is_right),
     )
