@@ -25,8 +25,8 @@ def section(insides: Sequence[Inside]) -> Section | None:
         title="Growth",
         question="Does a model pass through the simpler ones while it is trained?",
         reading=f"The charts show {name} at snapshots of its training. It is nearest to the "
-        "lowest line: the n-gram, or the model of an earlier stage, whose predictions differ least "
-        "from its own (Kullback-Leibler divergence). The table has all runs.",
+        "lowest line: the n-gram (dashed), or the model of an earlier stage, whose predictions "
+        "differ least from its own (Kullback-Leibler divergence). The table has all runs.",
         figures=figures,
         left_out=[
             f"{inside.name} is left out of growth: it kept no snapshots (checkpoint.snapshots)"
@@ -36,16 +36,26 @@ def section(insides: Sequence[Inside]) -> Section | None:
     )
 
 
-def lines(rows: Rows, y: alt.Y, order: Sequence[str], what: str, *details: str) -> Spec:
-    """Draws a line over the updates for each name."""
+def lines(
+    rows: Rows,
+    y: alt.Y,
+    order: Sequence[str],
+    what: str,
+    details: Sequence[str] = (),
+    dashed: Sequence[str] = (),
+) -> Spec:
+    """Draws a line over the updates for each name, and for each value of `details`."""
     x = alt.X("step:Q", title="Updates", scale=alt.Scale(type="log", nice=False))
     shades = [COLORS[i % len(COLORS)] for i in range(len(order))]
     legend = alt.Legend(title=None, orient="bottom", columns=LEGEND_COLUMNS, labelLimit=200)
     color = alt.Color("name:N", legend=legend).scale(domain=[*order], range=shades)
+    dashes = [[5, 3] if name in dashed else [1, 0] for name in order]
+    dash = alt.StrokeDash("name:N", legend=legend).scale(domain=[*order], range=dashes)
     value = alt.Tooltip(y.shorthand, format=".3f")
     chart = inline(rows).mark_line(strokeWidth=2, point=True)
     tooltip = ["name:N", "step:Q", value, *details]
-    return to_spec(chart.encode(x, y, color, detail=list(details), tooltip=tooltip), 320, what)
+    chart = chart.encode(x, y, color, dash, detail=list(details), tooltip=tooltip)
+    return to_spec(chart, 320, what)
 
 
 def nearest(name: str, runs: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -55,12 +65,14 @@ def nearest(name: str, runs: Mapping[str, Mapping[str, Any]]) -> Figure:
         for step in runs[name]["steps"]
         for other, distance in step["distances"].items()
     ]
+    others = runs[name]["others"]
+    grams = [other for other in others if other.endswith("-gram")]
     # A logarithmic axis has no place for a distance that rounding made negative.
     rows = [row for row in rows if row["distance"] > 0]
     y = alt.Y("distance:Q", title="KL divergence, nats", scale=alt.Scale(type="log"))
     return Figure(
         f"Distance of {name} from n-grams and earlier stages",
-        lines(rows, y, runs[name]["others"], "Distance from n-grams and earlier stages."),
+        lines(rows, y, others, "Distance from n-grams and earlier stages.", dashed=grams),
         ["run", "updates", "loss", "nearest to", "distance"],
         [
             [
@@ -113,7 +125,7 @@ def heads(name: str, run: Mapping[str, Any]) -> Figure:
     y = alt.Y("mass:Q", title="Mean attention weight")
     return Figure(
         f"Heads of {name}: weight on the token before, on the same token, and induction",
-        lines(rows, y, [*SCORES.values()], "Scores of each head.", "head:N"),
+        lines(rows, y, [*SCORES.values()], "Scores of each head.", ["head:N"]),
         ["updates", "head", *SCORES.values()],
         table,
     )
