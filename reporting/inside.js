@@ -37,7 +37,7 @@ function showPassage(passage) {
     const name = element("th", { scope: "row" }, model.name);
     // Its token is longer than the character that is shown.
     const piece = model.pieces[token];
-    if (piece !== passage.pieces[current]) name.append(element("small", {}, ` guesses ${visible(piece)}`));
+    if (piece !== passage.pieces[current]) name.append(element("small", {}, ` token ${visible(piece)}`));
     return element("tr", {}, name, p, ...guesses);
   }
 
