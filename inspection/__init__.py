@@ -5,6 +5,7 @@
     scores.py        every held-out token scored once
     passage.py       what it guesses in a passage
     kinds.py, account.py   its loss by kind of character
+    tokens.py        each token's place, kind and score, to compare runs with other tokens
     ngrams.py, yardstick.py   n-grams, and the one that is as good as a model
     context.py       how far back it looks
     heads.py         what each head attends to, and what it buys

@@ -45,12 +45,13 @@ class Subject(NamedTuple):
 
         The place is that of characters, so that runs with other tokenizers show the same one.
         """
-        pieces = pieces_of(self.tokenizer, self.tokens)
-        text = "".join(pieces)
+        text = self.tokenizer.decode(self.tokens)
         begin = text.find("\n\n", int(PLACE * max(len(text) - PASSAGE, 0)))
         begin = begin + 2 if 0 <= begin <= len(text) - PASSAGE else 0
-        ends = np.cumsum([len(piece) for piece in pieces])
-        first, last = np.searchsorted(ends, [begin, begin + PASSAGE - 1], side="right")
+        chosen = text[begin : begin + PASSAGE]
+        sizes = [len(part.encode("utf-8", "replace")) for part in (text[:begin], chosen)]
+        ends = np.cumsum(self.tokenizer.token_bytes[self.tokens])
+        first, last = np.searchsorted(ends, np.cumsum(sizes) - [0, 1], side="right")
         # The first token has nothing before it.
         return slice(max(int(first), 1), int(last) + 1)
 

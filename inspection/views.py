@@ -14,6 +14,7 @@ from inspection import (
     passage,
     scores,
     tables,
+    tokens,
     yardstick,
 )
 from inspection.scores import Scores
@@ -68,6 +69,7 @@ def look_through(subject: Subject, found: Scores) -> dict | None:
 VIEWS: dict[str, View] = {
     "passage": passage.measure,
     "account": account.measure,
+    "tokens": tokens.measure,
     "yardstick": yardstick.measure,
     "context": look_back,
     "heads": look_at_heads,

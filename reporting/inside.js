@@ -26,14 +26,19 @@ function showPassage(passage) {
   let current = 0;
 
   function row(model) {
-    const guesses = model.guesses[current].map((piece, place) => {
-      const isRight = piece === passage.pieces[current];
+    const token = model.at[current];
+    const guesses = model.guesses[token].map((piece, place) => {
+      const isRight = piece === model.pieces[token];
       const cell = element("td", isRight ? { class: "right" } : {});
-      cell.append(`${visible(piece)} `, element("small", {}, percent(model.p_guesses[current][place])));
+      cell.append(`${visible(piece)} `, element("small", {}, percent(model.p_guesses[token][place])));
       return cell;
     });
-    const p = element("td", { class: "number" }, percent(model.p[current]));
-    return element("tr", {}, element("th", { scope: "row" }, model.name), p, ...guesses);
+    const p = element("td", { class: "number" }, percent(model.p[token]));
+    const name = element("th", { scope: "row" }, model.name);
+    // Its token is longer than the character that is shown.
+    const piece = model.pieces[token];
+    if (piece !== passage.pieces[current]) name.append(element("small", {}, ` token ${visible(piece)}`));
+    return element("tr", {}, name, p, ...guesses);
   }
 
   function show(place) {
@@ -42,7 +47,7 @@ function showPassage(passage) {
     characters[current].classList.add("current");
     const before = passage.pieces.slice(Math.max(0, current - 24), current).map(visible).join("");
     const caption = element("caption", {}, `After …${before} comes `, element("b", {}, visible(passage.pieces[current])));
-    const width = passage.models[0].guesses[0].length;
+    const width = Math.max(...passage.models.map((model) => model.guesses[0].length));
     const headings = ["model", "p(right)", "best guesses"].map((heading, column) =>
       element("th", { scope: "col", ...(column === 2 ? { colspan: width } : {}), ...(column === 1 ? { class: "number" } : {}) }, heading),
     );

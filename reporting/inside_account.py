@@ -1,6 +1,5 @@
 """Section "What it bought": the loss from stage to stage by kind of character, which adds up."""
 
-import base64
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -8,8 +7,10 @@ from typing import NamedTuple
 import altair as alt
 import numpy as np
 
+from reporting import inside_tokens
 from reporting.charts import COLORS, LEGEND_COLUMNS, TICKS, inline, to_spec
-from reporting.inside_parts import Figure, Inside, Section, alike
+from reporting.inside_parts import Figure, Inside, Section
+from reporting.inside_tokens import Aligned
 
 UNIFORM = "no model"
 # Those of COLORS, then the first ones again, lighter: ten kinds side by side.
@@ -17,7 +18,7 @@ SHADES = COLORS
 
 
 class Step(NamedTuple):
-    """Gain of one run over the one before it: nats per token, in all and by kind."""
+    """Gain of one run over the one before it: nats per token or byte, in all and by kind."""
 
     name: str
     before: float
@@ -36,54 +37,57 @@ class Flips(NamedTuple):
 
 def section(insides: Sequence[Inside]) -> Section | None:
     """Returns the section; None without a run."""
-    same, _ = alike(insides)
+    same, left_out = inside_tokens.on_one_text(insides)
     if not same:
         return None
-    found = steps(same)
-    kinds = [name for name, count in kinds_of(same[0]).items() if count]
+    aligned = inside_tokens.align(same)
+    if not aligned.num:
+        return None
+    kinds = [name for place, name in enumerate(aligned.names) if place in aligned.kinds_M]
     return Section(
         name="account",
         title="What it bought",
         question="Which characters does each step of the ladder make easier?",
         reading="Each row is the fall of the loss from one model to the next, in parts by kind of "
         "character that add up to it; a part left of zero is a kind that the step makes worse. "
-        "The first row starts from the uniform distribution.",
-        figures=[account(found, kinds), *flipped(same)],
+        "The first row starts from the uniform distribution."
+        + " A token of several characters is of the kind of its first."
+        * (aligned.unit == "byte"),
+        figures=[account(aligned, kinds), *flipped(aligned)],
+        left_out=left_out,
     )
 
 
-def kinds_of(inside: Inside) -> dict[str, int]:
-    """Returns the number of tokens of each kind."""
-    view = inside.views["account"]
-    return dict(zip(view["kinds"], view["counts"], strict=True))
-
-
-def steps(same: Sequence[Inside]) -> list[Step]:
+def steps(aligned: Aligned) -> list[Step]:
     """Returns the step from the uniform distribution to the first run, and those between runs."""
-    first = same[0].views["account"]
-    num = first["num"]
-    uniform = np.array(first["counts"], float) * first["uniform"]
+    num_kinds = len(aligned.names)
+
+    def by_kind(nats_M: np.ndarray) -> np.ndarray:
+        return np.bincount(aligned.kinds_M, nats_M, num_kinds) / aligned.num
+
     made = []
-    before = uniform
-    for inside in same:
-        nats = np.array(inside.views["account"]["nats"], float)
-        gains = dict(zip(first["kinds"], ((before - nats) / num).tolist(), strict=True))
-        made.append(Step(inside.name, before.sum() / num, nats.sum() / num, gains))
-        before = nats
+    before = by_kind(aligned.uniform_M)
+    for inside, nats_M in zip(aligned.insides, aligned.nats_RM, strict=True):
+        after = by_kind(nats_M)
+        gains = dict(zip(aligned.names, (before - after).tolist(), strict=True))
+        made.append(Step(inside.name, before.sum(), after.sum(), gains))
+        before = after
     return made
 
 
-def account(found: Sequence[Step], kinds: Sequence[str]) -> Figure:
+def account(aligned: Aligned, kinds: Sequence[str]) -> Figure:
     """Draws each step as a row, stacked by kind."""
+    found = steps(aligned)
     rows = [
         {"step": f"{place}. {step.name}", "kind": kind, "order": kinds.index(kind), "gain": gain}
         for place, step in enumerate(found, start=1)
         for kind, gain in step.gains.items()
         if kind in kinds
     ]
+    title = f"Nats per {aligned.unit} gained"
     chart = inline(rows).mark_bar(height=26)
     chart = chart.encode(
-        alt.X("sum(gain):Q", title="Nats per token gained", axis=alt.Axis(tickCount=TICKS)),
+        alt.X("sum(gain):Q", title=title, axis=alt.Axis(tickCount=TICKS)),
         alt.Y("step:N", title=None, sort=[row["step"] for row in rows]),
         alt.Color("kind:N", title=None, sort=list(kinds))
         .legend(orient="bottom", columns=LEGEND_COLUMNS, labelLimit=200)
@@ -103,24 +107,19 @@ def account(found: Sequence[Step], kinds: Sequence[str]) -> Figure:
     )
 
 
-def flips(same: Sequence[Inside]) -> list[Flips]:
+def flips(aligned: Aligned) -> list[Flips]:
     """Returns what neighbouring runs guess right, and their neighbour does not."""
-    made = []
-    for one, later in pairwise(same):
-        a, b = _right(one), _right(later)
-        made.append(Flips(one.name, later.name, (b & ~a).mean(), (a & ~b).mean()))
-    return made
+    names = [inside.name for inside in aligned.insides]
+    shares_M = aligned.lengths_M / aligned.num
+    return [
+        Flips(one, later, shares_M[b & ~a].sum(), shares_M[a & ~b].sum())
+        for (one, a), (later, b) in pairwise(zip(names, aligned.is_right_RM, strict=True))
+    ]
 
 
-def _right(inside: Inside) -> np.ndarray:
-    view = inside.views["account"]
-    packed = np.frombuffer(base64.b64decode(view["right"]), np.uint8)
-    return np.unpackbits(packed, count=view["num"]).astype(bool)
-
-
-def flipped(same: Sequence[Inside]) -> list[Figure]:
+def flipped(aligned: Aligned) -> list[Figure]:
     """Draws the shares of guesses that each step wins and loses; none for one run."""
-    found = flips(same)
+    found = flips(aligned)
     if not found:
         return []
     rows = [
@@ -131,7 +130,7 @@ def flipped(same: Sequence[Inside]) -> list[Figure]:
     chart = inline(rows).mark_bar(height=22)
     percent = alt.Axis(format="%", tickCount=TICKS)
     chart = chart.encode(
-        alt.X("share:Q", title="Share of characters", axis=percent),
+        alt.X("share:Q", title="Share of the text", axis=percent),
         alt.Y("step:N", title=None, sort=[row["step"] for row in rows]),
         alt.Color("what:N", title=None)
         .legend(orient="bottom", columns=LEGEND_COLUMNS)

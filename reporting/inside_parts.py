@@ -65,16 +65,20 @@ def with_view(insides: Sequence[Inside], view: str) -> list[Inside]:
     return [inside for inside in insides if inside.views.get(view)]
 
 
-def alike(insides: Sequence[Inside]) -> tuple[list[Inside], list[str]]:
-    """Returns those whose tokens are the same characters as most, and a line for each other one."""
+def alike(insides: Sequence[Inside], view: str, where: str) -> tuple[list[Inside], list[str]]:
+    """Returns those with a view whose tokens are the same as most have, and a line for others.
+
+    The line says that the run is left out of `where`.
+    """
     by_units: dict[str, list[Inside]] = {}
-    for inside in with_view(insides, "account"):
-        by_units.setdefault(inside.views["account"]["units"], []).append(inside)
+    known = with_view(insides, view)
+    for inside in known:
+        by_units.setdefault((inside.views.get("tokens") or {}).get("units", ""), []).append(inside)
     same = max(by_units.values(), key=len, default=[])
     return same, [
-        f"{inside.name} is left out of the passage and of what each idea bought: its tokens, or "
-        "its text, are not those of the others"
-        for inside in with_view(insides, "account")
+        f"{inside.name} is left out of {where}: its tokens, or its text, are not those of the "
+        "others"
+        for inside in known
         if inside not in same
     ]
 

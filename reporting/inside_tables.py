@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 
 from reporting.charts import COLORS, Rows, Spec, inline, to_spec
-from reporting.inside_parts import Figure, Inside, Section, visible, with_view
+from reporting.inside_parts import Figure, Inside, Section, alike, visible
 
 # Distances in positions of the table.
 DISTANCES = (1, 2, 4, 8, 16, 32)
@@ -14,7 +14,7 @@ DISTANCES = (1, 2, 4, 8, 16, 32)
 
 def section(insides: Sequence[Inside]) -> Section | None:
     """Returns the section; None without a run that was measured."""
-    found = with_view(insides, "tables")
+    found, left_out = alike(insides, "tables", "the tables")
     if not found:
         return None
     return Section(
@@ -28,6 +28,7 @@ def section(insides: Sequence[Inside]) -> Section | None:
             following(found),
             *(figure for figure in (mapped(found), positions(found)) if figure),
         ],
+        left_out=left_out,
     )
 
 

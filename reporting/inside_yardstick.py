@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import altair as alt
 
 from reporting.charts import LEGEND_COLUMNS, inline, to_spec
-from reporting.inside_parts import Figure, Inside, Section, colors, with_view
+from reporting.inside_parts import Figure, Inside, Section, alike, colors
 
 
 def section(insides: Sequence[Inside]) -> Section | None:
     """Returns the section; None without a run that was measured."""
-    found = with_view(insides, "yardstick")
+    found, left_out = alike(insides, "yardstick", "the yardstick")
     if not found:
         return None
     return Section(
@@ -21,6 +21,7 @@ def section(insides: Sequence[Inside]) -> Section | None:
         "training. A model whose dot is on the line at 3.4 predicts as well as something between a "
         "3-gram and a 4-gram; beyond the line's lowest point none is as good.",
         figures=[losses(found), distances(found)],
+        left_out=left_out,
     )
 
 

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 import harness
 import run_folder
 from inspection import account, kinds, ngrams, scores, subject, yardstick
-from reporting import inside, inside_account, inside_passage, runs
+from reporting import inside, inside_account, inside_passage, inside_tokens, runs
 from tests import browser
 from tests.command import assert_refused, run
 from tests.test_accessibility import CUT, DRAWN
@@ -116,7 +116,7 @@ def test_guesses_use_the_windows_of_the_whole_text(folder):
 
 
 def test_the_account_adds_up_to_the_losses(folder, insides):
-    steps = inside_account.steps(insides)
+    steps = inside_account.steps(inside_tokens.align(insides))
     assert [step.name for step in steps] == ["bigram", "gpt2"]
     assert steps[0].before == pytest.approx(math.log(65))
     for step, one in zip(steps, insides, strict=True):
@@ -128,7 +128,7 @@ def test_the_account_adds_up_to_the_losses(folder, insides):
 
 def test_guesses_won_and_lost_by_hand(folder, insides):
     rights = [scores.score(subject_of(folder, one.name)[0]).is_right for one in insides]
-    (found,) = inside_account.flips(insides)
+    (found,) = inside_account.flips(inside_tokens.align(insides))
     assert found.won == pytest.approx(np.mean(~rights[0] & rights[1]))
     assert found.lost == pytest.approx(np.mean(rights[0] & ~rights[1]))
     assert found.won + found.lost > 0
@@ -159,6 +159,7 @@ def test_a_token_of_several_characters_has_the_kind_of_its_first(folder):
 
     class TwoCharacters:
         vocab_size = 5
+        token_bytes = np.full(5, 2)
 
         def decode(self, tokens):
             return "".join(text[2 * token : 2 * token + 2] for token in tokens)
@@ -213,16 +214,21 @@ def test_a_table_of_log_counts_is_the_bigram(folder):
     assert measured["as_good_as"] == pytest.approx(2, abs=0.02)
 
 
-def test_runs_with_other_tokens_are_left_out_of_what_compares_characters(folder, tmp_path):
+def test_runs_on_other_texts_are_left_out_of_what_compares_characters(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "runs")
     path = tmp_path / "runs/gpt2" / run_folder.INSIDE
     content = run_folder.read_json(path)
-    content["views"]["account"]["units"] = "others"
+    content["views"]["tokens"] |= {"text": "other", "units": "others"}
     run_folder.write_json(path, content)
     found = inside.read(runs.read_runs([tmp_path / "runs"])[0]).insides
     made = {section.name: section for section in inside.sections(found)}
     assert "passage" not in made
-    assert len(inside_account.steps(inside_account.alike(found)[0])) == 1
+    assert [row[0] for row in made["account"].figures[0].rows].count("loss after") == 1
+    assert list(made["account"].figures[0].columns) == ["", "bigram"]
+    (line,) = made["account"].left_out
+    assert line.startswith("gpt2 is left out of the passage and of what each step bought")
+    (line,) = made["yardstick"].left_out
+    assert line.startswith("gpt2 is left out of the yardstick: its tokens")
 
 
 def test_the_report_has_the_sections_where_a_run_was_looked_into(folder, tmp_path):
@@ -268,7 +274,7 @@ def test_a_text_of_ones_own_and_a_page_elsewhere(folder, tmp_path):
     assert made.returncode == 0, made.stderr
     content = json.loads((tmp_path / "bigram" / run_folder.INSIDE).read_text())
     assert content["text"].endswith("own.txt")
-    assert content["views"]["account"]["num"] == 21 * 40 - 1
+    assert sum(content["views"]["account"]["counts"]) == 21 * 40 - 1
     assert "own.txt" in (tmp_path / "page.html").read_text()
 
 
