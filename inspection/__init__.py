@@ -11,7 +11,8 @@
     heads.py         what each head attends to, and what it buys
     layers.py        logit lens, the logit as a sum, activation patching
     tables.py        what follows one token; embeddings of tokens and of positions
-    growth.py        the same at each snapshot of its training
+    growth.py        a model at each snapshot of its training
+    magnitudes.py    gradients and activations of its parts, for growth.py
     interception.py  reading and editing activations while a model runs
     windows.py       windows of a held-out text, and means over them
 

@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from inspection import account, heads, scores, yardstick
+from inspection import account, heads, magnitudes, scores, yardstick
 from inspection.scores import Scores
 from inspection.subject import Subject
 from runtime import programs
@@ -22,7 +22,7 @@ MAX_ORDER = 5
 
 
 def measure(subject: Subject, found: Scores) -> dict | None:
-    """Returns losses by kind, head scores and distances at each snapshot; None without any."""
+    """Returns what `at_snapshot` does for each snapshot; None without any."""
     most = max(NUM_TOKENS, 2 * subject.context_length + 1)
     short = subject._replace(tokens=subject.tokens[:most])
     num = min(NUM_TARGETS, NUM_NUMBERS // subject.tokenizer.vocab_size, len(short.tokens) - 1)
@@ -93,4 +93,5 @@ def at_snapshot(subject: Subject, others: dict[str, np.ndarray]) -> dict:
             {name: row[name] for name in ("layer", "head", *heads.MASSES)}
             for row in (of_heads["heads"] if of_heads else [])
         ],
+        **magnitudes.measure(model, params, subject.tokens, C),
     }

@@ -53,8 +53,10 @@ def read(runs: Sequence[Run]) -> Found:
         if not path.exists():
             continue
         try:
-            insides.append(Inside.from_json(run, run_folder.read_object(path)))
-        except (UserError, KeyError, TypeError, ValueError) as error:
+            inside = Inside.from_json(run, run_folder.read_object(path))
+            sections([inside])  # A file of another version, or changed by hand, may lack a part.
+            insides.append(inside)
+        except (UserError, LookupError, TypeError, ValueError, AttributeError) as error:
             unread.append(sanitize(f"{path} can't be read: {error!r}: look inside again"))
     return Found(insides, unread)
 

@@ -20,6 +20,10 @@ def section(insides: Sequence[Inside]) -> Section | None:
     figures = [nearest(name, runs), kinds(name, last)]
     if any(step["heads"] for step in last["steps"]):
         figures.append(heads(name, last))
+    figures += [
+        magnitudes(name, last, "gradients", "Norm of the loss's gradient"),
+        magnitudes(name, last, "activations", "Root mean square of outputs"),
+    ]
     return Section(
         name="growth",
         title="Growth",
@@ -128,4 +132,25 @@ def heads(name: str, run: Mapping[str, Any]) -> Figure:
         lines(rows, y, [*SCORES.values()], "Scores of each head.", ["head:N"]),
         ["updates", "head", *SCORES.values()],
         table,
+    )
+
+
+def magnitudes(name: str, run: Mapping[str, Any], what: str, title: str) -> Figure:
+    """Draws the gradients or activations of each sub-module, on one batch."""
+    parts = list(run["steps"][0][what])
+    rows = [
+        {"step": step["step"], "name": part, "size": step[what][part]}
+        for step in run["steps"]
+        for part in parts
+        if step[what][part] > 0  # A logarithmic axis has no zero.
+    ]
+    y = alt.Y("size:Q", title=title, scale=alt.Scale(type="log"))
+    return Figure(
+        f"{title} of each part of {name}, on one batch",
+        lines(rows, y, parts, f"{title} of each part."),
+        ["updates", *parts],
+        [
+            [f"{step['step']:,}", *(f"{step[what][part]:.3g}" for part in parts)]
+            for step in run["steps"]
+        ],
     )

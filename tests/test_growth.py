@@ -1,10 +1,12 @@
 """Growth: a snapshot is nearest to what it equals, and is scored as the model is."""
 
+import jax
 import numpy as np
+import optax
 import pytest
 
 from input_pipeline.tokenizers import CharTokenizer
-from inspection import growth, scores
+from inspection import growth, magnitudes, scores, windows
 from inspection.subject import Subject
 from reporting import inside_growth
 from reporting.inside_parts import Inside
@@ -81,11 +83,31 @@ def test_the_section_names_what_each_run_is_nearest_to(measured):
     ]
     section = inside_growth.section(insides)
     assert_valid(figure.spec for figure in section.figures)
-    nearest, kinds = section.figures
+    nearest, kinds, gradients, activations = section.figures
     assert [row[:2] + row[3:4] for row in nearest.rows] == [
         ["grown", "1", "1-gram"],
         ["grown", "100", "earlier"],
     ]
-    assert len(kinds.rows) == 2
+    assert len(kinds.rows) == len(gradients.rows) == len(activations.rows) == 2
     assert section.left_out[0].startswith("none is left out of growth")
     assert inside_growth.section(insides[:1]) is None
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_magnitudes_are_those_of_a_step(name):
+    """By autodiff of the reference loss, and the logits as the last output."""
+    model, params = TINY[name], init(name, 3.0)
+    found = magnitudes.measure(model, params, HELD_OUT, T)
+    texts = windows.spread(HELD_OUT, T)[: magnitudes.BATCH]
+
+    def loss(params):
+        logits = model.apply({"params": params}, texts[:, :-1])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, texts[:, 1:]).mean()
+
+    gradient = jax.grad(loss)(params)
+    expected = {part: float(optax.tree.norm(tree)) for part, tree in gradient.items()}
+    assert found["gradients"] == pytest.approx(expected, rel=2e-3)
+    assert found["activations"].keys() == {*params, "logits"}
+    logits = np.asarray(model.apply({"params": params}, texts[:, :-1]))
+    size = np.sqrt(np.mean(logits**2))
+    assert found["activations"]["logits"] == pytest.approx(size, rel=2e-3)

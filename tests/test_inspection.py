@@ -243,10 +243,14 @@ def test_the_report_has_the_sections_where_a_run_was_looked_into(folder, tmp_pat
 
 def test_a_broken_file_is_named_and_left_out(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "runs")
-    (tmp_path / "runs/gpt2" / run_folder.INSIDE).write_text('{"step": "two"}')
-    found = inside.read(runs.read_runs([tmp_path / "runs"])[0])
-    assert [one.name for one in found.insides] == ["bigram"]
-    assert "gpt2/inside.json can't be read" in found.unread[0]
+    path = tmp_path / "runs/gpt2" / run_folder.INSIDE
+    without = run_folder.read_json(path)
+    del without["views"]["heads"]["heads"][0]["cost"]
+    for text in ('{"step": "two"}', json.dumps(without), "[]"):
+        path.write_text(text)
+        found = inside.read(runs.read_runs([tmp_path / "runs"])[0])
+        assert [one.name for one in found.insides] == ["bigram"]
+        assert "gpt2/inside.json can't be read" in found.unread[0]
 
 
 @pytest.mark.parametrize(
