@@ -9,8 +9,10 @@ from itertools import islice
 import numpy as np
 
 from inspection import account, heads, magnitudes, scores, yardstick
+from inspection.kinds import NAMES
 from inspection.scores import Scores
 from inspection.subject import Subject
+from inspection.tokens import kinds_of_tokens
 from runtime import programs
 
 # Held-out tokens that each snapshot is scored on, and those whose distributions are compared.
@@ -33,10 +35,9 @@ def measure(subject: Subject, found: Scores) -> dict | None:
         steps.append({"step": step, **at_snapshot(short._replace(params=params), others)})
     if not steps:
         return None
-    kinds = account.measure(short, scores.score(short))
     return {
-        "kinds": kinds["kinds"],
-        "counts": kinds["counts"],
+        "kinds": list(NAMES),
+        "counts": np.bincount(kinds_of_tokens(short)[1:], minlength=len(NAMES)).tolist(),
         "others": list(others),
         "steps": steps,
     }

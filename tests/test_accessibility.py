@@ -1,5 +1,7 @@
 """The report's page for everybody: axe-core finds nothing, and no label of a chart is cut off."""
 
+from itertools import product
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
@@ -40,19 +42,23 @@ def pages(tmp_path_factory):
     return made
 
 
+def assert_accessible(path):
+    """A page, wide and narrow, light and dark: axe is silent, nothing is cut or too wide."""
+    with browser.launch() as chromium:
+        for width, scheme in product((1280, 390), ("light", "dark")):
+            screen = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+            with browser.open_file(chromium, path, **screen) as opened:
+                opened.wait_for_function(DRAWN)
+                found = Axe().run(opened)
+                assert found.violations_count == 0, found.generate_report()
+                assert opened.evaluate(CUT) == []
+                assert opened.evaluate("document.documentElement.scrollWidth") == width
+
+
 class TestPage:
     __test__ = browser.is_wanted()
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", ["ladder", "sweep"])
     def test_axe_finds_nothing_and_no_label_is_cut(self, pages, name):
-        with browser.launch() as chromium:
-            for width in (1280, 390):
-                for scheme in ("light", "dark"):
-                    screen = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
-                    with browser.open_file(chromium, pages[name], **screen) as opened:
-                        opened.wait_for_function(DRAWN)
-                        found = Axe().run(opened)
-                        assert found.violations_count == 0, found.generate_report()
-                        assert opened.evaluate(CUT) == []
-                        assert opened.evaluate("document.documentElement.scrollWidth") == width
+        assert_accessible(pages[name])

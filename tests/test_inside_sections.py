@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from input_pipeline.tokenizers import CharTokenizer
 from inspection import scores, views
@@ -14,7 +13,7 @@ from reporting import inside, inside_context, inside_heads, inside_layers
 from reporting.inside_parts import Inside
 from tests import browser
 from tests.stages import CHANGED, TINY, T, V, init
-from tests.test_accessibility import CUT, DRAWN
+from tests.test_accessibility import DRAWN, assert_accessible
 from tests.vega_lite import assert_valid
 
 TOKENIZER = CharTokenizer("\n &<abcdefg")
@@ -123,15 +122,7 @@ class TestPage:
 
     @pytest.mark.slow
     def test_axe_finds_nothing_and_no_label_is_cut(self, page):
-        with browser.launch() as chromium:
-            for width, scheme in ((1280, "light"), (390, "dark")):
-                screen = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
-                with browser.open_file(chromium, page, **screen) as opened:
-                    opened.wait_for_function(DRAWN)
-                    found = Axe().run(opened)
-                    assert found.violations_count == 0, found.generate_report()
-                    assert opened.evaluate(CUT) == []
-                    assert opened.evaluate("document.documentElement.scrollWidth") == width
+        assert_accessible(page)
 
     @pytest.mark.slow
     def test_the_pointer_and_the_keys_show_the_weights_from_a_character(self, page, insides):
