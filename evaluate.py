@@ -15,20 +15,22 @@ import json
 from absl import flags
 
 from runtime import errors
+from runtime.terminal import announce
 
 
 def main() -> None:
     """Prints the metrics as one JSON object."""
-    # JAX takes a second to load: when the flags are known to be good.
-    process.configure_jax()
-    import harness
-
     flag = flags.FLAGS
     if flag.text and flag["split"].present:
         raise errors.UserError(f"--text={flag.text} and --split={flag.split}: give one of them")
     for name in ("field", "prompt_field"):
         if flag[name].value and not flag.text:
             raise errors.UserError(f"--{name}={flag[name].value}: expected with --text")
+    announce(f"opening {flag.workdir}")
+    # JAX takes a second to load: when the flags are known to be good.
+    process.configure_jax()
+    import harness
+
     run = harness.open_run(flag.workdir, flag.checkpoint)
     if flag.text:
         scores = run.evaluate_text(flag.text, flag.field, flag.prompt_field)

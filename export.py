@@ -14,16 +14,18 @@ from pathlib import Path
 from absl import flags
 
 from runtime import errors
+from runtime.terminal import announce
 
 
 def main() -> None:
     """Writes the folder `--output` and prints its name."""
+    flag = flags.FLAGS
+    announce(f"opening {flag.workdir}")
     # JAX takes a second to load: when the flags are known to be good.
     process.configure_jax()
     from checkpoints import pretrained
     from tracking import artifact
 
-    flag = flags.FLAGS
     pretrained.export(artifact.local_folder(flag.workdir), flag.checkpoint, Path(flag.output))
     print(flag.output)
 

@@ -23,18 +23,19 @@ from inference import prompts
 from input_pipeline.tokenizers import Tokenizer, encode_prompt, suited
 from runtime import errors
 from runtime.interactive import Lines
-from runtime.terminal import escape_controls
+from runtime.terminal import announce, escape_controls
 
 
 def main() -> None:
     """Prints the texts of the prompt that is given, or of each that is typed."""
+    flag = flags.FLAGS
+    announce(f"opening {flag.workdir}")
     # JAX takes a second to load: when the flags are known to be good.
     process.configure_jax()
     import harness
     from inference.sampling import Sampling
     from inference.streaming import check_stops, stream_text
 
-    flag = flags.FLAGS
     sampling = Sampling(flag.temperature, flag.top_k, flag.top_p).check("--")
     stops = check_stops(flag.stop, "--stop")
     path = prompt_path()

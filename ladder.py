@@ -12,6 +12,7 @@ from runtime import process
 
 if __name__ == "__main__":
     process.require_packages()
+    process.set_up_malloc()  # First of all: what was imported would be imported again.
 
 
 import os
@@ -199,5 +200,4 @@ class Ladder:
 
 
 if __name__ == "__main__":
-    process.set_up_malloc()
     errors.run_command(main)

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 import run_folder
 from reporting.runs import Run, read_runs
 from runtime import errors
+from runtime.terminal import announce
 
 if TYPE_CHECKING:  # JAX takes seconds to load, so the flags are checked first.
     from inspection.subject import Subject
@@ -53,6 +54,7 @@ def main(*folders: str) -> None:
         raise errors.UserError(
             f"--output={output}: expected a file in a folder that can be written"
         )
+    announce(f"opening {len(runs)} {'runs' if len(runs) > 1 else 'run'}")
     process.configure_jax()
     looked: list[Run] = []
     subjects: list[Subject] = []

@@ -20,6 +20,7 @@ import run_folder
 from config import check, list_flags
 from experiments import default, listing
 from runtime import errors
+from runtime.terminal import announce
 from tracking import sweep
 
 list_flags.register()
@@ -61,8 +62,7 @@ def main() -> None:
 
 def run(named: str, workdir: Path) -> None:
     """Trains the experiment that --config names."""
-    if sys.stdout.isatty():
-        print(f"starting {default.name_of(named)}", flush=True)
+    announce(f"starting {default.name_of(named)}")
     # When the flags are known to be good: JAX takes a second to load.
     process.configure_jax()
     from train import train_and_evaluate

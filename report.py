@@ -34,6 +34,7 @@ from reporting.records import records
 from reporting.rows import COLUMNS, NUMBERS, table
 from reporting.runs import DEPTHS, Run, read_runs
 from runtime import errors
+from runtime.terminal import announce
 
 OUTPUT = flags.DEFINE_string("output", "report.html", "The HTML page to write.")
 DATA = flags.DEFINE_string("data", "", "A file to write the results to, as JSON.")
@@ -59,6 +60,7 @@ def main(*folders: str) -> None:
     paths = [Path(folder) for folder in folders]
     if WATCH.value:
         serve(paths)
+    announce(f"reading {' '.join(folders)}")
     runs, unread = read_runs(paths)
     for line in unread:
         print(f"warning: left out: {line}", file=sys.stderr)

@@ -1,5 +1,13 @@
 """Text for a terminal: escapes untrusted text (generated, names, flags); formats durations."""
 
+import sys
+
+
+def announce(what: str) -> None:
+    """Prints what a command begins with, if someone waits at a terminal: imports take seconds."""
+    if sys.stderr.isatty():
+        print(escape_controls(what), file=sys.stderr, flush=True)
+
 
 def escape_controls(text: str, keep: str = "") -> str:
     """Returns `text` with unprintable characters as backslash escapes, except those in `keep`.

@@ -18,6 +18,7 @@ from runtime import process
 
 if __name__ == "__main__":
     process.require_packages()
+    process.set_up_malloc()  # First of all: what was imported would be imported again.
 
 from absl import flags
 
@@ -97,5 +98,4 @@ def print_results(runner: SweepRunner) -> None:
 
 
 if __name__ == "__main__":
-    process.set_up_malloc()
     errors.run_command(main, positional=True)

@@ -28,6 +28,7 @@ from runtime import process
 
 if __name__ == "__main__":
     process.require_packages()
+    process.set_up_malloc()  # First of all: what was imported would be imported again.
 
 import yaml
 from absl import flags
@@ -310,5 +311,4 @@ def write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    process.set_up_malloc()
     errors.run_command(main)

