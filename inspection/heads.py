@@ -20,6 +20,8 @@ from runtime import programs
 # Tokens of the text whose weights are shown.
 MAX_SHOWN = 64
 MASSES = ("previous", "same", "induction")
+# Operations of switching off each head in turn: a minute or two on two cores.
+MAX_FLOPS = 1e13
 
 
 class Scores(NamedTuple):
@@ -119,17 +121,31 @@ def nats_without(
 def measure(model: nn.Module, params: Any, tokens: np.ndarray, context_length: int) -> dict | None:
     """Returns the scores of each head on a held-out text, and by how much it lowers the loss.
 
-    None for a model without attention.
+    The latter is None for a model that is too large for that, all is for one without attention.
     """
     measured = measure_scores(model, params, tokens, context_length)
     if measured is None:
         return None
-    texts = windows.spread(tokens, context_length)
-    rows = measured["heads"]
-    cost = ablations(model, params, texts, (rows[-1]["layer"], rows[-1]["head"]))
-    for place, row in enumerate(rows):
-        row.update({name: values[place] for name, values in cost.items()})
+    texts = affordable(windows.spread(tokens, context_length), params, len(measured["heads"]))
+    shape = measured["heads"][-1]["layer"], measured["heads"][-1]["head"]
+    cost = ablations(model, params, texts, shape) if len(texts) else {}
+    for place, row in enumerate(measured["heads"]):
+        row |= {"cost": None, "cost_error": None}
+        row |= {name: values[place] for name, values in cost.items()}
     return measured
+
+
+def affordable(texts: np.ndarray, params: Any, num_heads: int) -> np.ndarray:
+    """Returns as many windows, spread evenly, as can be scored without each head in MAX_FLOPS.
+
+    None of them where that would not be two, without which there is no standard error.
+    """
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+    each = 2 * num_params * (texts.shape[1] - 1) * (num_heads + 1)
+    most = min(len(texts), int(MAX_FLOPS / each))
+    if most < 2 <= len(texts):
+        return texts[:0]
+    return texts[np.linspace(0, len(texts) - 1, max(most, 1)).astype(int)]
 
 
 def measure_scores(

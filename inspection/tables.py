@@ -66,7 +66,8 @@ def following(subject: Subject, chosen: np.ndarray) -> dict:
     """Returns what follows each token alone, by the model and by counting the training text.
 
     `distance` is the mean Kullback-Leibler divergence of the model from the counts, over the text's
-    tokens as often as they occur; of a large vocabulary, over the most frequent ones.
+    tokens as often as they occur; of a large vocabulary, over the most frequent ones, which are
+    `share` of the text.
     """
     V = subject.tokenizer.vocab_size
     train = np.asarray(subject.train, np.int64)
@@ -89,6 +90,7 @@ def following(subject: Subject, chosen: np.ndarray) -> dict:
         "model": np.exp(logs_NV[rows][:, chosen]).round(3).tolist(),
         "counts": np.where(keys[found] == at, p_counts[found], 0).round(3).tolist(),
         "distance": float(distance),
+        "share": float(seen.mean()),
     }
 
 

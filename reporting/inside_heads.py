@@ -16,7 +16,6 @@ COLUMNS = {
     "same": "same token",
     "induction": "induction",
     "entropy": "entropy",
-    "cost": "loss without it",
 }
 
 
@@ -26,6 +25,14 @@ def section(insides: Sequence[Inside]) -> Section | None:
     if not runs:
         return None
     without = [inside.name for inside in insides if inside.name not in runs]
+    left_out = [f"{name} is left out of the heads: it has no attention" for name in without]
+    known = {name: run for name, run in runs.items() if run["heads"][0]["cost"] is not None}
+    left_out += [
+        f"{name} is left out of what each head buys: switching off its {len(run['heads'])} heads "
+        "in turn would take too long"
+        for name, run in runs.items()
+        if name not in known
+    ]
     return Section(
         name="heads",
         title="Heads",
@@ -36,21 +43,13 @@ def section(insides: Sequence[Inside]) -> Section | None:
             Figure(
                 "How far back each head looks: mean weight by distance, 0 the query itself",
                 spectrum(runs),
-                ["head", *(f"{distance}" for distance in range(MAX_DISTANCE + 1))],
-                [
-                    [name, *(f"{weight:.2f}" for weight in head["spectrum"][: MAX_DISTANCE + 1])]
-                    for name, head in named(runs).items()
-                ],
-            ),
-            Figure(
-                "What each head buys: by how many nats the loss rises when its output is its mean",
-                costs(runs, colors(insides)),
-                ["head", *COLUMNS.values()],
+                ["head", *COLUMNS.values(), *(f"{back} back" for back in range(MAX_DISTANCE + 1))],
                 [row for name, run in runs.items() for row in table(name, run)],
             ),
+            *([bought(known, colors(insides))] if known else []),
         ],
         data={name: {key: run[key] for key in ("pieces", "weights")} for name, run in runs.items()},
-        left_out=[f"{name} is left out of the heads: it has no attention" for name in without],
+        left_out=left_out,
     )
 
 
@@ -84,6 +83,19 @@ def spectrum(runs: Mapping[str, Mapping[str, Any]]) -> Spec:
     return to_spec(alt.layer(cell, text.encode(text=shown)), 20 * len(names), what)
 
 
+def bought(runs: Mapping[str, Mapping[str, Any]], shades: Mapping[str, str]) -> Figure:
+    """Returns the figure of what each head buys."""
+    return Figure(
+        "What each head buys: by how many nats the loss rises when its output is its mean",
+        costs(runs, shades),
+        ["head", "loss without it"],
+        [
+            [name, f"{head['cost']:+.3f} ± {head['cost_error'] or 0:.3f}"]
+            for name, head in named(runs).items()
+        ],
+    )
+
+
 def costs(runs: Mapping[str, Mapping[str, Any]], shades: Mapping[str, str]) -> Spec:
     """Draws by how much the loss rises without each head, with two standard errors."""
     rows = [
@@ -109,15 +121,15 @@ def costs(runs: Mapping[str, Mapping[str, Any]], shades: Mapping[str, str]) -> S
 
 
 def table(name: str, run: Mapping[str, Any]) -> list[list[str]]:
-    """Returns a row for each head with its COLUMNS, and one for uniform weights."""
+    """Returns a row for each head with what it attends to, and one for uniform weights."""
     rows = [
         [
             head_name,
-            *(f"{head[field]:.2f}" for field in COLUMNS if field != "cost"),
-            f"{head['cost']:+.3f} ± {head['cost_error'] or 0:.3f}",
+            *(f"{head[field]:.2f}" for field in COLUMNS),
+            *(f"{weight:.2f}" for weight in head["spectrum"][: MAX_DISTANCE + 1]),
         ]
         for head_name, head in named({name: run}).items()
     ]
     chance = {**run["chance"], "entropy": run["uniform_entropy"]}
-    uniform = [f"{chance[field]:.2f}" if field in chance else "" for field in COLUMNS]
-    return [*rows, [f"{name} uniform", *uniform]]
+    uniform = [f"{chance[field]:.2f}" for field in COLUMNS]
+    return [*rows, [f"{name} uniform", *uniform, *[""] * (MAX_DISTANCE + 1)]]

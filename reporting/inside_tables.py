@@ -54,8 +54,12 @@ def following(found: Sequence[Inside]) -> Figure:
     return Figure(
         heading,
         heat_map(rows, "following", names, ("after", "next"), ("before", "after"), "p", order),
-        ["model", "KL divergence from the counts, nats"],
-        [[one.name, f"{one.views['tables']['following']['distance']:.3f}"] for one in found],
+        ["model", "KL divergence from the counts, nats", "share of the text"],
+        [
+            [one.name, f"{table['distance']:.3f}", f"{table['share']:.1%}"]
+            for one in found
+            for table in [one.views["tables"]["following"]]
+        ],
     )
 
 

@@ -110,3 +110,21 @@ def test_shown_weights_are_bytes_of_the_past():
 def test_a_model_without_attention_has_no_heads():
     bigram = circuits.models.Bigram(V)
     assert heads.measure(bigram, circuits.zeros(bigram), TEXT, T) is None
+
+
+def test_a_larger_model_is_measured_on_fewer_windows_and_too_large_a_one_not(monkeypatch):
+    model, params = circuits.induction()
+    num = len(windows.spread(TEXT, T))
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+    of_window = 2 * num_params * T * 3  # With both heads, and without each.
+    rows = {}
+    for most in (1, 3, num, 10 * num):
+        monkeypatch.setattr(heads, "MAX_FLOPS", most * of_window)
+        assert len(heads.affordable(windows.spread(TEXT, T), params, 2)) == (most > 1) * min(
+            most, num
+        )
+        rows[most] = measured(model, params)["heads"]
+    assert [row["cost"] for row in rows[1]] == [None, None]
+    assert [row["induction"] for row in rows[1]] == [row["induction"] for row in rows[num]]
+    assert [row["cost"] for row in rows[3]] == [0, 0]
+    assert rows[10 * num] == rows[num]

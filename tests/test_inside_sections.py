@@ -1,6 +1,7 @@
 """Sections on context, heads and layers: from a tiny model of each kind to the page."""
 
 import base64
+import dataclasses
 import json
 
 import numpy as np
@@ -60,17 +61,34 @@ def test_context_says_how_many_tokens_are_enough(insides):
 def test_heads_have_a_row_each_and_one_for_uniform_weights(insides):
     section = inside_heads.section(insides[:3])
     assert section.left_out == ["bigram is left out of the heads: it has no attention"]
-    names = [row[0] for row in section.figures[1].rows]
+    names = [row[0] for row in section.figures[0].rows]
     heads = [f"{layer}.{head}" for layer in (1, 2) for head in (1, 2, 3)]
     assert names == [
         *("self_attention 1.1", "self_attention uniform"),
         *(f"gpt2 {label}" for label in (*heads, "uniform")),
     ]
     score = insides[2].views["heads"]["heads"][4]
-    row = section.figures[1].rows[names.index("gpt2 2.2")]
+    row = section.figures[0].rows[names.index("gpt2 2.2")]
     assert row[1] == f"{score['previous']:.2f}"
+    assert row[5] == f"{score['spectrum'][0]:.2f}"
+    (row,) = (row for row in section.figures[1].rows if row[0] == "gpt2 2.2")
     assert row[-1] == f"{score['cost']:+.3f} ± {score['cost_error']:.3f}"
     assert inside_heads.section(insides[:1]) is None
+
+
+def test_a_model_whose_heads_are_not_switched_off_has_the_rest(insides):
+    large = json.loads(json.dumps(insides[2].views))
+    for head in large["heads"]["heads"]:
+        head |= {"cost": None, "cost_error": None}
+    section = inside_heads.section([insides[1], dataclasses.replace(insides[2], views=large)])
+    assert section.left_out == [
+        "gpt2 is left out of what each head buys: switching off its 6 heads in turn would take too "
+        "long"
+    ]
+    assert [row[0] for row in section.figures[1].rows] == ["self_attention 1.1"]
+    assert "gpt2 2.2" in [row[0] for row in section.figures[0].rows]
+    (figure,) = inside_heads.section([dataclasses.replace(insides[2], views=large)]).figures
+    assert_valid([figure.spec])
 
 
 def test_layers_leave_out_what_a_model_does_not_have(insides):

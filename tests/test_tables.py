@@ -80,6 +80,7 @@ def test_of_a_large_vocabulary_the_most_frequent_tokens_are_compared(monkeypatch
     )
     found = tables.following(subject_of(TINY["bigram"], params), np.array(befores[:2]))
     assert found["distance"] == pytest.approx(distance, rel=1e-4)
+    assert found["share"] == pytest.approx(len(pairs) / (len(TRAIN) - 1))
 
 
 def test_a_context_as_long_as_the_vocabulary_is_large():

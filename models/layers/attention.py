@@ -9,16 +9,16 @@ from flax import linen as nn
 
 from models.layers import cudnn, reference
 
-# Blocks of fewer queries cost more than they save.
-MAX_BLOCKS, MIN_ROWS = 4, 64
+# Blocks of fewer queries cost more than they save; the scores of more leave the caches.
+MAX_BLOCKS, MIN_ROWS, MAX_ROWS = 4, 64, 256
 
 
 def in_query_blocks(attention: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """Returns `attention` computed in blocks, equal up to the floating-point summation order.
 
     For a text from its beginning (start=0), each block of queries takes only the keys up to its
-    end, which skips three quarters of the masked scores. cuDNN's kernel replaces the blocks on a
-    GPU that has it. `attention(query, key, value, *, start=0, **options)` is the reference
+    end, which skips three quarters of the masked scores or more. cuDNN's kernel replaces the blocks
+    on a GPU that has it. `attention(query, key, value, *, start=0, **options)` is the reference
     definition; the kernel computes it without options.
     """
 
@@ -29,7 +29,7 @@ def in_query_blocks(attention: Callable[..., jax.Array]) -> Callable[..., jax.Ar
         if not options and cudnn.can_attend(query):
             return cudnn.attend(query, key, value)
         T = query.shape[1]
-        rows = max(-(-T // MAX_BLOCKS), MIN_ROWS)
+        rows = min(max(-(-T // MAX_BLOCKS), MIN_ROWS), MAX_ROWS)
         blocks = [
             attention(
                 query[:, first : first + rows],

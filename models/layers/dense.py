@@ -32,8 +32,10 @@ def tied_logits(x: jax.Array, embedding: jax.Array) -> jax.Array:
 
     In float32 on a CPU, which has no bfloat16 product for this layout (docs/log.md).
     """
-    if reference.is_forced() or target.current().platform == "cpu":
+    if reference.is_forced():
         return jnp.einsum("...D,VD->...V", x, embedding)
+    if target.current().platform == "cpu":
+        return _product(x, embedding.T, jnp.float32)
     return product(x, embedding.T)
 
 
@@ -54,11 +56,13 @@ def _backward(dtype: jnp.dtype, factors: tuple[jax.Array, jax.Array], dy: jax.Ar
     dy = dy.astype(dtype)
     # Contracts the kernel's second axis: its transpose would take longer.
     dx = _dot(_rows(dy), kernel, contract=((1,), (1,)))
-    # Over [B, T, D], dy first, then a transpose: faster. The barrier keeps XLA from folding the
-    # transpose into the product.
+    # Over [B, T, D], dy first, then a transpose: faster. XLA copies the first factor transposed, so
+    # a much wider dy comes second. The barrier keeps XLA from folding a transpose into the product.
     leading = tuple(range(x.ndim - 1))
-    dkernel_FD = jax.lax.optimization_barrier(_dot(dy, x, contract=(leading, leading)))
-    return dx.reshape(x.shape), dkernel_FD.T
+    is_wide = dtype == jnp.float32 and 2 * x.shape[-1] <= dy.shape[-1]
+    factors = (x, dy) if is_wide else (dy, x)
+    dkernel = jax.lax.optimization_barrier(_dot(*factors, contract=(leading, leading)))
+    return dx.reshape(x.shape), dkernel if is_wide else dkernel.T
 
 
 _product.defvjp(_forward, _backward)
