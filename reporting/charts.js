@@ -14,7 +14,8 @@ const options = {
     ...data.theme,
     // Vega measures text, so it needs the font's real name.
     font: getComputedStyle(document.body).fontFamily,
-    axisYDiscrete: { labelLimit: Math.min(300, 0.42 * innerWidth) },
+    // The width has it evaluated again in a window made narrower.
+    axisYDiscrete: { labelLimit: { expr: "min(300, 0.42 * windowSize()[0] + 0 * width)" } },
   },
 };
 

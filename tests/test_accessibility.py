@@ -11,8 +11,7 @@ from tests.test_report import write_ladder
 from tests.test_sweep_report import five_stages, write_sweep
 
 # Texts of charts, and parts of them, outside of what their chart shows.
-CUT = """
-[...document.querySelectorAll('.chart svg')].flatMap((svg) => {
+CUT = """[...document.querySelectorAll('.chart svg')].flatMap((svg) => {
   const chart = svg.getBoundingClientRect();
   return [...svg.querySelectorAll('text')].filter((text) => {
     const box = text.getBoundingClientRect();
@@ -20,9 +19,12 @@ CUT = """
     return shown && (box.left < chart.left - 1 || box.right > chart.right + 1
       || box.top < chart.top - 1 || box.bottom > chart.bottom + 1);
   }).map((text) => text.textContent);
-})
-"""
+})"""
 
+LONG_NAME = "gpt2-with-rotary-positions-grouped-heads-and-a-gated-mlp"
+# A chart has been drawn again. One with an axis for each setting keeps its width, and scrolls.
+NARROW = """document.documentElement.scrollWidth === 390 && [...document.querySelectorAll(
+  '.chart svg')].some((chart) => chart.getBoundingClientRect().width < 390)"""
 DRAWN = "[...document.querySelectorAll('.chart')].every((chart) => chart.querySelector('svg'))"
 
 
@@ -31,6 +33,7 @@ def pages(tmp_path_factory):
     """Returns the pages of a ladder and of a sweep, by name."""
     folder = tmp_path_factory.mktemp("pages")
     write_ladder(folder / "ladder")
+    (folder / "ladder/gpt2").rename(folder / "ladder" / LONG_NAME)
     points = [{**point, "config.model.embed_dim": 8 * point["stage"]} for point in five_stages()]
     write_sweep(folder / "sweep", points)
     made = {}
@@ -53,6 +56,8 @@ def assert_accessible(path):
                 assert found.violations_count == 0, found.generate_report()
                 assert opened.evaluate(CUT) == []
                 assert opened.evaluate("document.documentElement.scrollWidth") == width
+                opened.set_viewport_size({"width": 390, "height": 900})  # A window made narrow.
+                opened.wait_for_function(f"{NARROW} && {CUT}.length === 0", timeout=60_000)
 
 
 class TestPage:
