@@ -104,7 +104,7 @@ def others(checkout, ladder):
 
 
 def in_terminal(command: str, folder: Path) -> subprocess.CompletedProcess:
-    """`shell` for a program that fills the screen: q is typed once it shows a run's name."""
+    """`shell` for a program that fills the screen: q is typed once it draws the losses."""
     terminal, inside = pty.openpty()
     termios.tcsetwinsize(inside, (40, 140))
     process = subprocess.Popen(
@@ -120,7 +120,7 @@ def in_terminal(command: str, folder: Path) -> subprocess.CompletedProcess:
     while process.poll() is None and time.monotonic() < until:
         if select.select([terminal], [], [], 1)[0]:
             screen += os.read(terminal, 65536)
-        if b"run-gpt2" in screen:
+        if b"val/loss" in screen:
             os.write(terminal, b"q")
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)

@@ -146,7 +146,9 @@ def ladder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     write_ladder(folder / "ladder")
     for name in ("bigram", "gpt2"):
-        (folder / "ladder" / name / f"wandb/offline-run-20260101_000000-{name}").mkdir(parents=True)
+        offline = folder / "ladder" / name / f"wandb/offline-run-20260101_000000-{name}"
+        offline.mkdir(parents=True)
+        (offline / f"run-{name}.wandb").touch()
     done = report("ladder", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     (folder / "report.txt").write_text(done.stdout)
@@ -192,10 +194,10 @@ def test_the_printed_commands_find_the_offline_runs(ladder):
     for program in (python, wandb):
         assert shutil.which(program, path=os.environ["PATH"]) or (ladder / program).is_file()
     found = dashboard.offline_runs([ladder / folder])
-    assert set(found) == {"run-bigram", "run-gpt2"}
+    assert set(found) == {"bigram", "gpt2"}
     listed = shell(f"ls -d {pattern}", ladder).split()
-    assert sorted(ladder / path for path in listed) == sorted(found.values())
-    assert set(dashboard.offline_runs([ladder / "ladder/gpt2"])) == {"run-gpt2"}
+    assert sorted(ladder / path for path in listed) == sorted(x.parent for x in found.values())
+    assert set(dashboard.offline_runs([ladder / "ladder/gpt2"])) == {"gpt2"}
 
     alone = report("ladder/gpt2/", "--output=alone.html", cwd=ladder).stdout
     assert "-m tracking.dashboard ladder/gpt2\n" in alone
@@ -204,10 +206,12 @@ def test_the_printed_commands_find_the_offline_runs(ladder):
 
 def test_parts_of_a_resumed_run_have_names_of_their_own(tmp_path):
     for time in ("20260102_000000-b", "20260101_000000-a"):
-        (tmp_path / f"one run/wandb/offline-run-{time}").mkdir(parents=True)
+        folder = tmp_path / f"one run/wandb/offline-run-{time}"
+        folder.mkdir(parents=True)
+        (folder / f"run-{time[-1]}.wandb").touch()
     found = dashboard.offline_runs([tmp_path])
-    assert [path.name[-1] for path in found.values()] == ["a", "b"]
-    assert list(found) == ["run-one_run", "run-one_run-2"]
+    assert [path.stem for path in found.values()] == ["run-a", "run-b"]
+    assert list(found) == ["one_run", "one_run-2"]
 
 
 def test_a_folder_without_offline_runs_is_refused(tmp_path):
