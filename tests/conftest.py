@@ -1,5 +1,6 @@
 """Settings of all tests: strict shapes, and one cache for what they compile."""
 
+import importlib.util
 import os
 import signal
 import tempfile
@@ -25,6 +26,8 @@ def pytest_configure(config):
         # One precision on every processor, unless a test or whoever runs them asks for the other:
         # `FAST_BFLOAT16=true make test`.
         os.environ.setdefault("FAST_BFLOAT16", "false")
+        # W&B's process is nice, and may hardly run beside the other worker.
+        os.environ["BUSY_MACHINE"] = "true"
     import jax
 
     from runtime import process
@@ -32,6 +35,16 @@ def pytest_configure(config):
     process.configure_jax()
     # A sum of shapes [T] and [B, T] is an error, not a broadcast: the commonest shape bug.
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    if importlib.util.find_spec("hypothesis"):  # Not in the environment with PyTorch.
+        from hypothesis import HealthCheck, settings
+
+        # An example may take any time, and each run of the tests has the same ones.
+        # `--hypothesis-profile=default` draws others.
+        slow = [HealthCheck.too_slow]
+        settings.register_profile(
+            "same", deadline=None, derandomize=True, suppress_health_check=slow
+        )
+        settings.load_profile("same")
 
 
 # Files that take minutes; with two workers, whichever starts last is waited for.

@@ -14,7 +14,7 @@ import run_folder
 from checkpoints.manager import Checkpoints
 from experiments import default
 from runtime.errors import UserError
-from tests.command import ROOT, assert_refused, run
+from tests.command import PATIENCE, ROOT, assert_refused, run
 from tests.wandb_server import Server
 from tracking import open_tracker, wandb_run
 from tracking.artifact import artifact_of, local_folder
@@ -101,10 +101,10 @@ def test_a_stopped_run_and_an_offline_one_log_their_models(server, home, tmp_pat
         stdout=subprocess.PIPE,
         text=True,
     )
-    while not process.stdout.readline().startswith("step 1000/"):
-        pass
+    while not (line := process.stdout.readline()).startswith("step 1000/"):
+        assert line, "it has ended"
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 143
     (step,) = Checkpoints(tmp_path / "stopped").steps()
     (tmp_path / "stopped/checkpoints").rename(tmp_path / "gone")
@@ -113,7 +113,7 @@ def test_a_stopped_run_and_an_offline_one_log_their_models(server, home, tmp_pat
     wandb = Path(sys.executable).with_name("wandb")
     # W&B's own command takes neither of the values that this harness mends.
     environment = {**os.environ, **home, "WANDB_API_KEY": KEY, "WANDB_CONSOLE": "off"}
-    subprocess.run([wandb, "sync", folder], cwd=tmp_path, env=environment, check=True, timeout=60)
+    subprocess.run([wandb, "sync", folder], cwd=tmp_path, env=environment, check=True)
     models = server.artifacts.of_type("model")
     (version,) = [version for version in models if version.id not in known]
     # Not the best: it was never evaluated.
@@ -161,8 +161,8 @@ def test_a_model_that_can_not_be_read_is_one_note(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_server_that_does_not_take_the_model_costs_a_bounded_time(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(wandb_run, "MODEL_SECONDS", 1)
-    # On a busy machine, too, W&B's timeouts must end its process, and not the limit that kills it.
-    monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 60)
+    # W&B's timeouts must end its process, and not the limit that kills it, which stays high.
+    monkeypatch.delenv("BUSY_MACHINE")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with SilentOnModels() as silent:

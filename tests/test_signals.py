@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
 import run_folder
-from tests.command import ROOT, run
+from tests.command import PATIENCE, ROOT, run, wait_until
 from tests.faults.harness import lines
 
 # Long enough to be stopped in the middle on any machine; 7 divides no other number of steps.
@@ -51,7 +51,7 @@ def test_a_stopped_run_saves_and_resumes_exactly(tmp_path, number, code):
     process = start(tmp_path / "run", "--config.train.num_steps=3000")
     wait_for(process, "step 100/")
     process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, errors
     assert f"{signal.Signals(number).name}: saving after the current updates" in output
     assert errors.count("\n") == 1 and "--config.checkpoint.resume=true" in errors
@@ -82,23 +82,48 @@ def test_a_stopped_run_saves_and_resumes_exactly(tmp_path, number, code):
     assert lines(tmp_path / "run", "metrics.jsonl") == lines(tmp_path / "whole", "metrics.jsonl")
 
 
+# Prints a line when the step is compiled: tests start it by itself, as sitecustomize.
+SAYS_COMPILED = """
+import os, sys
+from runtime import phases
+
+def tell(event, arguments):
+    if event == phases.LEFT and arguments[0] == "compile":
+        os.write(1, b"compiled\\n")
+
+sys.addaudithook(tell)
+"""
+
+
+def wait_for_work(process):
+    """Returns when a process has computed for another second, however long that takes."""
+    worker = psutil.Process(process.pid)
+    enough = sum(worker.cpu_times()[:2]) + 1
+    wait_until(lambda: sum(worker.cpu_times()[:2]) > enough)
+    assert process.poll() is None
+
+
 @pytest.mark.slow
 def test_a_second_signal_stops_at_once(tmp_path):
-    # One dispatch takes many seconds, in which Python runs no signal handler.
-    long = ["--config.train.steps_per_dispatch=10000", "--config.train.num_steps=1000000"]
-    process = start(tmp_path / "run", *long, "--config.train.log_every_steps=1000000")
-    wait_for(process, "sample at step 0")
-    time.sleep(2)
+    """In the middle of a dispatch of minutes, in which Python runs no signal handler."""
+    (tmp_path / "sitecustomize.py").write_text(SAYS_COMPILED)
+    paths = f"{tmp_path}:{ROOT}"
+    keys = ("steps_per_dispatch", "num_steps", "log_every_steps")
+    long = [*(f"--config.train.{key}=10000" for key in keys), "--config.train.batch_size=64"]
+    process = start(tmp_path / "run", *long, PYTHONPATH=paths)
+    wait_for(process, "compiled\n")
+    wait_for_work(process)
     process.send_signal(signal.SIGINT)
     wait_for(process, "a second signal stops without saving")
-    time.sleep(0.5)
-    assert process.poll() is None
+    wait_for_work(process)
     process.send_signal(signal.SIGINT)
-    started = time.monotonic()
-    _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - started < 2
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert errors == "stopped without saving; the last checkpoint is kept\n"
+    # At its end the dispatch would have been logged and saved.
+    assert [line["step"] for line in lines(tmp_path / "run", "metrics.jsonl")] == [0]
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+    assert not (tmp_path / "run/summary.json").exists()
 
 
 @pytest.mark.slow
@@ -108,13 +133,14 @@ def test_a_save_is_due_by_time(tmp_path):
     process = start(tmp_path / "run", *flags, WANDB_MODE="disabled")
     wait_for(process, "step 100/")
     folder, seen = tmp_path / "run/checkpoints", set()
-    until = time.monotonic() + 30
-    while len(seen) < 4 and time.monotonic() < until:
-        seen |= {int(path.name) for path in folder.glob("[0-9]*")}
-        time.sleep(0.05)
+
+    def four_were_there():
+        seen.update(int(path.name) for path in folder.glob("[0-9]*"))
+        return len(seen) >= 4
+
+    wait_until(four_were_there)
     process.kill()
     process.communicate()
-    assert len(seen) >= 4
 
 
 @pytest.mark.slow

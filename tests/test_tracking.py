@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import pty
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 import run_folder
 from experiments.default import get_config
+from tests.command import PATIENCE, has_ended, wait_until
 from tests.wandb_server import Server
 from tracking import Tracker, console, open_tracker, wandb_process, wandb_run
 from tracking.json_lines import JsonLines
@@ -52,10 +54,7 @@ def children():
         return [p for p in psutil.Process().children(recursive) if p not in earlier]
 
     yield started
-    deadline = time.monotonic() + 10
-    while left := [p for p in started(recursive=True) if p.status() != "zombie"]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+    wait_until(lambda: all(has_ended(p.pid) for p in started(recursive=True)))
 
 
 def make_config(**changes):
@@ -85,13 +84,15 @@ def log_steps(tracker, steps):
 
 
 def wait_for_wandb(tracker, workdir, first_step=0):
-    """Logs until W&B has started, for a minute at most; returns the next step."""
-    for step in range(first_step, first_step + 1200):
-        tracker.log(step, metrics_at(step))
-        if (workdir / run_folder.WANDB).exists():
-            return step + 1
-        time.sleep(0.05)
-    raise AssertionError("W&B did not start")
+    """Logs until W&B has started; returns the next step."""
+    steps = itertools.count(first_step)
+
+    def has_started():
+        tracker.log(step := next(steps), metrics_at(step))
+        return (workdir / run_folder.WANDB).exists()
+
+    wait_until(has_started)
+    return next(steps)
 
 
 def wandb_folders(workdir):
@@ -322,9 +323,7 @@ def test_the_id_is_kept_although_the_training_has_not_read_it(tmp_path):
     """Killed before it logs again, a run would else be sent twice to the agent's run."""
     tracker = open_tracker(make_config(), tmp_path, num_params=1)
     tracker.log(0, metrics_at(0))
-    deadline = time.monotonic() + 60
-    while not (tmp_path / run_folder.WANDB).exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until((tmp_path / run_folder.WANDB).exists)
     assert run_folder.read_json(tmp_path / run_folder.WANDB)["id"]
     tracker.finish({"status": "done"})
 
@@ -386,7 +385,11 @@ def test_a_run_of_a_sweep_keeps_the_sweeps_values_and_id(tmp_path, monkeypatch):
 
 
 def kill_service(children):
-    (service,) = [p for p in children(recursive=True) if p.name() == "wandb-core"]
+    services = []
+    for process in children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # W&B starts some that end soon.
+            services += [process] if process.name() == "wandb-core" else []
+    (service,) = services
     service.kill()
 
 
@@ -401,17 +404,14 @@ def test_wandb_killed_in_mid_run_costs_nothing_but_wandb(tmp_path, capsys, child
     tracker = open_tracker(make_config(), tmp_path, num_params=1)
     first = wait_for_wandb(tracker, tmp_path)
     fault(children)
-    slowest = 0.0
     for step in range(first, first + 20):
-        started = time.monotonic()
         tracker.log(step, metrics_at(step))
-        slowest = max(slowest, time.monotonic() - started)
         time.sleep(0.05)
-    started = time.monotonic()
     tracker.finish({"status": "done"})
-    assert time.monotonic() - started < 2 and slowest < 1
     notes = [line for line in capsys.readouterr().out.splitlines() if "W&B" in line]
     assert len(notes) == 1 and "the training continues" in notes[0]
+    # No limit of time had to pass.
+    assert "did not finish within" not in notes[0] and "timed out" not in notes[0]
     assert len(list(run_folder.read_lines(tmp_path / "metrics.jsonl"))) == first + 20
     assert run_folder.read_json(tmp_path / "summary.json") == {"status": "done"}
     # The W&B run is incomplete, so a resumed run starts another and sends it everything.
@@ -419,19 +419,17 @@ def test_wandb_killed_in_mid_run_costs_nothing_but_wandb(tmp_path, capsys, child
 
 
 def test_a_process_that_hangs_delays_no_log_and_is_ended(tmp_path, capsys, monkeypatch, children):
-    monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 0.5)
+    monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 0.5 / wandb_run.PATIENCE)
     tracker = open_tracker(make_config(), tmp_path, num_params=1)
     wait_for_wandb(tracker, tmp_path)
     (process,) = children()
     process.suspend()
-    started = time.monotonic()
-    # More than a pipe holds.
+    # More than a pipe holds: a log that waited for the process would wait for ever.
     for step in range(1000, 3000):
         tracker.log(step, metrics_at(step))
-    logged = time.monotonic()
+    assert process.status() == psutil.STATUS_STOPPED
     tracker.finish({})
-    assert logged - started < 2000 * 2e-3
-    assert time.monotonic() - logged < 2
+    assert has_ended(process.pid)
     assert "did not finish within 0.5 s" in capsys.readouterr().out
 
 
@@ -441,7 +439,7 @@ def test_rows_that_waited_for_a_slow_process_all_arrive(tmp_path, children):
     step = wait_for_wandb(tracker, tmp_path)
     (process,) = children()
     process.suspend()
-    log_steps(tracker, range(step, 1000))
+    log_steps(tracker, range(step, step + 1000))
     process.resume()
     tracker.finish({})
     assert rows_of(*wandb_folders(tmp_path)) == record_of(tmp_path)
@@ -478,7 +476,7 @@ def check_run_without_wandb(workdir, capsys, reason):
 def test_a_full_disk_for_wandb_leaves_the_record_whole(tmp_path):
     # W&B's file reaches the limit: it is several times as large as the record.
     environment = {**os.environ, "FILE_BYTES": "8192"}
-    done = subprocess.run([sys.executable, RUN, tmp_path, "60"], env=environment, timeout=30)
+    done = subprocess.run([sys.executable, RUN, tmp_path, "60"], env=environment)
     assert done.returncode == 0
     assert len(list(run_folder.read_lines(tmp_path / "metrics.jsonl"))) == 60
     assert run_folder.read_json(tmp_path / "summary.json")["status"] == "done"
@@ -487,18 +485,31 @@ def test_a_full_disk_for_wandb_leaves_the_record_whole(tmp_path):
     assert file.stat().st_size == 8192
 
 
+@contextlib.contextmanager
+def started_run(workdir):
+    """Yields a run in a process of its own that logs for minutes, once W&B has started."""
+    command = [sys.executable, RUN, workdir, "10000", "0.02"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while (line := process.stdout.readline()) != "started\n":
+            assert line, "it has ended"
+        # What it prints from now on, too, so that it never waits for room in the pipe.
+        reading = threading.Thread(target=process.stdout.read)
+        reading.start()
+        try:
+            yield psutil.Process(process.pid)
+        finally:
+            process.kill()
+            reading.join()
+
+
 @pytest.mark.slow
 def test_a_killed_run_keeps_its_record_and_its_wandb_rows(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, RUN, tmp_path, "10000", "0.02"], stdout=subprocess.PIPE, text=True
-    )
-    while process.stdout.readline() != "started\n":
-        pass
-    time.sleep(0.3)
-    mirror = psutil.Process(process.pid).children()
-    process.kill()
-    process.wait()
-    psutil.wait_procs(mirror, timeout=5)
+    with started_run(tmp_path) as process:
+        before = len(record_of(tmp_path))
+        wait_until(lambda: len(record_of(tmp_path)) > before + 5)
+        mirror = process.children()
+        process.kill()
+    wait_until(lambda: all(has_ended(one.pid) for one in mirror))
     # W&B's process outlives the run until it has saved every row it was sent.
     (folder,) = wandb_folders(tmp_path)
     assert rows_of(folder) == record_of(tmp_path)
@@ -506,22 +517,16 @@ def test_a_killed_run_keeps_its_record_and_its_wandb_rows(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_machine_that_dies_keeps_all_but_the_last_second_or_so(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, RUN, tmp_path, "10000", "0.02"], stdout=subprocess.PIPE, text=True
-    )
-    while process.stdout.readline() != "started\n":
-        pass
-    known = len(list(run_folder.read_lines(tmp_path / "metrics.jsonl")))
-    time.sleep(2.5)
-    for victim in [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # It may end when the first one is gone.
-            victim.kill()
-    process.wait()
-    (folder,) = wandb_folders(tmp_path)
-    rows = rows_of(folder)
-    assert rows == record_of(tmp_path)[: len(rows)]
-    assert len(rows) >= known
+def test_a_machine_that_dies_keeps_what_was_logged_before(tmp_path):
+    """W&B's process saves while it waits for more: no row, and no end, has to come first."""
+    with started_run(tmp_path) as process:
+        process.suspend()
+        (folder,) = wandb_folders(tmp_path)
+        wait_until(lambda: len(rows_of(folder)) == len(record_of(tmp_path)))
+        for victim in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # It may end when another is gone.
+                victim.kill()
+    assert rows_of(folder) == record_of(tmp_path)
 
 
 # --- W&B, online ---------------------------------------------------------------------------------
@@ -588,12 +593,12 @@ def stopped_run(tmp_path_factory, monkeypatch):
 
 @pytest.mark.slow
 def test_bad_servers_cost_seconds_and_a_stop_button_interrupts(
-    stopped_run, tmp_path, capsys, monkeypatch
+    stopped_run, tmp_path, capsys, monkeypatch, children
 ):
     """Runs all cases at once, so that the client's timeouts run in parallel."""
     assert wandb_process.FINISH_SECONDS < wandb_run.FINISH_SECONDS <= 15
-    # On a busy machine, too, W&B's timeouts must end its process, and not the limit that kills it.
-    monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 60)
+    # W&B's timeouts must end its process, and not the limit that kills it, which stays high.
+    monkeypatch.delenv("BUSY_MACHINE")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     config = make_config(**{"tracking.wandb_mode": "online"})
     trackers = {}
@@ -604,23 +609,27 @@ def test_bad_servers_cost_seconds_and_a_stop_button_interrupts(
             (tmp_path / name).mkdir()
             trackers[name] = open_tracker(config, tmp_path / name, num_params=1)
         first = wait_for_wandb(trackers["falls_silent"], tmp_path / "falls_silent")
-        started = time.monotonic()
+        # A log that waited for a server, or for W&B's process, would wait for ever.
+        mirrors = [p for p in children() if "wandb_process.py" in " ".join(p.cmdline())]
+        assert len(mirrors) == 3
+        for mirror in mirrors:
+            mirror.suspend()
         for tracker in trackers.values():
             log_steps(tracker, range(first, first + 30))
-        # A log that waits for a server takes the shortest of W&B's timeouts at least.
-        assert time.monotonic() - started < wandb_process.QUERY_SECONDS
+        for mirror in mirrors:
+            mirror.resume()
         for tracker in trackers.values():
             tracker.finish({"status": "done"})
-        assert time.monotonic() - started < wandb_run.FINISH_SECONDS
     output = capsys.readouterr().out
     assert output.count("logged offline") == 2
     assert output.count("did not upload everything") == 1
+    assert "W&B failed" not in output  # No process had to be killed.
     for name in trackers:
         assert run_folder.read_json(tmp_path / name / "summary.json") == {"status": "done"}
         # All rows are on the disk, for `wandb sync`.
         rows = [row for _, row, _ in rows_of(wandb_folders(tmp_path / name)[-1])]
         assert rows == [row for _, row, _ in record_of(tmp_path / name)]
-    _, errors = stopped_run.communicate(timeout=120)
+    _, errors = stopped_run.communicate(timeout=PATIENCE)
     assert "KeyboardInterrupt" in errors
 
 
@@ -673,7 +682,7 @@ def test_plain_lines_are_flushed_at_once(tmp_path):
 def test_a_closed_pipe_does_not_stop_a_run(tmp_path):
     command = f"{sys.executable} {RUN} {tmp_path} 50 | head -n 1"
     environment = {**os.environ, "WANDB_MODE": "disabled"}
-    subprocess.run(["bash", "-c", command], env=environment, capture_output=True, timeout=30)
+    subprocess.run(["bash", "-c", command], env=environment, capture_output=True)
     assert len(list(run_folder.read_lines(tmp_path / "metrics.jsonl"))) == 50
 
 

@@ -27,6 +27,7 @@ import run_folder
 from tracking import wandb_variables
 from tracking.artifact import artifact_of
 from tracking.sink import Model, Sink
+from tracking.wandb_process import PATIENCE
 
 # More than wandb_process.py allows W&B, so that only a process that hangs is killed.
 FINISH_SECONDS = 15
@@ -97,9 +98,9 @@ class WandbRun(Sink):
     def finish(self, summary: Mapping[str, Any], exit_code: int, model: Model | None) -> None:
         """Sends the summary and the model, if any, and waits for the process.
 
-        It waits `FINISH_SECONDS` at most, and `MODEL_SECONDS` more for a model.
+        It waits `FINISH_SECONDS * PATIENCE` at most, and `MODEL_SECONDS` more for a model.
         """
-        seconds: float = FINISH_SECONDS
+        seconds: float = FINISH_SECONDS * PATIENCE
         if model:
             seconds += MODEL_SECONDS
             artifact = artifact_of(model, self._workdir, self._name, summary)
