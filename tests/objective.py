@@ -1,7 +1,8 @@
 """A program for sweeps that trains nothing: it logs a made-up loss, slowly, to its run folder.
 
 The loss of `--level=x` falls towards x. `--fail=N` fails the first N times, `--code` with that exit
-code; what it sees of the sweep it prints.
+code; what it sees of the sweep it prints. After step 2 of level 1.5 it waits while `--holds` has a
+file `1.5-2`.
 """
 
 import argparse
@@ -18,6 +19,7 @@ def main() -> None:
     parser.add_argument("--level", type=float, default=1.0)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--holds", type=Path, default=Path("nowhere"))
     parser.add_argument("--fail", type=int, default=0)
     parser.add_argument("--code", type=int, default=1)
     arguments, rest = parser.parse_known_args()
@@ -38,6 +40,8 @@ def main() -> None:
         with open(arguments.workdir / "metrics.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
         time.sleep(arguments.pause)
+        while (arguments.holds / f"{arguments.level}-{step}").exists():
+            time.sleep(0.02)
 
 
 if __name__ == "__main__":

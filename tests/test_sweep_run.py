@@ -29,7 +29,7 @@ from runtime.errors import UserError
 from sweep_engine import command, search, sweep_file
 from sweep_engine.hyperband import Hyperband
 from sweep_engine.workers import MEMORY, share_cores, share_gpus
-from tests.command import ROOT, assert_refused, run
+from tests.command import OF_A_COMMAND, PATIENCE, ROOT, assert_refused, run, wait_until
 from training.setup import check_config
 
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -224,33 +224,33 @@ def test_gpus_are_shared_evenly_and_never_more_than_filled(count, num_gpus):
 
 @pytest.mark.slow
 def test_hyperband_stops_real_processes(tmp_path):
-    """One worker: each run is judged against all complete earlier ones, so outcomes are known."""
+    """One worker: each run is judged against all complete earlier ones, so outcomes are known.
+
+    A run waits at the step that it is to be stopped at, or it could end before it is looked at.
+    """
     levels = [2.0, 3.0, 1.0, 1.5, 0.5, 4.0]
     content = {
         **OBJECTIVE,
-        "parameters": {
-            "level": {"values": levels},
-            "steps": {"value": 6},
-            "pause": {"value": 0.4},
-        },
+        "parameters": {"level": {"values": levels}, "steps": {"value": 6}},
         "early_terminate": {"type": "hyperband", "min_iter": 2, "eta": 2},
+        "command": ["${interpreter}", "${program}", "${args}", f"--holds={tmp_path}"],
     }
-    result = sweep(tmp_path, content)
-    assert result.returncode == 0, result.stdout
-    hyperband, histories, expected = Hyperband(min_iter=2, eta=2), {}, []
+    hyperband, histories = Hyperband(min_iter=2, eta=2), {}
     for level in levels:
-        history = []
+        history = histories[level] = []
         for step in range(1, 7):
             history.append(level + 1 / step)
-            if hyperband.runs_to_stop({**histories, "now": history}, ["now"]):
+            if hyperband.runs_to_stop({**histories, level: history}, [level]):
+                (tmp_path / f"{level}-{step}").touch()
                 break
-        expected.append("stopped" if len(history) < 6 else "finished")
-        histories[level] = history
+    result = sweep(tmp_path, content)
+    assert result.returncode == 0, result.stdout
+    expected = ["finished" if len(history) == 6 else "stopped" for history in histories.values()]
     assert list(outcomes(tmp_path / "sweep").values()) == expected
     assert set(expected) == {"stopped", "finished"}
-    for run_name, outcome in outcomes(tmp_path / "sweep").items():
+    for run_name, history in zip(outcomes(tmp_path / "sweep"), histories.values(), strict=True):
         lines = list(run_folder.read_lines(tmp_path / "sweep" / run_name / "metrics.jsonl"))
-        assert (len(lines) < 6) == (outcome == "stopped")
+        assert len(lines) == len(history)
 
 
 @pytest.mark.slow
@@ -553,8 +553,13 @@ def test_a_command_is_filled_in_as_the_agent_does():
 
 @pytest.mark.slow
 def test_a_terminal_shows_a_live_table(tmp_path):
-    parameters = {**OBJECTIVE["parameters"], "pause": {"value": 0.3}, "steps": {"value": 4}}
-    file = write(tmp_path / "file.yaml", {**OBJECTIVE, "parameters": parameters})
+    """The last of three runs waits at its second step until the table shows it."""
+    holds = tmp_path / "2.0-2"
+    holds.touch()
+    parameters = {**OBJECTIVE["parameters"], "steps": {"value": 4}}
+    words = ["${interpreter}", "${program}", "${args}", f"--holds={tmp_path}"]
+    content = {**OBJECTIVE, "parameters": parameters, "command": words}
+    file = write(tmp_path / "file.yaml", content)
     terminal, inside = pty.openpty()
     termios.tcsetwinsize(inside, (40, 120))
     process = subprocess.Popen(
@@ -567,17 +572,18 @@ def test_a_terminal_shows_a_live_table(tmp_path):
     )
     os.close(inside)
     screen = b""
+    row = r"003-level=2\S* +running +2/4 +2\.5000 +0:\d\d:\d\d"
+    best = r"002-level=1\S* +best +1\.2500"
+    total = r"2 of 3 runs have ended, best val/loss 1\.2500 by\s+002\S+ \d:\d\d:\d\d left"
     # Reading fails when the last writer has closed the terminal.
     with contextlib.suppress(OSError):
         while received := os.read(terminal, 65536):
             screen += received
+            text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode(errors="ignore"))
+            if all(re.search(shown, text) for shown in (row, best, total)):
+                holds.unlink(missing_ok=True)
     assert process.wait() == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode())
-    assert re.search(r"003-level=2\S* +running +[1-4]/4 +[23]\.\d{4} +0:00:0\d", text)
-    assert re.search(r"002-level=1\S* +best +1\.2500", text)
-    assert re.search(
-        r"2 of 3 runs have ended, best val/loss 1\.2500 by\s+002\S+ 0:00:0\d left", text
-    )
+    assert not holds.exists()
 
 
 class Running:
@@ -609,6 +615,12 @@ class Running:
             found |= new
         return {(pid, starts[pid]) for pid in found}
 
+    def signal_run(self, name, number):
+        """Sends a signal to the process of a run, which is the one that prints to its log."""
+        log = self.folder / f"logs/{name}.log"
+        (pid,) = [pid for pid in self.named("run") if Path(f"/proc/{pid}/fd/1").readlink() == log]
+        os.kill(pid, number)
+
     def named(self, kind):
         """Returns the pids of the sweep, of the fork server, or of the runs."""
         servers = children(self.process.pid)
@@ -639,13 +651,6 @@ def none_is_alive(processes):
     return not any(map(is_alive, processes))
 
 
-def wait_until(condition, seconds):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"not true after {seconds} s"
-        time.sleep(0.05)
-
-
 @pytest.mark.slow
 def test_kill_at_twelve_random_moments(tmp_path):
     """SIGKILL of the sweep, its fork server or a run loses and repeats no finished run."""
@@ -664,21 +669,19 @@ def test_kill_at_twelve_random_moments(tmp_path):
     file = write(tmp_path / "file.yaml", content)
     records: dict[str, bytes] = {}
     running = Running(file, folder, "--workers=2", "--retries=30")
-    for victim in victims:
-        time.sleep(draw.uniform(0.1, 1.5))
-        pids = []
-        while not pids:
-            assert running.process.poll() is None, "it has ended before the last kill"
-            pids = running.named(victim)
+    for number, victim in enumerate(victims):
+        until = time.monotonic() + draw.uniform(0.1, 1.5)
+        # The runs outnumber the kills: on a fast machine each ended run brings a kill on.
+        while time.monotonic() < until and len(outcomes(folder)) <= number:
+            time.sleep(0.02)
         check_finished(folder, records)
-        everything = running.descendants()
-        os.kill(draw.choice(pids), signal.SIGKILL)
+        everything = kill_one(running, victim, draw)
         if victim == "sweep":
             running.process.communicate()
             # W&B's process of each run exits some time after its input ends.
-            wait_until(partial(none_is_alive, everything), 20)
+            wait_until(partial(none_is_alive, everything))
             running = Running(file, folder, "--workers=2", "--retries=30")
-    output, _ = running.process.communicate(timeout=200)
+    output, _ = running.process.communicate(timeout=OF_A_COMMAND)
     assert running.process.returncode == 0, output
     check_finished(folder, records)
     assert list(outcomes(folder).values()) == ["finished"] * 16
@@ -690,6 +693,17 @@ def test_kill_at_twelve_random_moments(tmp_path):
         steps = [line["step"] for line in run_folder.read_lines(folder / name / "metrics.jsonl")]
         assert steps == [0, 5, 10, 15, 20]
         assert run_folder.read_json(folder / name / "summary.json")["status"] == "done"
+
+
+def kill_one(running, victim, draw):
+    """Kills one of the processes so named; returns what the sweep had for descendants before."""
+    while True:
+        assert running.process.poll() is None, "it has ended before the last kill"
+        everything = running.descendants()
+        if pids := running.named(victim):
+            with contextlib.suppress(ProcessLookupError):  # It has just ended: another, then.
+                os.kill(draw.choice(pids), signal.SIGKILL)
+                return everything
 
 
 def check_finished(folder, records):
@@ -728,19 +742,24 @@ def test_a_stopped_sweep_stops_its_runs_and_resumes(tmp_path):
         return steps
 
     def both_went_on():
+        """Halts each run that did, so that neither ends while the other has not yet begun."""
         steps = newest()
-        return len(steps) == 2 and all(steps[name] > before.get(name, 0) for name in steps)
+        ahead = {name for name in steps if steps[name] > before.get(name, 0)}
+        for name in ahead:
+            running.signal_run(name, signal.SIGSTOP)
+        return len(ahead) == 2
 
     for number, code in [(signal.SIGINT, 130), (signal.SIGTERM, 143)]:
         running = Running(file, folder, "--workers=2")
-        # Neither is near its end, however unevenly they progress.
-        wait_until(both_went_on, 120)
+        wait_until(both_went_on)
         everything = running.descendants()
         running.process.send_signal(number)
-        output, _ = running.process.communicate(timeout=60)
+        for name in newest():
+            running.signal_run(name, signal.SIGCONT)
+        output, _ = running.process.communicate(timeout=PATIENCE)
         assert running.process.returncode == code, output
         assert "run the same command again to resume" in output
-        wait_until(partial(none_is_alive, everything), 20)
+        wait_until(partial(none_is_alive, everything))
         assert outcomes(folder) == {}
         for name in {line["run"] for line in events(folder, "proposed")}:
             assert run_folder.read_json(folder / name / "summary.json")["status"] == "interrupted"
@@ -755,10 +774,10 @@ def test_a_stopped_sweep_stops_its_runs_and_resumes(tmp_path):
 
 
 def test_a_second_runner_on_the_same_folder_is_refused(tmp_path):
-    parameters = {"level": {"value": 1}, "pause": {"value": 0.5}, "steps": {"value": 20}}
+    parameters = {"level": {"value": 1}, "pause": {"value": 3600}}
     file = write(tmp_path / "file.yaml", {**OBJECTIVE, "parameters": parameters})
     running = Running(file, tmp_path / "sweep")
-    wait_until(lambda: events(tmp_path / "sweep", "started"), 30)
+    wait_until(lambda: events(tmp_path / "sweep", "started"))
     second = run("sweeps/run.py", file, f"--workdir={tmp_path / 'sweep'}")
     assert_refused(second, f"process {running.process.pid} runs this sweep already")
     running.process.kill()
