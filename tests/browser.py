@@ -32,6 +32,8 @@ ARGUMENTS = (
     "--disable-gpu",
     "--no-first-run",
 )
+# Limit for all that a page does; most of it takes less than a second.
+MILLISECONDS = 300_000
 
 
 def find() -> str | None:
@@ -56,7 +58,9 @@ def launch() -> Iterator:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+        browser = playwright.chromium.launch(
+            executable_path=program, args=ARGUMENTS, timeout=MILLISECONDS
+        )
         yield browser
         browser.close()
 
@@ -69,6 +73,7 @@ def open_file(browser, path: Path, **context) -> Iterator:
     anything but the file.
     """
     opened = browser.new_context(offline=True, **context)
+    opened.set_default_timeout(MILLISECONDS)
     page = opened.new_page()
     problems = []
     page.on("console", lambda message: problems.append(message.text))

@@ -5,12 +5,13 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
 from pathlib import Path
 
-from tests.command import ROOT
+from tests.command import PATIENCE, ROOT, state_of, wait_until
 
 CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
 # Makes standard input the terminal of the new session, to whose processes Ctrl-C sends SIGINT.
@@ -60,7 +61,12 @@ class Terminal:
                 return
         raise AssertionError(f"{words!r} is not in {self._shown()!r}, after Ctrl-C")
 
-    def until(self, words: str, seconds: float = 120) -> str:
+    def terminate(self) -> None:
+        """Sends SIGTERM, once the command waits for a key: before, it might begin to wait after."""
+        wait_until(lambda: state_of(self.process.pid) == "S")
+        self.process.send_signal(signal.SIGTERM)
+
+    def until(self, words: str, seconds: float = PATIENCE) -> str:
         """Returns what is shown up to `words`, without escape sequences; the next call goes on.
 
         Raises AssertionError if the command ends before, TimeoutError if it shows nothing for so
@@ -77,13 +83,13 @@ class Terminal:
         while self._read():
             pass
         os.close(self._screen)
-        return self.process.wait(timeout=60), self._shown()
+        return self.process.wait(timeout=PATIENCE), self._shown()
 
     def _shown(self) -> str:
         text = self._seen.decode(errors="ignore").replace("\r\n", "\n")
         return ESCAPE_SEQUENCES.sub("", text)
 
-    def _read(self, seconds: float = 120) -> bool:
+    def _read(self, seconds: float = PATIENCE) -> bool:
         ready, _, _ = select.select([self._screen], [], [], seconds)
         if not ready:
             raise TimeoutError(f"nothing for {seconds} seconds after {self._shown()!r}")

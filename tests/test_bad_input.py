@@ -13,7 +13,7 @@ import pytest
 import run_folder
 from checkpoints import file_format
 from sweep_engine.workers import Workers
-from tests.command import ROOT, run
+from tests.command import PATIENCE, ROOT, run
 
 BIGRAM = "--config=experiments/bigram.py:smoke"
 GPT2 = "--config=experiments/gpt2.py:smoke"
@@ -31,7 +31,7 @@ def commands(tmp_path_factory):
         argv = [sys.executable, str(ROOT / script), *flags]
         environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
         workers.start("command", argv, environment, log, folder / "lock")
-        ended = workers.wait(60)
+        ended = workers.wait(PATIENCE)
         assert ended, f"{argv} was not refused: {log.read_text()}"
         return ended[0][1], log.read_text()
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from itertools import islice
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from input_pipeline import batches
 from runtime.errors import UserError
+from tests.command import PATIENCE
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 
@@ -142,7 +142,6 @@ def test_splits_larger_than_memory(tmp_path):
 
 def test_abandoned_batches_let_the_process_exit():
     code = """
-import time
 import numpy as np
 from input_pipeline import batches
 
@@ -150,10 +149,9 @@ it = batches.train_batches(
     np.zeros(10**6, np.uint8), seed=0, batch_size=64, context_length=256, steps_per_dispatch=20,
     start_step=0, num_steps=10**6)
 next(it)
-print(time.time())
 """
+    # All of the batches would take hours.
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
-    assert time.time() - float(done.stdout) < 5
     assert done.stderr == ""

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from operator import itemgetter
 from statistics import fmean
@@ -23,7 +22,7 @@ from run_folder import flatten
 from runtime.errors import UserError
 from sweep_engine import search, sweep_file
 from sweeps import tune_stages
-from tests.command import ROOT, run
+from tests.command import PATIENCE, ROOT, run, wait_until
 from training import optimizer
 from training.setup import build_model, check_config
 
@@ -247,13 +246,11 @@ def test_a_search_that_is_stopped_continues_and_ends_as_an_uninterrupted_one(che
         if name == "stopped":
             process = subprocess.Popen(command, cwd=checkout, env=environment, text=True)
             journal = checkout / "stopped/muon/self_attention-2e10/runs.jsonl"
-            while not journal.exists():
-                assert process.poll() is None
-                time.sleep(0.05)
+            wait_until(journal.exists)
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 130
+            assert process.wait(PATIENCE) == 130
         ended = subprocess.run(
-            command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
+            command, cwd=checkout, env=environment, capture_output=True, text=True
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
         tried = json.loads((checkout / TRIED).read_text())

@@ -22,6 +22,7 @@ from input_pipeline import corpus
 from input_pipeline.tiny_shakespeare import tiny_shakespeare_dataset_builder as builder
 from runtime import process
 from runtime.errors import UserError
+from tests.command import PATIENCE
 
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 TEXT = "To be, or not to be — that is the question.\n" * 20
@@ -103,7 +104,7 @@ print(len(loaded.train), len(loaded.val), *[name for name in watched if name in 
 
 def output(started):
     """Returns what a started printed; checks that it succeeded without warnings."""
-    out, err = started.communicate(timeout=60)
+    out, err = started.communicate(timeout=PATIENCE)
     assert (started.returncode, err) == (0, "")
     return out.split()
 

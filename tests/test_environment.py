@@ -100,7 +100,7 @@ MODULES = [
 
 
 def assert_names_the_environment(command, folder, environment=".venv"):
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert_refused(result, "lacks the packages of this program: run ")
     activate = result.stderr.rpartition("source ")[2].strip()
     assert (folder / activate).resolve() == (ROOT / environment / "bin/activate").resolve()

@@ -10,7 +10,7 @@ import pytest
 import harness
 import run_folder
 from runtime.errors import UserError
-from tests.command import ROOT, assert_refused, run
+from tests.command import OF_A_COMMAND, ROOT, assert_refused, run
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,6 @@ def test_the_notebook_runs(tmp_path):
     # Outputs of whoever ran it last are not committed.
     assert not any(cell.get("outputs") for cell in notebook.cells)
     where = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=300, resources=where).execute()
+    nbclient.NotebookClient(notebook, timeout=OF_A_COMMAND, resources=where).execute()
     shown = [one.get("data", {}) for cell in notebook.cells for one in cell.get("outputs", ())]
     assert sum("image/svg+xml" in data for data in shown) == 2

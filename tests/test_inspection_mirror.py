@@ -38,7 +38,6 @@ def mirror(folder: Path, mode: str, **environment: str) -> subprocess.CompletedP
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
     )
 
 

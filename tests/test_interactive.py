@@ -8,7 +8,7 @@ import pytest
 
 import harness
 from config.check import MAX_SEED
-from tests.command import ROOT
+from tests.command import OF_A_COMMAND, ROOT
 from tests.terminal import CTRL_D, UP, Terminal
 
 NUM_TOKENS = 30
@@ -74,7 +74,7 @@ def test_a_session_without_an_editor_of_lines(run, where, tmp_path):
     terminal.type("lost")
     terminal.until("lost")
     terminal.interrupt("\nseed 1> ")
-    terminal.process.send_signal(signal.SIGTERM)
+    terminal.terminate()
     code, shown = terminal.end()
     assert (code, shown.strip()) == (128 + signal.SIGTERM, "terminated")
 
@@ -98,7 +98,7 @@ def test_a_pipe_has_the_texts_alone(run):
         cwd=ROOT,
         input=lines,
         capture_output=True,
-        timeout=300,
+        timeout=OF_A_COMMAND,
     )
     assert made.returncode == 0, made.stderr
     prompts = ["First", "ROMEO:", "KING"]

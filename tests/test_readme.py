@@ -21,7 +21,7 @@ import harness
 import run_folder
 from experiments import default
 from tests import browser
-from tests.command import AS_USERS_DO, ROOT
+from tests.command import AS_USERS_DO, OF_A_COMMAND, PATIENCE, ROOT
 from tests.wandb_server import Server
 from training.setup import check_config
 
@@ -77,7 +77,7 @@ def shell(command: str, folder: Path, **environment: str) -> subprocess.Complete
         env={**os.environ, **optimization, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=3 * OF_A_COMMAND,
     )
 
 
@@ -116,7 +116,7 @@ def in_terminal(command: str, folder: Path) -> subprocess.CompletedProcess:
         stderr=inside,
         start_new_session=True,
     )
-    screen, until = b"", time.monotonic() + 30
+    screen, until = b"", time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < until:
         if select.select([terminal], [], [], 1)[0]:
             screen += os.read(terminal, 65536)

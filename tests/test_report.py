@@ -126,7 +126,7 @@ def write_ladder(folder: Path) -> Path:
 def report(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
     """Runs report.py in a folder."""
     command = [sys.executable, str(ROOT / "report.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
 def gain_of(run: runs.Run, found: list[runs.Run]) -> str:
@@ -956,5 +956,4 @@ def assert_axis(axes, label: str) -> None:
         "label => [...document.querySelectorAll('#curves [aria-roledescription=axis]')]"
         ".some(axis => axis.getAttribute('aria-label').includes(label))",
         arg=label,
-        timeout=5000,
     )

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.util import tensor_util
 
 import run_folder
-from tests.command import ROOT
+from tests.command import ROOT, wait_until
 from tests.test_tracking import log_steps, make_config, metrics_at
 from tracking import open_tracker
 
@@ -132,11 +131,8 @@ def test_a_run_that_is_killed_and_resumed_is_whole(tmp_path):
     command += [f"--workdir={workdir}", "--config.train.num_steps=300000"]
     command += ["--config.tracking.sinks=tensorboard", "--config.eval.every_steps=100"]
     victim = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        if any((workdir / "checkpoints").glob("[1-9]*")) and len(recorded(workdir)) > 200:
-            break
-        time.sleep(0.05)
+    saved = (workdir / "checkpoints").glob
+    wait_until(lambda: any(saved("[1-9]*")) and len(recorded(workdir)) > 200)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
     lines = list(run_folder.read_lines(workdir / run_folder.METRICS))

@@ -298,7 +298,7 @@ def test_due_is_every_so_many_steps_and_at_the_last():
     assert not any(
         Due(10, log=0, evaluate=0, sample=0, save=0, save_minutes=9).save(n) for n in [5]
     )
-    assert Due(10, log=0, evaluate=0, sample=0, save=0, save_minutes=1e-9).save(5)
+    assert Due(10, log=0, evaluate=0, sample=0, save=0, save_minutes=1e-12).save(5)
 
 
 @pytest.mark.parametrize(

@@ -363,7 +363,6 @@ def test_a_missing_key_is_not_asked_for_on_a_terminal():
         stdin=inside,
         stdout=inside,
         stderr=inside,
-        timeout=60,
     )
     assert process.returncode == 2
     assert os.read(terminal, 65536).startswith(b"error: W&B did not accept the workspace (Usage")

@@ -49,6 +49,7 @@ class SweepServer(Server):
         self.points: list[dict] = []  # Not assigned yet.
         self.assigned: dict[str, dict] = {}  # Points by run.
         self.by_agent: dict[str, list[str]] = defaultdict(list)
+        self.num_agents = 1  # That must have come before any gets a second point.
         self.stop_when = lambda run_id, received: False
         self.failing_until = 0.0
         self.hanging_until = 0.0
@@ -133,7 +134,10 @@ class SweepServer(Server):
         for run_id in running:
             if self.stop_when(run_id, self.received[run_id]):
                 commands.append({"type": "stop", "run_id": run_id})
-        if not running and self.points:
+        idle = self.num_agents - sum(map(bool, self.by_agent.values()))
+        if not running and self.points and idle > 0 and self.by_agent[agent]:
+            pass  # It asks again.
+        elif not running and self.points:
             point = dict(self.points.pop(0))
             run_id = point.pop("run_id", f"run{len(self.assigned) + 1:03}")
             self.assigned[run_id] = point

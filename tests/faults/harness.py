@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 
 import run_folder
 from sweep_engine.workers import KILLED, Workers
-from tests.command import ROOT
+from tests.command import OF_A_COMMAND, ROOT
 
 # What a clock measures differs between two runs; nothing else may.
 CLOCK = ("seconds", "train/tokens_per_second")
@@ -60,14 +60,18 @@ class Harness:
         self.references: dict[str, dict] = {}
 
     def run(self, kills: int) -> None:
-        """Laps until there were so many kills; the last one is let end."""
-        while self.killed.total() < kills:
+        """Laps until there were so many kills, some in each phase; the last one is let end."""
+        while not self.is_enough(kills):
             stage = self.stages[self.laps % len(self.stages)]
             if stage not in self.references:
                 self.references[stage] = self.reference(stage)
             self.lap(stage, kills)
             self.laps += 1
             print(self.report(), flush=True)
+
+    def is_enough(self, kills: int) -> bool:
+        """Returns True after so many kills, if each phase that a run marks has been hit."""
+        return self.killed.total() >= kills and set(PHASES) <= set(self.killed)
 
     def close(self) -> None:
         self.workers.close()
@@ -83,8 +87,7 @@ class Harness:
         workdir = self.folder / f"{stage}-{self.laps}"
         acknowledged: list[dict] = []
         for _ in range(1000):
-            enough = self.killed.total() >= kills
-            moment = {} if enough else self.moment(self.references[stage])
+            moment = {} if self.is_enough(kills) else self.moment(self.references[stage])
             code, output = self.train(stage, workdir, moment)
             acknowledged += lines(workdir, run_folder.METRICS)
             if code == 0:
@@ -123,7 +126,7 @@ class Harness:
             "PYTHONPATH": str(ROOT),
         }
         self.workers.start("run", argv, environment, log, self.folder / "lock")
-        until = time.monotonic() + 300
+        until = time.monotonic() + OF_A_COMMAND
         while not (ended := self.workers.wait(1)):
             assert time.monotonic() < until, "the run hangs"
         return ended[0][1], log.read_text(errors="replace")

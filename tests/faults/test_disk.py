@@ -29,7 +29,6 @@ def run_limited(kib, *flags):
         env={**os.environ, "WANDB_MODE": "disabled"},
         capture_output=True,
         text=True,
-        timeout=300,
     )
 
 

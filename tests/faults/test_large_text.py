@@ -30,7 +30,6 @@ def load(path, tokenizer, cache):
         env={**os.environ, "XDG_CACHE_HOME": str(cache)},
         capture_output=True,
         text=True,
-        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return [int(word) for word in done.stdout.split()]
