@@ -67,7 +67,8 @@ def test_reading_changes_nothing(name):
     with reference.forced():
         expected = jax.jit(model.apply)({"params": params}, TOKENS_BT)
         fresh = jax.eval_shape(model.init, jax.random.key(0), TOKENS_BT)["params"]
-    np.testing.assert_array_equal(run(model)(params).logits, expected)
+    # A program that gives more numbers may round otherwise.
+    np.testing.assert_allclose(run(model)(params).logits, expected, rtol=1e-5, atol=1e-5)
     assert jax.tree.structure(fresh) == jax.tree.structure(params)
 
 
@@ -121,7 +122,8 @@ def test_weights_are_replaced(name):
     attention, *_ = interception.attentions(model, params)
     seen = run(model)(params)
     same = {attention.weights: lambda _: seen.outputs[attention.weights]}
-    np.testing.assert_array_equal(run(model, outputs=same)(params).logits, seen.logits)
+    unchanged = run(model, outputs=same)(params).logits
+    np.testing.assert_allclose(unchanged, seen.logits, rtol=1e-5, atol=1e-5)
     identity = {attention.weights: lambda w: jnp.broadcast_to(jnp.eye(T), w.shape)}
     edited = run(model, outputs=identity)(params)
     value = seen.outputs[f"{attention.path}/value"]

@@ -139,17 +139,23 @@ SPACELESS = {
 
 @pytest.mark.parametrize("name", SPACELESS)
 def test_learning_takes_time_linear_in_a_text_without_spaces(name):
-    """Eight times the text takes eight times the CPU time; 64 times before, for most of these."""
-    seconds = []
-    for size in (20_000, 160_000):
+    """Eight times the text takes eight times the CPU time; 64 times before, for most of these.
+
+    Of this thread, and the least of three: what runs beside it takes its share of the caches.
+    """
+
+    def seconds(size):
         text = SPACELESS[name](size)
-        started = time.process_time()
+        started = time.thread_time()
         tokenizer = build("bpe:300", text)
         tokens = np.concatenate(list(tokenizers.encode_pieces(tokenizer, [text])))
-        seconds.append(time.process_time() - started)
+        taken = time.thread_time() - started
         assert tokenizer.decode(tokens) == text
         assert len(tokens) < len(text.encode()) / 1.5  # It did learn.
-    assert seconds[1] < 24 * max(seconds[0], 0.02)
+        return taken
+
+    short, long = (min(seconds(size) for _ in range(3)) for size in (20_000, 160_000))
+    assert long < 24 * max(short, 0.02)
 
 
 @pytest.mark.slow
