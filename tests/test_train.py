@@ -474,27 +474,32 @@ def test_flops_are_counted_by_the_cpu_s_compiler_whatever_the_run_trains_on(monk
 PARALLEL = """
 import sys, jax
 from pathlib import Path
-from absl import flags
-from tests.test_train import smoke
+from tests.test_train import parallel
 import train
-workdir, count = sys.argv[1:]
-assert jax.device_count() == int(count)
-changes = {"model.dropout_rate": 0.0, "train.log_norms_every_steps": 5, "train.measure_peak": True}
-train.train_and_evaluate(smoke("gpt2", **changes), Path(workdir))
+assert jax.device_count() == 2
+train.train_and_evaluate(parallel(), Path(sys.argv[1]))
 """
+TWO_DEVICES = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+
+
+def parallel():
+    """Returns the config of a run whose batches two devices can share."""
+    changes = {"model.dropout_rate": 0.0, "sample.every_steps": 0, "train.measure_peak": True}
+    return smoke("gpt2", **changes, **{"train.log_norms_every_steps": 5})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("fast_bfloat16", "tolerance"), [("false", 1e-4), ("true", 2e-2)])
-def test_two_devices_train_as_one(fast_bfloat16, tolerance, tmp_path):
+def test_two_devices_train_as_one(fast_bfloat16, tolerance, tmp_path, monkeypatch):
     """Two virtual devices split each batch and end where one device does."""
-    for count in (1, 2):
-        flags = f"--xla_force_host_platform_device_count={count}"
-        subprocess.run(
-            [sys.executable, "-c", PARALLEL, str(tmp_path / str(count)), str(count)],
-            env={**os.environ, "XLA_FLAGS": flags, "FAST_BFLOAT16": fast_bfloat16},
-            check=True,
-        )
+    monkeypatch.setenv("FAST_BFLOAT16", fast_bfloat16)
+    train.train_and_evaluate(parallel(), tmp_path / "1")
+    subprocess.run(
+        [sys.executable, "-c", PARALLEL, str(tmp_path / "2")],
+        env={**os.environ, "XLA_FLAGS": TWO_DEVICES},
+        check=True,
+    )
+    assert run_folder.read_json(tmp_path / "1/environment.json")["num_devices"] == 1
     environment = run_folder.read_json(tmp_path / "2/environment.json")
     assert environment["num_devices"] == 2
     assert environment["precision"] == {"true": "bfloat16", "false": "float32"}[fast_bfloat16]
@@ -502,8 +507,7 @@ def test_two_devices_train_as_one(fast_bfloat16, tolerance, tmp_path):
         assert one == pytest.approx(two, rel=tolerance)
     last = list(run_folder.read_lines(tmp_path / "2/metrics.jsonl"))[-1]
     assert 0 < last["train/mfu"] < 1  # Of both devices' peak, measured.
-    flags = "--xla_force_host_platform_device_count=2"
-    result = run("evaluate.py", f"--workdir={tmp_path / '2'}", XLA_FLAGS=flags)
+    result = run("evaluate.py", f"--workdir={tmp_path / '2'}", XLA_FLAGS=TWO_DEVICES)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["val/loss"] == pytest.approx(two["val/loss"], rel=1e-5)
 
