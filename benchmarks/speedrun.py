@@ -30,9 +30,7 @@ def main() -> None:
         raise errors.UserError(f"--seeds={','.join(wrong)}: expected whole numbers from 0 on")
     checks.check_output(OUTPUT.value)
     output, machine = Path(OUTPUT.value), results.host()
-    before = results.read(output) or {}
-    is_same = results.is_same_machine(before.get("machine", {}), machine)
-    rows = before["rows"] if is_same else []
+    rows = measured_before(output, machine)
     for preset in PRESETS.value:
         for seed in map(int, SEEDS.value):
             row = {"preset": preset, "seed": seed, **train(preset, seed)}
@@ -40,6 +38,12 @@ def main() -> None:
             rows = results.replaced(rows, row, ("preset", "seed"))
             rows.sort(key=lambda one: (FORMS.index(one["preset"]), one["seed"]))
             run_folder.write_json(output, {"machine": machine, "rows": rows})
+
+
+def measured_before(output: Path, machine: dict) -> list[dict]:
+    """Returns the rows of a file that were measured on this machine."""
+    before = results.read(output) or {}
+    return before["rows"] if results.is_same_machine(before.get("machine", {}), machine) else []
 
 
 def train(preset: str, seed: int) -> dict:
