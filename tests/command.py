@@ -18,7 +18,11 @@ PATIENCE, OF_A_COMMAND = 300, 1200
 
 
 def run(
-    script: str, *arguments: str, seconds: float = OF_A_COMMAND, **environment: str
+    script: str,
+    *arguments: str,
+    cwd: Path = ROOT,
+    seconds: float = OF_A_COMMAND,
+    **environment: str,
 ) -> subprocess.CompletedProcess:
     """`python SCRIPT ARGUMENTS`, its output kept; variables of the environment may be set.
 
@@ -26,7 +30,7 @@ def run(
     """
     return subprocess.run(
         [sys.executable, script, *map(str, arguments)],
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

@@ -14,7 +14,8 @@ import run_folder
 from checkpoints.manager import Checkpoints
 from experiments import default
 from runtime.errors import UserError
-from tests.command import PATIENCE, ROOT, assert_refused, run
+from tests.command import PATIENCE, ROOT, assert_refused
+from tests.forked import run
 from tests.wandb_server import Server
 from tracking import open_tracker, wandb_run
 from tracking.artifact import artifact_of, local_folder

@@ -13,7 +13,8 @@ import pytest
 import run_folder
 from checkpoints import file_format
 from sweep_engine.workers import Workers
-from tests.command import PATIENCE, ROOT, run
+from tests.command import PATIENCE, ROOT
+from tests.forked import run
 
 BIGRAM = "--config=experiments/bigram.py:smoke"
 GPT2 = "--config=experiments/gpt2.py:smoke"

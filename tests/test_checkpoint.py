@@ -22,7 +22,8 @@ import run_folder
 from checkpoints import file_format
 from checkpoints.manager import Checkpoints
 from runtime.errors import UserError
-from tests.command import ROOT, run
+from tests.command import ROOT
+from tests.forked import run
 
 PROGRESS = {"seconds": 1.5, "best/val/loss": 2.0, "best/step": 5, "skipped": 0}
 

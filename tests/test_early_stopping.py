@@ -10,7 +10,7 @@ import run_folder
 import train
 from checkpoints.manager import Checkpoints
 from reporting import runs
-from tests.command import run
+from tests.forked import run
 from tests.test_tracking import leet, wandb_folders
 from tests.test_train import arrays, lines, resume_from, smoke
 from training.early_stopping import EarlyStopping

@@ -12,7 +12,7 @@ from experiments import default
 from reporting import frontier, frontier_charts, page, sweep_charts, sweeps
 from reporting.runs import Run
 from tests import browser
-from tests.command import run
+from tests.forked import run
 from tests.test_sweep_report import rows_of, write_sweep
 from tests.vega_lite import assert_valid
 

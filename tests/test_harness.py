@@ -10,7 +10,8 @@ import pytest
 import harness
 import run_folder
 from runtime.errors import UserError
-from tests.command import OF_A_COMMAND, ROOT, assert_refused, run
+from tests.command import OF_A_COMMAND, ROOT, assert_refused
+from tests.forked import run
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ import run_folder
 from inspection import account, kinds, ngrams, scores, subject, yardstick
 from reporting import inside, inside_account, inside_passage, inside_tokens, runs
 from tests import browser
-from tests.command import assert_refused, run
+from tests.command import assert_refused
+from tests.forked import run
 from tests.test_accessibility import DRAWN, assert_accessible
 
 FLAGS = {"tracking.wandb_mode": "disabled", "checkpoint.snapshots": 3}

@@ -11,7 +11,8 @@ import harness
 import run_folder
 from experiments import default, gpt2
 from input_pipeline import corpus
-from tests.command import OF_A_COMMAND, PATIENCE, ROOT, assert_refused, run
+from tests.command import OF_A_COMMAND, PATIENCE, ROOT, assert_refused
+from tests.forked import run
 from tests.wandb_server import Server
 
 BIGRAM = "--config=experiments/bigram.py:smoke"

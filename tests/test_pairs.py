@@ -25,7 +25,8 @@ from input_pipeline import batches, corpus
 from input_pipeline.pairs import Pairs
 from runtime.devices import data_mesh
 from runtime.errors import UserError
-from tests.command import assert_refused, run
+from tests.command import assert_refused
+from tests.forked import run
 from tests.stages import NO_DROPOUT, TINY, VARIANT, T, V
 from tests.test_train import arrays, lines, resume_from, smoke
 from training import divergence

@@ -22,7 +22,8 @@ from input_pipeline import hugging_face as tokenizer_files
 from input_pipeline import pretrained_tokenizer, tokenizers
 from models import hugging_face
 from runtime.errors import UserError
-from tests.command import assert_refused, run
+from tests.command import assert_refused
+from tests.forked import run
 from tests.stages import NO_DROPOUT
 from tests.tokenizer_folders import KINDS
 

@@ -10,7 +10,8 @@ import run_folder
 import train
 from inference import prompts
 from runtime.errors import UserError
-from tests.command import assert_refused, run
+from tests.command import assert_refused
+from tests.forked import run
 
 
 def train_on(text, folder, **changes):

@@ -33,7 +33,8 @@ import run_folder
 from experiments import default
 from reporting import charts, figures, groups, page, rows, runs, staircase
 from tests import browser
-from tests.command import assert_refused, run
+from tests.command import assert_refused
+from tests.forked import run
 from tests.vega_lite import assert_valid
 from tracking import dashboard
 
@@ -125,8 +126,7 @@ def write_ladder(folder: Path) -> Path:
 
 def report(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
     """Runs report.py in a folder."""
-    command = [sys.executable, str(ROOT / "report.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    return run(str(ROOT / "report.py"), *arguments, cwd=cwd)
 
 
 def gain_of(run: runs.Run, found: list[runs.Run]) -> str:
@@ -462,18 +462,15 @@ def test_many_long_runs_make_a_page_below_ten_megabytes(tmp_path):
         "val/perplexity": 9.87654321,
         "train/tokens_per_second": 12345.6,
     }
+    lines = []
+    for step in range(1000):
+        loss = 4 - step / 500 + 5 * (step == 537)
+        losses = {"train/loss": loss, "val/loss": loss, "val/bits_per_byte": loss / 0.7}
+        position = {"tokens_seen": 1e3 * step, "train_flops": 1e9 * step, "seconds": step / 9}
+        lines.append(json.dumps({"step": step, **line, **losses, **position}) + "\n")
     for i in range(600):
         folder = write_run(tmp_path / f"all/{i:03}", 1 + i % 5, config={"seed": i})
-        with open(folder / run_folder.METRICS, "w") as file:
-            for step in range(1000):
-                loss = 4 - step / 500 + 5 * (step == 537)
-                losses = {"train/loss": loss, "val/loss": loss, "val/bits_per_byte": loss / 0.7}
-                position = {
-                    "tokens_seen": 1e3 * step,
-                    "train_flops": 1e9 * step,
-                    "seconds": step / 9,
-                }
-                file.write(json.dumps({"step": step, **line, **losses, **position}) + "\n")
+        (folder / run_folder.METRICS).write_text("".join(lines))
     result = report("all", "--output=page.html", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "page.html").stat().st_size < 10e6

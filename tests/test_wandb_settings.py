@@ -14,7 +14,8 @@ import run_folder
 from experiments import bigram
 from experiments.default import get_config
 from runtime.errors import UserError
-from tests.command import ROOT, assert_refused, run
+from tests.command import ROOT, assert_refused
+from tests.forked import run
 from tests.wandb_server import Server
 from tracking import wandb_limits, wandb_settings, wandb_variables
 from training import setup

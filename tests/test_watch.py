@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests import browser
-from tests.command import PATIENCE, ROOT, assert_refused, run
+from tests.command import PATIENCE, ROOT, assert_refused
+from tests.forked import run
 from tests.test_report import write_run
 
 

@@ -14,7 +14,8 @@ import harness
 import run_folder
 from experiments import default
 from runtime import errors
-from tests.command import ROOT, assert_refused, run
+from tests.command import ROOT, assert_refused
+from tests.forked import run
 from tests.wandb_server import Server
 from tracking import panels as drawn
 from tracking import workspace
