@@ -11,8 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import run_folder
-from tests.command import PATIENCE, ROOT, run, wait_until
+from tests.command import PATIENCE, ROOT, wait_until
 from tests.faults.harness import lines
+from tests.forked import run
 
 # Long enough to be stopped in the middle on any machine; 7 divides no other number of steps.
 FLAGS = [
@@ -46,26 +47,28 @@ def wait_for(process, words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_run_saves_and_resumes_exactly(tmp_path, number, code):
-    process = start(tmp_path / "run", "--config.train.num_steps=3000")
-    wait_for(process, "step 100/")
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == code, errors
-    assert f"{signal.Signals(number).name}: saving after the current updates" in output
-    assert errors.count("\n") == 1 and "--config.checkpoint.resume=true" in errors
-    step = int(errors.split("stopped at step ")[1].split(",")[0])
-    assert [int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()] == [step]
-    summary = run_folder.read_json(tmp_path / "run/summary.json")
-    assert summary["status"] == "interrupted"
-    # W&B's run is complete, too.
-    assert "left out" not in output
-    assert list((tmp_path / "run/wandb").glob("offline-run-*/run-*.wandb"))
-
-    more = ["--config.train.num_steps=3000", "--config.checkpoint.resume=true"]
-    flags = [*FLAGS, *more, f"--workdir={tmp_path / 'run'}"]
-    result = run("main.py", *flags, WANDB_MODE="offline")
+def test_a_run_stopped_by_each_signal_saves_and_resumes_exactly(tmp_path):
+    """By SIGTERM, then by SIGINT, then to its end."""
+    folder, more = tmp_path / "run", ["--config.train.num_steps=3000"]
+    stopped_at = []
+    for number, code in [(signal.SIGTERM, 143), (signal.SIGINT, 130)]:
+        process = start(folder, *more)
+        wait_for(process, "00/3000 ")
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == code, errors
+        assert f"{signal.Signals(number).name}: saving after the current updates" in output
+        assert errors.count("\n") == 1 and "--config.checkpoint.resume=true" in errors
+        stopped_at.append(int(errors.split("stopped at step ")[1].split(",")[0]))
+        steps = sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+        assert steps == stopped_at
+        assert run_folder.read_json(folder / "summary.json")["status"] == "interrupted"
+        # W&B's run is complete, too.
+        assert "left out" not in output
+        assert len(list((folder / "wandb").glob("offline-run-*/run-*.wandb"))) == len(stopped_at)
+        more = ["--config.train.num_steps=3000", "--config.checkpoint.resume=true"]
+    assert 0 < stopped_at[0] < stopped_at[1] < 3000
+    result = run("main.py", *FLAGS, *more, f"--workdir={folder}", WANDB_MODE="offline")
     assert result.returncode == 0, result.stderr
     whole = run(
         "main.py", *FLAGS, more[0], f"--workdir={tmp_path / 'whole'}", WANDB_MODE="disabled"
@@ -73,8 +76,8 @@ def test_a_stopped_run_saves_and_resumes_exactly(tmp_path, number, code):
     assert whole.returncode == 0, whole.stderr
     for name in ("params", "opt_state"):
         one, other = (
-            load_file(tmp_path / folder / f"checkpoints/3000/{name}.safetensors")
-            for folder in ("run", "whole")
+            load_file(tmp_path / kept / f"checkpoints/3000/{name}.safetensors")
+            for kept in ("run", "whole")
         )
         assert {key: leaf.tobytes() for key, leaf in one.items()} == {
             key: leaf.tobytes() for key, leaf in other.items()
