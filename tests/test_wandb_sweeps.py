@@ -44,8 +44,15 @@ def environment(server, **more):
         "WANDB_ENTITY": "entity",
         "WANDB_PROJECT": "project",
         "WANDB_ERROR_REPORTING": "false",
+        # Rows are sent as often as the tests look at them; the default is 15 seconds.
+        "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1",
         **more,
     }
+
+
+def without_place(variables):
+    """Returns the variables without those that name a project."""
+    return {name: value for name, value in variables.items() if name not in WHERE}
 
 
 def wandb(server, folder, *words, **more):
@@ -62,15 +69,9 @@ def wandb(server, folder, *words, **more):
 
 
 def create(server, folder, content):
-    """Creates a sweep by `wandb sweep`, in a folder with links to the experiments."""
-    for name in ("experiments", "sweeps"):
-        link = folder / name
-        if not link.exists():
-            link.symlink_to(ROOT / name)
-    (folder / "sweep.yaml").write_text(yaml.safe_dump(content))
-    told = wandb(server, folder, "sweep", "sweep.yaml")
-    assert "wandb agent entity/project/sweep001" in told
-    return "entity/project/sweep001"
+    """Creates a sweep, in a folder with a link to the experiments; returns its address."""
+    (folder / "experiments").symlink_to(ROOT / "experiments")
+    return server.create(yaml.safe_dump(content))
 
 
 def folder_of(folder, run_id):
@@ -110,7 +111,10 @@ def grid(tmp_path_factory):
         server.num_agents = 2
         experiments = [f"experiments/{name}.py:smoke" for name in ("bigram", "gpt2")]
         content = content_of(config=experiments, config__seed=[3, 4])
-        sweep = create(server, folder, content)
+        (folder / "experiments").symlink_to(ROOT / "experiments")
+        (folder / "sweep.yaml").write_text(yaml.safe_dump(content))
+        sweep = "entity/project/sweep001"
+        assert f"wandb agent {sweep}" in wandb(server, folder, "sweep", "sweep.yaml")
         agents = [
             subprocess.Popen(
                 [BIN / "wandb", "agent", sweep],
@@ -193,7 +197,7 @@ def test_the_samples_are_uploaded(grid):
 
 @pytest.mark.slow
 def test_all_routes_lead_to_one_project(tmp_path):
-    """A run, an agent's run and an uploaded run of a sweep on this machine; no variable set."""
+    """A run and an agent's run, with no variable set; below, uploaded runs of a sweep."""
     shipped = yaml.safe_load((ROOT / "sweeps/depth.yaml").read_text())
     small = content_of(config=["experiments/bigram.py:smoke"], config__seed=[1])
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**small, "project": shipped["project"]}))
@@ -203,19 +207,16 @@ def test_all_routes_lead_to_one_project(tmp_path):
         [sys.executable, ROOT / "main.py", *once, "--workdir=run"],
         [BIN / "wandb", "sweep", "sweep.yaml"],
         [BIN / "wandb", "agent", f"{shipped['project']}/sweep001"],
-        [sys.executable, ROOT / "sweeps/run.py", "sweep.yaml", "--workdir=local"],
-        ["bash", "-c", f"{BIN}/wandb sync local/*/wandb/offline-run-*"],
     ]
     with SweepServer() as server:
-        kept = environment(server)
-        without = {name: value for name, value in kept.items() if name not in WHERE}
+        nowhere = without_place(environment(server))
         for command in commands:
             done = subprocess.run(
-                command, cwd=tmp_path, env=without, capture_output=True, text=True
+                command, cwd=tmp_path, env=nowhere, capture_output=True, text=True
             )
             assert done.returncode == 0, done.stdout + done.stderr
         projects = [received.first("project") for received in server.received.values()]
-        assert projects == [get_config().tracking.wandb_project] * 3
+        assert projects == [get_config().tracking.wandb_project] * 2
 
 
 # A grid and a Bayesian search; the others are grids, too.
@@ -240,11 +241,8 @@ def test_a_killed_agent_and_run_are_resumed(tmp_path):
     flags = ["--config.train.num_steps=3000", "--config.eval.every_steps=500"]
     flags += ["--config.sample.every_steps=0", "--config.train.log_every_steps=250"]
     with SweepServer() as server:
-        sweep = create(
-            server,
-            tmp_path,
-            content_of(*flags, config=["experiments/gpt2.py:smoke"], config__seed=[1]),
-        )
+        content = content_of(*flags, config=["experiments/gpt2.py:smoke"], config__seed=[1])
+        sweep = create(server, tmp_path, content)
         agent = subprocess.Popen(
             [BIN / "wandb", "agent", sweep],
             cwd=tmp_path,
@@ -287,11 +285,8 @@ def test_hyperband_stops_runs_through_the_agent(tmp_path):
             return bool(hyperband.runs_to_stop({"better": [1.0] * 1000, run_id: losses}, [run_id]))
 
         server.stop_when = stop_when
-        sweep = create(
-            server,
-            tmp_path,
-            content_of(*flags, config=["experiments/bigram.py:smoke"], config__seed=[1, 2]),
-        )
+        content = content_of(*flags, config=["experiments/bigram.py:smoke"], config__seed=[1, 2])
+        sweep = create(server, tmp_path, content)
         wandb(server, tmp_path, "agent", sweep)
         assert list(server.assigned) == ["run001", "run002"]
         for run_id in server.assigned:
@@ -308,11 +303,8 @@ def test_a_server_that_fails_gets_everything_afterwards(tmp_path, trouble):
     flags = ["--config.train.num_steps=60000", "--config.eval.every_steps=10000"]
     flags += ["--config.sample.every_steps=0", "--config.train.log_every_steps=1000"]
     with SweepServer() as server:
-        sweep = create(
-            server,
-            tmp_path,
-            content_of(*flags, config=["experiments/bigram.py:smoke"], config__seed=[1]),
-        )
+        content = content_of(*flags, config=["experiments/bigram.py:smoke"], config__seed=[1])
+        sweep = create(server, tmp_path, content)
         agent = subprocess.Popen(
             [BIN / "wandb", "agent", sweep],
             cwd=tmp_path,
@@ -337,6 +329,7 @@ def test_a_server_that_fails_gets_everything_afterwards(tmp_path, trouble):
 
 @pytest.mark.slow
 def test_a_sweep_without_a_server_is_uploaded_as_one(tmp_path):
+    """And to the project of all others, with no variable set."""
     folder = tmp_path / "sweep"
     swept = subprocess.run(
         [
@@ -344,15 +337,22 @@ def test_a_sweep_without_a_server_is_uploaded_as_one(tmp_path):
             *(f"--workdir={folder}", "--count=2", "--preset=smoke", "--sweep_id=sweep001"),
         ],
         cwd=ROOT,
+        env=without_place(os.environ),
         capture_output=True,
         text=True,
     )
     assert swept.returncode == 0, swept.stdout
     with SweepServer() as server:
-        wandb(server, tmp_path, "sync", *folder.glob("*/wandb/offline-run-*"))
+        subprocess.run(
+            [BIN / "wandb", "sync", *folder.glob("*/wandb/offline-run-*")],
+            cwd=tmp_path,
+            env=without_place(environment(server)),
+            check=True,
+        )
         assert len(server.received) == 2
         for received in server.received.values():
             assert received.first("sweep") == "sweep001"
+            assert received.first("project") == get_config().tracking.wandb_project
             (run,) = [
                 path.parent
                 for path in folder.glob("*/wandb.json")

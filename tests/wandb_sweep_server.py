@@ -108,6 +108,11 @@ class SweepServer(Server):
         made = special.get(operation)
         return made(variables) if made else super().query_result(operation, variables)
 
+    def create(self, text: str) -> str:
+        """Creates the sweep of a file's text, as `wandb sweep` does; returns its address."""
+        self._create_sweep({"config": text})
+        return "entity/project/sweep001"
+
     def _create_sweep(self, variables: dict) -> dict:
         self.sweep_text = variables["config"]
         content = yaml.safe_load(self.sweep_text)
