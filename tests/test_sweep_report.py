@@ -17,7 +17,7 @@ import run_folder
 from experiments import default
 from reporting import figures, page, runs, statistics, sweep_charts, sweeps
 from tests import browser
-from tests.command import run
+from tests.forked import run
 from tests.test_report import write_run
 from tests.vega_lite import assert_valid
 
@@ -551,13 +551,13 @@ def test_many_runs_show_the_samples_of_the_best(tmp_path):
 @pytest.mark.slow
 def test_the_terminal_and_the_page_of_a_real_sweep(tmp_path):
     folder = tmp_path / "sweep"
-    flags = (f"--workdir={folder}", "--workers=2", "--count=7", "--preset=smoke")
+    flags = (f"--workdir={folder}", "--workers=2", "--count=3", "--preset=smoke")
     swept = run("sweeps/run.py", "sweeps/compare_stages.yaml", *flags)
     assert swept.returncode == 0, swept.stdout
     output = tmp_path / "report.html"
     told = run("report.py", folder, f"--output={output}")
     assert told.returncode == 0, told.stderr
-    assert "7 of 7 runs finished" in told.stdout
+    assert "3 of 3 runs finished" in told.stdout
     (best,) = [x for x in swept.stdout.splitlines() if x.startswith("best ")]
     assert best.partition(": ")[2] in told.stdout
     if browser.is_wanted():
