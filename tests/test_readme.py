@@ -1,7 +1,8 @@
 """Every command of README and guide, run as it stands there in a copy of the checkout.
 
-Three are run in a shorter form: the ladder with `:smoke` sizes, `make test` as a dry run (it is
-what runs this), the dashboard in a terminal that types q; and `wandb sync` talks to a server here.
+Some are run in a shorter form: the ladder with `:smoke` sizes, long runs with few updates, the
+sweep with two runs, `make test` as a dry run (it is what runs this), the dashboard in a terminal
+that types q; and `wandb sync` talks to a server here.
 """
 
 import os
@@ -48,6 +49,16 @@ SHORTER = {
     "make ladder": f"{MAKE} ladder PRESET=smoke",
     "make test": f"{MAKE} --dry-run test",
 }
+# For commands with these words: the last value of a flag counts. tests/test_speedrun.py trains a
+# speedrun to its end.
+FEW_UPDATES = ("transformer_decoder.py", "gpt2.py:finetune", "gpt2.py:speedrun_5s")
+
+
+def shorter(command: str) -> str:
+    """Returns what is run for a command: itself, or the same with less to train."""
+    if any(word in command for word in FEW_UPDATES):
+        return f"{command} --config.train.num_steps=30"
+    return SHORTER.get(command, command.replace("--count=10", "--count=2"))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +109,7 @@ def others(checkout, ladder):
         return {
             command: in_terminal(command, checkout)
             if "tracking.dashboard" in command
-            else shell(SHORTER.get(command, command), checkout, **online)
+            else shell(shorter(command), checkout, **online)
             for command in commands
         }
 
