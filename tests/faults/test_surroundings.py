@@ -11,6 +11,7 @@ import sys
 import pytest
 
 import run_folder
+from tests import forked
 from tests.command import ROOT, run
 from tests.faults.harness import lines
 from tests.test_house import PRODUCT, imports, name
@@ -88,7 +89,7 @@ def test_escape_sequences_are_escaped_on_a_terminal_and_exact_elsewhere(tmp_path
     flags = ["--config.data.name=text", f"--config.data.path={tmp_path / 'text.txt'}"]
     flags += ["--config=experiments/bigram.py:smoke", "--config.sample.num_tokens=300"]
     flags += ["--config.optimizer.learning_rate=0.5", "--config.train.num_steps=60"]
-    result = run("main.py", *flags, f"--workdir={tmp_path / 'run'}", WANDB_MODE="disabled")
+    result = forked.run("main.py", *flags, f"--workdir={tmp_path / 'run'}", WANDB_MODE="disabled")
     assert result.returncode == 0, result.stderr
     assert "\x1b" not in result.stdout and "\\x1b" in result.stdout
     (sample, *_) = [line["text"] for line in run_folder.read_lines(tmp_path / "run/samples.jsonl")][
@@ -96,7 +97,7 @@ def test_escape_sequences_are_escaped_on_a_terminal_and_exact_elsewhere(tmp_path
     ]
     assert "\x1b" in sample  # The record is exact.
     command = ["generate.py", f"--workdir={tmp_path / 'run'}", "--num_tokens=200", "--prompt=\x1b["]
-    piped = run(*command)
+    piped = forked.run(*command)
     assert "\x1b" in piped.stdout
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
@@ -112,10 +113,10 @@ def test_escape_sequences_are_escaped_on_a_terminal_and_exact_elsewhere(tmp_path
     assert process.wait() == 0, process.stderr.read()
     os.close(terminal)
     assert b"\x1b" not in shown and rb"\x1b[" in shown
-    refused = run("generate.py", "--workdir=\x1b[2Jno")
+    refused = forked.run("generate.py", "--workdir=\x1b[2Jno")
     assert refused.returncode == 2
     assert "\x1b" not in refused.stderr and "\\x1b[2Jno" in refused.stderr
-    report = run("report.py", tmp_path / "run", f"--output={tmp_path / 'report.html'}")
+    report = forked.run("report.py", tmp_path / "run", f"--output={tmp_path / 'report.html'}")
     assert report.returncode == 0
     page = (tmp_path / "report.html").read_text()
     assert "<script>alert(1)" not in page
