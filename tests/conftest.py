@@ -49,11 +49,15 @@ def pytest_configure(config):
 
 # Files that take minutes; with two workers, whichever starts last is waited for.
 LONGEST = (
-    "test_gpu_compile",
-    "test_sweep_run",
     "test_readme",
+    "test_gpu_compile",
     "test_wandb_sweeps",
+    "test_sweep_run",
     "test_train",
+    "test_comparison",
+    "test_programs",
+    "test_tracking",
+    "test_report",
     "test_kill",
 )
 
