@@ -163,12 +163,14 @@ def draw(rows: Sequence[measure.Row], path: Path) -> None:
     def panel(axis: str, what: str) -> altair.Chart:
         chosen = [one for one in points if (one["axis"], one["what"]) == (axis, what)]
         scale = altair.Scale(type="log", nice=False, padding=12)
+        # Fonts elsewhere may be wider than the one that it was measured with.
+        legend = altair.Legend(orient="top", labelLimit=400, columnPadding=50)
         sizes = altair.Axis(values=list(SIZES[axis]), labelExpr="format(datum.value, 'd')")
         chart = altair.Chart(altair.Data(values=chosen)).mark_line(point=True)
         return chart.encode(
             altair.X("size:Q", title=LABELS.get(axis, axis), scale=scale, axis=sizes),
             altair.Y("value:Q", title=what, scale=scale, axis=altair.Axis(tickCount=4)),
-            altair.Color("side:N", title=None, legend=altair.Legend(orient="top", labelLimit=400)),
+            altair.Color("side:N", title=None, legend=legend),
         ).properties(width=240, height=180)
 
     units = {row["axis"]: row["unit"] for row in rows}
