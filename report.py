@@ -58,9 +58,9 @@ def main(*folders: str) -> None:
     if not folders:
         raise errors.UserError("no run to compare: name a folder, python report.py FOLDER ...")
     paths = [Path(folder) for folder in folders]
+    announce(f"reading {' '.join(folders)}")
     if WATCH.value:
         serve(paths)
-    announce(f"reading {' '.join(folders)}")
     runs, unread = read_runs(paths)
     for line in unread:
         print(f"warning: left out: {line}", file=sys.stderr)

@@ -121,31 +121,34 @@ def nats_without(
 def measure(model: nn.Module, params: Any, tokens: np.ndarray, context_length: int) -> dict | None:
     """Returns the scores of each head on a held-out text, and by how much it lowers the loss.
 
-    The latter is None for a model that is too large for that, all is for one without attention.
+    The rise is None for a model that is too large to measure it, everything for one without
+    attention.
     """
     measured = measure_scores(model, params, tokens, context_length)
     if measured is None:
         return None
-    texts = affordable(windows.spread(tokens, context_length), params, len(measured["heads"]))
-    shape = measured["heads"][-1]["layer"], measured["heads"][-1]["head"]
-    cost = ablations(model, params, texts, shape) if len(texts) else {}
-    for place, row in enumerate(measured["heads"]):
-        row |= {"cost": None, "cost_error": None}
-        row |= {name: values[place] for name, values in cost.items()}
+    rows = measured["heads"]
+    texts = affordable(windows.spread(tokens, context_length), params, len(rows))
+    unknown: list[float | None] = [None] * len(rows)
+    cost = {"cost": unknown, "cost_error": unknown}
+    if len(texts):
+        cost = ablations(model, params, texts, (rows[-1]["layer"], rows[-1]["head"]))
+    for place, row in enumerate(rows):
+        row.update({name: values[place] for name, values in cost.items()})
     return measured
 
 
 def affordable(texts: np.ndarray, params: Any, num_heads: int) -> np.ndarray:
     """Returns as many windows, spread evenly, as can be scored without each head in MAX_FLOPS.
 
-    None of them where that would not be two, without which there is no standard error.
+    None of several where that would not be two, without which there is no standard error.
     """
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
     each = 2 * num_params * (texts.shape[1] - 1) * (num_heads + 1)
     most = min(len(texts), int(MAX_FLOPS / each))
-    if most < 2 <= len(texts):
+    if most < min(2, len(texts)):
         return texts[:0]
-    return texts[np.linspace(0, len(texts) - 1, max(most, 1)).astype(int)]
+    return texts[np.linspace(0, len(texts) - 1, most).astype(int)]
 
 
 def measure_scores(

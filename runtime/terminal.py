@@ -1,4 +1,4 @@
-"""Text for a terminal: escapes untrusted text (generated, names, flags); formats durations."""
+"""Text for a terminal: first lines, escaped untrusted text (generated, names, flags), durations."""
 
 import sys
 

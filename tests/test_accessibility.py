@@ -57,7 +57,7 @@ def assert_accessible(path):
                 assert opened.evaluate(CUT) == []
                 assert opened.evaluate("document.documentElement.scrollWidth") == width
                 opened.set_viewport_size({"width": 390, "height": 900})  # A window made narrow.
-                opened.wait_for_function(f"{NARROW} && {CUT}.length === 0", timeout=60_000)
+                opened.wait_for_function(f"{NARROW} && {CUT}.length === 0")
 
 
 class TestPage:

@@ -195,9 +195,11 @@ def test_a_second_start_and_the_other_commands_compile_nothing_of_the_run(
     assert compiles("main.py", *other, *resume, f"--workdir={second}") == set()
     kept = set((tmp_path / "cache/transformers-from-scratch/programs").iterdir())
     assert compiles("evaluate.py", f"--workdir={first}") == set()
-    # On several devices training samples from parameters on all of them, this command on one.
+    assert compiles("generate.py", f"--workdir={first}", "--num_tokens=9") <= (
+        # Training samples from parameters on every device, and this command from those on one.
+        set() if num_used == 1 else {"_read_prompt", "_write_cached"}
+    )
     if num_used == 1:
-        assert compiles("generate.py", f"--workdir={first}", "--num_tokens=9") == set()
         assert set((tmp_path / "cache/transformers-from-scratch/programs").iterdir()) == kept
     text = [f"--workdir={first}", "--prompt=ROMEO:", "--num_tokens=70", "--num_samples=9"]
     assert compiles("generate.py", *text) == {

@@ -28,7 +28,7 @@ from pathlib import Path
 
 # Factor of all limits of time. On a machine that is busy for long this process, the nicest of all,
 # may hardly run, and none of them would say anything about W&B. Tests set the variable.
-PATIENCE = 20 if os.environ.get("BUSY_MACHINE") == "true" else 1
+PATIENCE = 1 if os.environ.get("BUSY_MACHINE", "") in ("", "0", "false") else 20
 # Limits for W&B's start and, at the end, for its upload.
 INIT_SECONDS = 10
 FINISH_SECONDS = 10
