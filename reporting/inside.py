@@ -114,7 +114,7 @@ def numbers(insides: Sequence[Inside]) -> dict[str, float | None]:
 
 def own_scripts() -> list[str]:
     """Returns the scripts of the sections."""
-    return [template.read("inside.js"), template.read("inside_heads.js")]
+    return [template.read(name) for name in ("elements.js", "inside.js", "inside_heads.js")]
 
 
 def data_of(made: Sequence[Section]) -> dict[str, Any]:

@@ -19,19 +19,27 @@ from reporting import library
 HERE = Path(__file__).parent
 
 
-def fill(name: str, scripts: Sequence[str], **values: Any) -> str:
-    """Returns a page from its template in frame.html, with the only scripts that it may run."""
+def fill(
+    name: str, scripts: Sequence[str], folder: Path = HERE, worker: str = "", **values: Any
+) -> str:
+    """Returns a page from its template in frame.html, with the only scripts that it may run.
+
+    The template may be in another `folder`, beside a page.css of its own. A page with a `worker`
+    may start that script, which is in the page as text.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
+        loader=jinja2.FileSystemLoader([folder, HERE]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    styles = dict.fromkeys((HERE / "page.css", folder / "page.css"))
     return environment.get_template(name).render(
         policy=" ".join(f"'sha256-{base64.b64encode(x).decode()}'" for x in digests),
-        style=Markup(read("page.css")),
+        style=Markup("\n".join(path.read_text(encoding="utf-8") for path in styles)),
+        worker=Markup(worker),
         scripts=[Markup(script) for script in scripts],
         **values,
     )

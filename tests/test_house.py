@@ -29,8 +29,9 @@ LAYERS = [
     "training",
     "inspection",
     "reporting",
+    "playground_page",
     "sweep_engine",
-    *("train", "harness", "generate", "evaluate", "export", "report", "look_inside"),
+    *("train", "harness", "generate", "evaluate", "export", "report", "look_inside", "playground"),
     *("main", "ladder", "sweeps"),
 ]
 QUESTIONS = "What|How|Whether|Where|Which|That"

@@ -1,0 +1,96 @@
+"use strict";
+// Section "Continue a text": all models continue the prompt, side by side.
+
+// Starts the section. `switchedOff[m]` has the names of what is switched off in model m, and
+// `look(text, source)` shows a text to the models. Returns `rewrite(m)`, which lets a model write its
+// text again.
+function startContinue(switchedOff, look) {
+  const form = document.getElementById("continue");
+  const notes = document.getElementById("continue-notes");
+  const field = (name) => document.getElementById(name);
+  const cards = data.models.map(makeCard);
+  const changed = new Set();
+  // Of the texts on the page: what they continue and how.
+  let current = null;
+
+  function makeCard(model, m) {
+    const prompt = element("span", { class: "prompt" });
+    const made = document.createTextNode("");
+    const pre = element("pre", { tabindex: "0", "aria-label": `Continuation by ${model.name}` }, prompt, made);
+    const facts = [`${model.parameters.toLocaleString("en")} parameters`];
+    if (model.loss !== null) facts.push(`loss ${model.loss.toFixed(3)}`);
+    const looking = button("Look at this text", () => look(current.prompt + card.text, model.name));
+    const card = { prompt, made, text: "" };
+    const heading = element("h3", {}, model.name);
+    const article = element("article", {}, heading, element("p", { class: "when" }, facts.join(", ")), pre, looking);
+    if (model.notes) heading.after(element("p", { class: "when" }, model.notes));
+    document.getElementById("continuations").append(article);
+    return card;
+  }
+
+  function show() {
+    for (const m of changed) cards[m].made.data = cards[m].text;
+    changed.clear();
+  }
+
+  onWritten = ({ model: m, written, isNew }) => {
+    cards[m].text = isNew ? written : cards[m].text + written;
+    if (!changed.size) requestAnimationFrame(show);
+    changed.add(m);
+  };
+
+  // Returns what the form asks for, or null if a field is wrong, which the browser says.
+  function asked() {
+    if (!form.reportValidity()) return null;
+    const number = (name) => Number(field(name).value);
+    const sampling = { temperature: number("temperature"), top_k: number("top_k"), top_p: number("top_p") };
+    return { prompt: field("prompt").value, sampling, seed: number("seed") };
+  }
+
+  // Begins the texts of some models anew, with `count` tokens.
+  async function begin(which, count) {
+    const unknown = new Map();
+    for (const m of which) {
+      cards[m].count = count;
+      cards[m].prompt.textContent = current.prompt;
+      const off = [...switchedOff[m]];
+      ask("begin", { model: m, ...current, off, count }).then((begun) => {
+        if (begun.isEmpty) unknown.set(data.models[m].name, "has nothing to continue: give it a character that it knows");
+        else if (begun.unknown.length) unknown.set(data.models[m].name, `does not know ${begun.unknown.map(visible).join(" ")}: left out`);
+        notes.textContent = [...unknown].map(([name, what]) => `${name} ${what}.`).join(" ");
+      });
+    }
+    notes.textContent = "";
+    await ask("run");
+  }
+
+  function run(event) {
+    event.preventDefault();
+    const next = asked();
+    if (!next) return;
+    current = next;
+    begin(cards.keys(), Number(field("count").value));
+  }
+
+  // One more token of each text; of new ones if the form has changed.
+  async function step() {
+    const next = asked();
+    if (!next) return;
+    if (JSON.stringify(next) !== JSON.stringify(current)) {
+      current = next;
+      return begin(cards.keys(), 1);
+    }
+    for (const card of cards) card.count++;
+    await ask("advance", { which: [...cards.keys()], count: 1 });
+    await ask("run");
+  }
+
+  form.addEventListener("submit", run);
+  field("stop").addEventListener("click", () => ask("stop"));
+  field("step").addEventListener("click", step);
+  for (const name of ["temperature", "top_p"]) {
+    const shown = form.querySelector(`output[for=${name}]`);
+    field(name).addEventListener("input", () => (shown.textContent = Number(field(name).value).toFixed(2).replace(/\.?0+$/, "")));
+  }
+  return { rewrite: (m) => current && begin([m], cards[m].count) };
+}

@@ -1,0 +1,142 @@
+"use strict";
+// Section "Look at a character": what each model expects after it, and where a head looks from it.
+
+// Characters of a text that is looked at, at most.
+const LOOKED_AT = 200;
+
+// Starts the section. `chosen` has the model and the head whose attention is shown, and
+// `switchedOff[m]` the names of what is switched off in model m. Returns `look(text, source)`, which
+// shows a text; `reread(m)` after a switch; `redraw()` after another choice; and `onCursor`, to set.
+function startLook(chosen, switchedOff) {
+  const text = document.getElementById("look-text");
+  const place = document.getElementById("look-place");
+  const cards = data.models.map(makeCard);
+  const section = { onCursor: () => {} };
+  let characters = [];
+  let spans = [];
+  let cursor = 0;
+
+  function makeCard(model) {
+    const loss = element("small", {});
+    const bars = element("tbody", {});
+    const table = element("table", { class: "bars" }, element("caption", {}, model.name, loss), bars);
+    document.getElementById("look-guesses").append(table);
+    return { loss, bars, whole: NaN, now: NaN };
+  }
+
+  // Shows the last characters of a text, and lets all models read them.
+  async function look(shown, source) {
+    characters = Array.from(shown).slice(-LOOKED_AT);
+    spans = characters.map((character, i) => {
+      const isSign = character === "\n" || character === " ";
+      const span = element("span", { "data-i": i, ...(isSign ? { class: "sign" } : {}) }, visible(character));
+      return span;
+    });
+    text.replaceChildren(...spans.flatMap((span, i) => (characters[i] === "\n" ? [span, element("br", {})] : [span])));
+    document.getElementById("look-source").textContent = source;
+    cursor = Math.min(Math.floor(characters.length / 3), characters.length - 1);
+    await Promise.all(cards.map((_, m) => read(m, true)));
+    await move(cursor);
+  }
+
+  // Lets a model read the text; `isNew` if it has not read it with everything switched on.
+  async function read(m, isNew) {
+    const card = cards[m];
+    const ofText = characters;
+    const loss = async (off) => mean((await ask("read", { model: m, text: ofText.join(""), off })).nats.slice(1));
+    if (isNew) card.whole = await loss([]);
+    card.now = switchedOff[m].size || !isNew ? await loss([...switchedOff[m]]) : card.whole;
+    if (ofText !== characters) return;
+    const change = card.now - card.whole;
+    const more = switchedOff[m].size ? `, ${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(3)} by what is off` : "";
+    card.loss.textContent = Number.isFinite(card.now) ? `${card.now.toFixed(3)} nats a token${more}` : "needs a longer text";
+  }
+
+  // Shows the guesses of a model at the cursor.
+  async function guess(m) {
+    const { guesses, p } = await ask("guesses", { model: m, character: cursor });
+    const rows = guesses.map(({ text: piece, p: share, isNext }) => {
+      const bar = element("span", { class: "bar" });
+      bar.style.width = `${100 * share}%`;
+      const cells = [element("th", { scope: "row" }, visible(piece)), element("td", {}, bar), element("td", { class: "number" }, percent(share))];
+      return element("tr", isNext ? { class: "is-next" } : {}, ...cells);
+    });
+    if (guesses.length && !guesses.some(({ isNext }) => isNext) && Number.isFinite(p)) {
+      const cells = [element("th", { scope: "row" }, "the next"), element("td", {}), element("td", { class: "number" }, percent(p))];
+      rows.push(element("tr", { class: "is-next" }, ...cells));
+    }
+    cards[m].bars.replaceChildren(...rows);
+  }
+
+  // Shades the text by the attention of the chosen head.
+  async function shade() {
+    const { model, head } = chosen;
+    const { weights = [] } = head ? await ask("attention", { model, head, character: cursor }) : {};
+    spans.forEach((span, i) => span.style.setProperty("--shade", Math.sqrt(weights[i] ?? 0)));
+  }
+
+  const draw = latest(async () => {
+    const { model } = chosen;
+    await Promise.all([...cards.keys()].map(guess));
+    await shade();
+    await section.onCursor(model, cursor);
+  });
+
+  // Moves the cursor to a character.
+  function move(to) {
+    spans[cursor]?.classList.remove("current");
+    cursor = Math.min(Math.max(to, 0), spans.length - 1);
+    spans[cursor]?.classList.add("current");
+    const before = characters.slice(Math.max(0, cursor - 20), cursor + 1).map(visible).join("");
+    const next = cursor + 1 < characters.length ? `comes ${visible(characters[cursor + 1])}` : "the text ends";
+    place.textContent = `After …${before} ${next}.`;
+    return draw();
+  }
+
+  // Reads the text again after a switch of a model.
+  async function reread(m) {
+    await read(m, false);
+    await draw();
+  }
+
+  // Returns the character in the next line, or the one before, that is nearest to the cursor.
+  function vertical(direction) {
+    const own = spans[cursor].getBoundingClientRect();
+    const distance = (box) => Math.abs(box.left - own.left) + 1000 * Math.abs(box.top - own.top);
+    let best = cursor;
+    let least = Infinity;
+    spans.forEach((span, i) => {
+      const box = span.getBoundingClientRect();
+      if ((box.top - own.top) * direction < own.height / 2) return;
+      if (distance(box) < least) [best, least] = [i, distance(box)];
+    });
+    return best;
+  }
+
+  const moves = {
+    ArrowRight: () => cursor + 1,
+    ArrowLeft: () => cursor - 1,
+    ArrowDown: () => vertical(1),
+    ArrowUp: () => vertical(-1),
+    Home: () => 0,
+    End: () => spans.length - 1,
+  };
+  text.addEventListener("keydown", (event) => {
+    if (!moves[event.key] || !spans.length) return;
+    event.preventDefault();
+    move(moves[event.key]());
+    spans[cursor].scrollIntoView({ block: "nearest" });
+  });
+  for (const kind of ["pointerover", "pointerdown"]) {
+    text.addEventListener(kind, (event) => {
+      const { i } = event.target.dataset;
+      if (i !== undefined && Number(i) !== cursor) move(Number(i));
+    });
+  }
+  return Object.assign(section, { look, reread, redraw: draw });
+}
+
+// Returns the mean.
+function mean(numbers) {
+  return numbers.reduce((sum, x) => sum + x, 0) / numbers.length;
+}

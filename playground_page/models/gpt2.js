@@ -1,0 +1,56 @@
+"use strict";
+// Stage 5, GPT-2: stage 4 as Radford et al. (2019) built it.
+//
+// New here: GELU; biases in attention, which are parameters like others; one matrix for token
+// embedding and logits. Dropout and the initial weights matter in training alone.
+
+// Returns GELU in GPT-2's tanh form (Hendrycks and Gimpel, 2016).
+function gelu(x) {
+  return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+}
+
+// Stage 3's attention; its dense layers have biases here.
+function GPT2Attention(layer, x_TD, reading) {
+  return MultiHeadAttention(layer, x_TD, reading);
+}
+
+// Stage 4's MLP with GELU.
+function GPT2Mlp(layer, x_TD) {
+  return Dense(layer.down, eachNumber(Dense(layer.up, x_TD), gelu));
+}
+
+// Stage 4's block with these.
+function GPT2Block(layer, x_TD, reading) {
+  const h_TD = LayerNorm(layer.attention_norm, x_TD);
+  x_TD = add(x_TD, GPT2Attention(layer.attention, h_TD, reading));
+  const y_TD = GPT2Mlp(layer.mlp, LayerNorm(layer.mlp_norm, x_TD));
+  return add(x_TD, expose(reading, layer.mlp.path, y_TD));
+}
+
+// Stage 2's embeddings; the token embedding also makes the logits (Press and Wolf, 2017).
+function TiedEmbed(layer, tokens_T, reading) {
+  return TokenPositionEmbed(layer, tokens_T, reading);
+}
+
+// Returns the product of each row with the embedding of each token.
+function unembed(layer, x_TD) {
+  const { embedding: embedding_VD } = layer.token;
+  const logits_TV = new Matrix(x_TD.T, embedding_VD.T);
+  for (let v = 0; v < embedding_VD.T; v++) {
+    const row_D = embedding_VD.row(v);
+    for (let t = 0; t < x_TD.T; t++) {
+      const x_D = x_TD.row(t);
+      let sum = 0;
+      for (let d = 0; d < row_D.length; d++) sum += x_D[d] * row_D[d];
+      logits_TV.row(t)[v] = sum;
+    }
+  }
+  return logits_TV;
+}
+
+// The stack of stage 4 with GPT-2's choices.
+function GPT2(model, tokens_T, reading) {
+  let x_TD = TiedEmbed(model.embed, tokens_T, reading);
+  for (let l = 0; l < model.num_layers; l++) x_TD = GPT2Block(model[`block_${l}`], x_TD, reading);
+  return unembed(model.embed, LayerNorm(model.final_norm, x_TD));
+}

@@ -1,0 +1,31 @@
+"""Lists the page's JavaScript: the scripts of the page, and those of the worker that computes."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+from experiments import default
+
+HERE = Path(__file__).parent
+# In the order of the syllabus; a file uses what those before it define.
+MODELS = ("layers", *default.LADDER, "positions", "gpt2_parts", "gpt2_variants")
+WORKER = (*(f"models/{name}.js" for name in MODELS), "tokenizers.js", "sampling.js", "reading.js")
+PAGE = ("ask.js", "continue.js", "look.js", "heads.js", "games.js", "code.js", "main.js")
+
+
+def read(name: str) -> str:
+    """Returns the text of a file of this package."""
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def worker() -> str:
+    """Returns the script of the worker; a line before each file has its name, for code.js."""
+    return "\n".join(f"// ==== {name}\n{read(name)}" for name in (*WORKER, "worker.js"))
+
+
+@cache
+def computable() -> frozenset[str]:
+    """Returns the names of the modules that `models/*.js` defines, which are those in Flax."""
+    texts = (read(f"models/{name}.js") for name in MODELS)
+    found = (re.findall(r"^function ([A-Z]\w+)\(", text, re.MULTILINE) for text in texts)
+    return frozenset(name for names in found for name in names)

@@ -1,0 +1,169 @@
+"use strict";
+// The worker that computes: answers the page's messages, one after the other, and tells it what the
+// models write while they write it.
+
+const models = [];
+// The reading of each model's text, and the continuation of its prompt.
+const readings = [];
+const continuations = [];
+// Milliseconds between two messages about what is written.
+const INTERVAL = 30;
+let isWriting = false;
+
+// Tokens that the page shows as guesses.
+const NUM_GUESSES = 8;
+
+const actions = {
+  // Opens a model, and returns by how much its nats differ from JAX's.
+  load({ model, exported, heads }) {
+    models[model] = { ...openModel(JSON.parse(exported)), heads };
+    return { difference: difference(models[model]) };
+  },
+
+  // Reads a text, and keeps what was seen. Returns its pieces, their nats, and the characters left out.
+  read({ model, text, off }) {
+    const reading = (readings[model] = read(models[model], text, new Set(off)));
+    const { tokens, tokenAt, unknown, nats } = reading;
+    const pieces = tokens.map((token) => textOf(models[model], [token]));
+    return { pieces, tokenAt, unknown, nats };
+  },
+
+  // Returns the guesses after a character of the text that was read, and the token that it is in.
+  guesses({ model, character }) {
+    const { logP, tokens, tokenAt, nats } = readings[model];
+    const place = tokenAt[character];
+    if (place < 0) return { guesses: [] };
+    const order = [...logP[place].keys()].sort((a, b) => logP[place][b] - logP[place][a]);
+    const guesses = order.slice(0, NUM_GUESSES).map((token) => ({
+      text: textOf(models[model], [token]),
+      p: Math.exp(logP[place][token]),
+      isNext: token === tokens[place + 1],
+    }));
+    return { place, guesses, p: Math.exp(-nats[place + 1]) };
+  },
+
+  // Returns the weights of a head from a character on each token of its window; [start, weights].
+  attention({ model, character, head }) {
+    const { windows, tokenAt } = readings[model];
+    const place = tokenAt[character];
+    const window = windows.find(({ counts, end }) => counts <= place && place < end);
+    if (!window) return { start: 0, weights: [] };
+    return { start: window.start, weights: window.seen[head].row(place - window.start).slice(0, place - window.start + 1) };
+  },
+
+  // Returns the weights of each head over the window that holds a character: [T, T], a byte each.
+  thumbnails({ model, character }) {
+    const { windows, tokenAt } = readings[model];
+    const place = Math.max(tokenAt[character], 0);
+    const window = windows.find(({ counts, end }) => counts <= place && place < end);
+    if (!window) return { size: 0, images: [] };
+    const size = window.end - window.start;
+    const images = models[model].heads.map(({ name }) => Uint8Array.from(window.seen[name].data, (weight) => Math.round(255 * weight)));
+    return { size, images };
+  },
+
+  // Returns the probability of each next character.
+  next({ model, text }) {
+    return nextCharacters(models[model], text);
+  },
+
+  // Returns the continuation of a prompt, whole.
+  write({ model, prompt, sampling, seed, count, off }) {
+    const text = new Continuation(models[model], prompt, sampling, seed, new Set(off));
+    for (let n = 0; n < count; n++) text.next();
+    return textOf(models[model], text.made);
+  },
+
+  // Returns the nats of a text after its first token, and its bytes.
+  score({ model, text, off }) {
+    const { nats, tokens } = read(models[model], text, new Set(off));
+    const bytes = tokens.slice(1).reduce((sum, token) => sum + models[model].tokenizer.bytes[token].length, 0);
+    return { nats: nats.slice(1).reduce((sum, x) => sum + x, 0), bytes };
+  },
+
+  // Returns the loss of a text in nats per token, and what switching off each head alone adds.
+  async costs({ model, text }) {
+    const loss = (off) => mean(read(models[model], text, new Set(off)).nats.slice(1));
+    const whole = loss([]);
+    const costs = [];
+    for (const head of models[model].heads) {
+      costs.push({ ...head, cost: loss([head.name]) - whole });
+      await pause();
+    }
+    return { loss: whole, heads: costs };
+  },
+
+  // Begins the continuation of a prompt by a model, up to `count` tokens. Returns the unknown characters.
+  begin({ model, prompt, sampling, seed, off, count }) {
+    const text = new Continuation(models[model], prompt, sampling, seed, new Set(off));
+    continuations[model] = Object.assign(text, { left: count, decoder: new TextDecoder("utf-8", { ignoreBOM: true }), isNew: true });
+    return { unknown: text.unknown };
+  },
+
+  // Lets these models write on, by `count` tokens.
+  advance({ which, count }) {
+    for (const model of which) continuations[model].left += count;
+  },
+
+  // Writes until nothing is left to write, or `stop`.
+  async run() {
+    if (isWriting) return;
+    isWriting = true;
+    let told = performance.now();
+    const fresh = continuations.map(() => []);
+    const tell = () => {
+      continuations.forEach((text, model) => {
+        tellWritten(text, model, fresh[model] ?? []);
+        fresh[model] = [];
+      });
+      told = performance.now();
+    };
+    while (continuations.some((text) => text.left > 0)) {
+      continuations.forEach((text, model) => {
+        if (text.isNew) fresh[model] = [];
+        if (text.left <= 0) return;
+        fresh[model].push(text.next());
+        text.left--;
+      });
+      if (performance.now() - told > INTERVAL || continuations.some((text) => text.isNew)) tell();
+      await pause();
+    }
+    tell();
+    isWriting = false;
+  },
+
+  // Stops all writing.
+  stop() {
+    for (const text of continuations) text.left = 0;
+  },
+};
+
+// Tells the page what a model wrote since the last time.
+function tellWritten(text, model, tokens) {
+  if (!tokens.length && !text.isNew) return;
+  const pieces = tokens.map((token) => text.decoder.decode(text.model.tokenizer.bytes[token], { stream: true }));
+  postMessage({ model, written: pieces.join(""), isNew: text.isNew });
+  text.isNew = false;
+}
+
+// Returns the mean.
+function mean(numbers) {
+  return numbers.reduce((sum, x) => sum + x, 0) / numbers.length;
+}
+
+// Lets messages in that have come meanwhile.
+function pause() {
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => resolve(port1.close());
+    port2.postMessage(null);
+  });
+}
+
+addEventListener("message", async ({ data: { id, action, args } }) => {
+  try {
+    postMessage({ id, answer: await actions[action](args) });
+  } catch (error) {
+    postMessage({ id, error: String(error?.stack ?? error) });
+  }
+});
