@@ -12,9 +12,11 @@ const STAGES = {
 
 // Returns the numbers that base64 holds, as float32.
 function decodeNumbers(base64, dtype) {
-  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
   if (dtype === "float32") return new Float32Array(bytes.buffer);
-  return Float32Array.from(new Uint16Array(bytes.buffer), (half) => FLOAT16[half]);
+  return new Float32Array(bytes.length / 2).map((_, i) => FLOAT16[bytes[2 * i] + 256 * bytes[2 * i + 1]]);
 }
 
 // Every float16 by its bits.

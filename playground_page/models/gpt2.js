@@ -6,7 +6,7 @@
 
 // Returns GELU in GPT-2's tanh form (Hendrycks and Gimpel, 2016).
 function gelu(x) {
-  return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+  return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x)));
 }
 
 // Stage 3's attention; its dense layers have biases here.
@@ -34,18 +34,7 @@ function TiedEmbed(layer, tokens_T, reading) {
 
 // Returns the product of each row with the embedding of each token.
 function unembed(layer, x_TD) {
-  const { embedding: embedding_VD } = layer.token;
-  const logits_TV = new Matrix(x_TD.T, embedding_VD.T);
-  for (let v = 0; v < embedding_VD.T; v++) {
-    const row_D = embedding_VD.row(v);
-    for (let t = 0; t < x_TD.T; t++) {
-      const x_D = x_TD.row(t);
-      let sum = 0;
-      for (let d = 0; d < row_D.length; d++) sum += x_D[d] * row_D[d];
-      logits_TV.row(t)[v] = sum;
-    }
-  }
-  return logits_TV;
+  return rowProducts(x_TD, layer.token.embedding);
 }
 
 // The stack of stage 4 with GPT-2's choices.

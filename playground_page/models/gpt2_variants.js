@@ -26,7 +26,7 @@ function VariantAttention(layer, x_TD, reading) {
     let scores_TS = causalScores(q_TK, k_GSK[g], start);
     if (slopes_H) scores_TS = lessPenalty(scores_TS, slopes_H[h], start);
     const weights_TS = eachRow(scores_TS, (row, y) => y.set(softmax(row)));
-    return weightedSum(expose(reading, headName(layer, h), weights_TS), v_GSK[g], start);
+    return product(expose(reading, headName(layer, h), weights_TS), v_GSK[g]);
   });
   return Dense(layer.out, joinHeads(y_HTK));
 }

@@ -45,44 +45,78 @@ function add(a_TD, b_TD) {
   });
 }
 
-// Returns x @ kernel + bias. Four rows at a time, so that a number of the kernel is read once for
-// all of them.
+// Returns x @ kernel + bias.
 function Dense(layer, x_TD) {
-  const { kernel: kernel_DF, bias: bias_F } = layer;
-  const F = kernel_DF.D;
-  const y_TF = new Matrix(x_TD.T, F);
-  for (let t = 0; t < x_TD.T; t += 4) {
-    const count = Math.min(4, x_TD.T - t);
-    const x = [0, 1, 2, 3].map((i) => x_TD.row(t + Math.min(i, count - 1)));
-    const y = [0, 1, 2, 3].map((i) => (i < count ? y_TF.row(t + i) : new Float32Array(F)));
-    if (count === 1) addProduct(x[0], kernel_DF, y[0]);
-    else addFourProducts(...x, kernel_DF, ...y);
-  }
-  return bias_F ? eachRow(y_TF, (y_F, z_F) => z_F.forEach((_, f) => (z_F[f] = y_F[f] + bias_F[f]))) : y_TF;
+  const y_TF = product(x_TD, layer.kernel);
+  const bias_F = layer.bias;
+  if (bias_F) for (let t = 0; t < y_TF.T; t++) y_TF.row(t).forEach((y, f, y_F) => (y_F[f] = y + bias_F[f]));
+  return y_TF;
 }
 
-// Adds x @ kernel to y.
-function addProduct(x_D, kernel_DF, y_F) {
-  for (let d = 0; d < x_D.length; d++) {
-    const row_F = kernel_DF.row(d);
-    const x = x_D[d];
-    for (let f = 0; f < y_F.length; f++) y_F[f] += x * row_F[f];
-  }
-}
-
-// Adds the products of four rows.
-function addFourProducts(x0, x1, x2, x3, kernel_DF, y0, y1, y2, y3) {
-  for (let d = 0; d < x0.length; d++) {
-    const row_F = kernel_DF.row(d);
-    const [a, b, c, e] = [x0[d], x1[d], x2[d], x3[d]];
-    for (let f = 0; f < y0.length; f++) {
-      const k = row_F[f];
-      y0[f] += a * k;
-      y1[f] += b * k;
-      y2[f] += c * k;
-      y3[f] += e * k;
+// Returns x @ kernel, four rows and two columns at a time: a number that is read is then used several
+// times, and the sums stay in registers. Rows and columns past the end are the last ones again.
+function product(x_TD, kernel_DF) {
+  const { T, D, data: x } = x_TD;
+  const { D: F, data: kernel, first, stride } = kernel_DF;
+  const y_TF = new Matrix(T, F);
+  const y = y_TF.data;
+  for (let t = 0; t < T; t += 4) {
+    const [t1, t2, t3] = [t + 1, t + 2, t + 3].map((row) => Math.min(row, T - 1));
+    const x0 = x_TD.first + t * x_TD.stride;
+    const x1 = x_TD.first + t1 * x_TD.stride;
+    const x2 = x_TD.first + t2 * x_TD.stride;
+    const x3 = x_TD.first + t3 * x_TD.stride;
+    for (let f = 0; f < F; f += 2) {
+      const f1 = Math.min(f + 1, F - 1);
+      let [y00, y01, y10, y11, y20, y21, y30, y31] = [0, 0, 0, 0, 0, 0, 0, 0];
+      for (let d = 0, k = first + f; d < D; d++, k += stride) {
+        const k0 = kernel[k];
+        const k1 = kernel[k + f1 - f];
+        y00 += x[x0 + d] * k0;
+        y01 += x[x0 + d] * k1;
+        y10 += x[x1 + d] * k0;
+        y11 += x[x1 + d] * k1;
+        y20 += x[x2 + d] * k0;
+        y21 += x[x2 + d] * k1;
+        y30 += x[x3 + d] * k0;
+        y31 += x[x3 + d] * k1;
+      }
+      y[t3 * F + f1] = y31;
+      y[t3 * F + f] = y30;
+      y[t2 * F + f1] = y21;
+      y[t2 * F + f] = y20;
+      y[t1 * F + f1] = y11;
+      y[t1 * F + f] = y10;
+      y[t * F + f1] = y01;
+      y[t * F + f] = y00;
     }
   }
+  return y_TF;
+}
+
+// Returns the product of each row of x with each row of y: x @ y.T. Two rows of y at a time.
+function rowProducts(x_TD, y_SD) {
+  const { T, D, data: x } = x_TD;
+  const { T: S, data: y, stride } = y_SD;
+  const products_TS = new Matrix(T, S);
+  for (let t = 0; t < T; t++) {
+    const row = x_TD.first + t * x_TD.stride;
+    const products_S = products_TS.row(t);
+    for (let s = 0; s < S; s += 2) {
+      const one = y_SD.first + s * stride;
+      const other = s + 1 < S ? one + stride : one;
+      let sum = 0;
+      let otherSum = 0;
+      for (let d = 0; d < D; d++) {
+        const number = x[row + d];
+        sum += number * y[one + d];
+        otherSum += number * y[other + d];
+      }
+      products_S[s] = sum;
+      products_S[s + 1] = otherSum; // Past the end it is lost.
+    }
+  }
+  return products_TS;
 }
 
 // Returns the rows of a table at these numbers.
@@ -94,10 +128,13 @@ function Embed(layer, numbers_T) {
 
 // Returns the numbers of a row as probabilities that add up to 1; -Infinity has none.
 function softmax(row) {
-  const most = row.reduce((a, b) => Math.max(a, b), -Infinity);
-  const powers = row.map((score) => Math.exp(score - most));
-  const total = powers.reduce((a, b) => a + b, 0);
-  return powers.map((power) => power / total);
+  const p = row.slice();
+  let most = -Infinity;
+  for (let i = 0; i < p.length; i++) if (p[i] > most) most = p[i];
+  let total = 0;
+  for (let i = 0; i < p.length; i++) total += p[i] = Math.exp(p[i] - most);
+  for (let i = 0; i < p.length; i++) p[i] /= total;
+  return p;
 }
 
 // Returns the name of head h of an attention layer.

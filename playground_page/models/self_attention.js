@@ -5,28 +5,9 @@
 
 // Returns query . key / sqrt(K), [T, S], with -Infinity for keys after the query.
 function causalScores(q_TK, k_SK, start) {
-  const scores_TS = new Matrix(q_TK.T, k_SK.T);
-  for (let t = 0; t < q_TK.T; t++) {
-    const q_K = q_TK.row(t).map((number) => number / Math.sqrt(q_TK.D));
-    const scores_S = scores_TS.row(t).fill(-Infinity);
-    for (let s = 0; s <= start + t; s++) {
-      const k_K = k_SK.row(s);
-      let sum = 0;
-      for (let k = 0; k < k_K.length; k++) sum += q_K[k] * k_K[k];
-      scores_S[s] = sum;
-    }
-  }
+  const scores_TS = rowProducts(eachNumber(q_TK, (x) => x / Math.sqrt(q_TK.D)), k_SK);
+  for (let t = 0; t < q_TK.T; t++) scores_TS.row(t).fill(-Infinity, start + t + 1);
   return scores_TS;
-}
-
-// Returns the values of the past, each times its weight, added up.
-function weightedSum(weights_TS, v_SK, start) {
-  const y_TK = new Matrix(weights_TS.T, v_SK.D);
-  for (let t = 0; t < weights_TS.T; t++) {
-    const past = new Matrix(start + t + 1, v_SK.D, v_SK.data, v_SK.first, v_SK.stride);
-    addProduct(weights_TS.row(t).subarray(0, past.T), past, y_TK.row(t));
-  }
-  return y_TK;
 }
 
 // Returns softmax(query . key / sqrt(K)) . value over the past (Vaswani et al., 2017, eq. 1).
@@ -34,7 +15,7 @@ function weightedSum(weights_TS, v_SK, start) {
 function causalAttention(q_TK, k_SK, v_SK, reading, name) {
   const scores_TS = causalScores(q_TK, k_SK, reading.start);
   const weights_TS = expose(reading, name, eachRow(scores_TS, (row, y) => y.set(softmax(row))));
-  return weightedSum(weights_TS, v_SK, reading.start);
+  return product(weights_TS, v_SK);
 }
 
 // Returns the embedding of each token plus that of its position.
