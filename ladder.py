@@ -70,7 +70,9 @@ def main() -> None:
     code = subprocess.run([*report, f"--output={WORKDIR.value}/report.html"]).returncode
     if not code:
         python = shlex.quote(os.path.relpath(sys.executable))
-        print(f"look inside the models: {python} look_inside.py {shlex.quote(WORKDIR.value)}")
+        folder = shlex.quote(WORKDIR.value)
+        print(f"look inside the models: {python} look_inside.py {folder}")
+        print(f"play with them in a page: {python} playground.py {folder}")
     sys.exit(code)
 
 

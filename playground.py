@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+import run_folder
 from reporting.runs import Run, read_runs
 from runtime import errors
 from runtime.terminal import announce
@@ -44,7 +45,7 @@ def main(*folders: str) -> None:
     if not folders:
         raise errors.UserError("no run to play with: name a folder, python playground.py FOLDER")
     runs, unread = read_runs([Path(folder) for folder in folders])
-    output = Path(OUTPUT.value or Path(folders[0]) / "playground.html")
+    output = Path(OUTPUT.value or Path(folders[0]) / run_folder.PLAYGROUND)
     if output.is_dir() or not os.access(output.parent, os.W_OK):
         raise errors.UserError(
             f"--output={output}: expected a file in a folder that can be written"

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import quote
 
 from absl import flags
 from rich import box
@@ -29,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+import run_folder
 from reporting import sweeps
 from reporting.records import records
 from reporting.rows import COLUMNS, NUMBERS, table
@@ -69,7 +71,14 @@ def main(*folders: str) -> None:
 
     looked = inside.read(runs)
     swept = [(sweep, sweep_charts.charts(sweep)) for sweep in sweeps.find(runs)]
-    write(OUTPUT, page.render(runs, swept, [*unread, *looked.unread], insides=looked.insides))
+    shown = page.render(
+        runs,
+        swept,
+        [*unread, *looked.unread],
+        insides=looked.insides,
+        playgrounds=playgrounds(paths, Path(OUTPUT.value).parent),
+    )
+    write(OUTPUT, shown)
     if DATA.value:
         found = [statement for sweep, _ in swept for statement in sweeps.statements(sweep)]
         write(DATA, json.dumps(records(runs, found), indent=1) + "\n")
@@ -89,6 +98,12 @@ def main(*folders: str) -> None:
     if drawn:
         print(f"figures: {FIGURES.value}, {len(drawn)} of them")
     print_wandb_commands([folder.rstrip("/") or "/" for folder in folders])
+
+
+def playgrounds(folders: Sequence[Path], origin: Path) -> list[str]:
+    """Returns the addresses of the pages of playground.py in `folders`, relative to `origin`."""
+    pages = (folder / run_folder.PLAYGROUND for folder in folders)
+    return [quote(os.path.relpath(page, origin)) for page in pages if page.is_file()]
 
 
 def serve(folders: Sequence[Path]) -> NoReturn:

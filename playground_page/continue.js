@@ -18,9 +18,9 @@ function startContinue(switchedOff, look) {
     const made = document.createTextNode("");
     const pre = element("pre", { tabindex: "0", "aria-label": `Continuation by ${model.name}` }, prompt, made);
     const facts = [`${model.parameters.toLocaleString("en")} parameters`];
-    if (model.loss !== null) facts.push(`loss ${model.loss.toFixed(3)}`);
+    if (model.loss !== null) facts.push(`val loss ${model.loss.toFixed(3)}`);
     const looking = button("Look at this text", () => look(current.prompt + card.text, model.name));
-    const card = { prompt, made, text: "" };
+    const card = { prompt, made, text: "", numMade: 0 };
     const heading = element("h3", {}, model.name);
     const article = element("article", {}, heading, element("p", { class: "when" }, facts.join(", ")), pre, looking);
     if (model.notes) heading.after(element("p", { class: "when" }, model.notes));
@@ -33,7 +33,8 @@ function startContinue(switchedOff, look) {
     changed.clear();
   }
 
-  onWritten = ({ model: m, written, isNew }) => {
+  onWritten = ({ model: m, written, isNew, made }) => {
+    cards[m].numMade = made;
     cards[m].text = isNew ? written : cards[m].text + written;
     if (!changed.size) requestAnimationFrame(show);
     changed.add(m);
@@ -57,11 +58,22 @@ function startContinue(switchedOff, look) {
       ask("begin", { model: m, ...current, off, count }).then((begun) => {
         if (begun.isEmpty) unknown.set(data.models[m].name, "has nothing to continue: give it a character that it knows");
         else if (begun.unknown.length) unknown.set(data.models[m].name, `does not know ${begun.unknown.map(visible).join(" ")}: left out`);
-        notes.textContent = [...unknown].map(([name, what]) => `${name} ${what}.`).join(" ");
+        tell("Writing.");
       });
     }
     notes.textContent = "";
     await ask("run");
+    tell("Done.");
+
+    function tell(what) {
+      notes.textContent = [...[...unknown].map(([name, which]) => `${name} ${which}.`), what].join(" ");
+    }
+  }
+
+  // Stops all texts; those that are written again later get as long as they are now.
+  async function stop() {
+    await ask("stop");
+    for (const card of cards) card.count = card.numMade;
   }
 
   function run(event) {
@@ -86,7 +98,7 @@ function startContinue(switchedOff, look) {
   }
 
   form.addEventListener("submit", run);
-  field("stop").addEventListener("click", () => ask("stop"));
+  field("stop").addEventListener("click", stop);
   field("step").addEventListener("click", step);
   for (const name of ["temperature", "top_p"]) {
     const shown = form.querySelector(`output[for=${name}]`);

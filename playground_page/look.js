@@ -21,7 +21,7 @@ function startLook(chosen, switchedOff) {
     const bars = element("tbody", {});
     const table = element("table", { class: "bars" }, element("caption", {}, model.name, loss), bars);
     document.getElementById("look-guesses").append(table);
-    return { loss, bars, whole: NaN, now: NaN };
+    return { loss, bars, whole: NaN };
   }
 
   // Shows the last characters of a text, and lets all models read them.
@@ -45,11 +45,11 @@ function startLook(chosen, switchedOff) {
     const ofText = characters;
     const loss = async (off) => mean((await ask("read", { model: m, text: ofText.join(""), off })).nats.slice(1));
     if (isNew) card.whole = await loss([]);
-    card.now = switchedOff[m].size || !isNew ? await loss([...switchedOff[m]]) : card.whole;
+    const now = isNew && !switchedOff[m].size ? card.whole : await loss([...switchedOff[m]]);
     if (ofText !== characters) return;
-    const change = card.now - card.whole;
+    const change = now - card.whole;
     const more = switchedOff[m].size ? `, ${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(3)} by what is off` : "";
-    card.loss.textContent = Number.isFinite(card.now) ? `${card.now.toFixed(3)} nats a token${more}` : "needs a longer text";
+    card.loss.textContent = Number.isFinite(now) ? `${now.toFixed(3)} nats a token${more}` : "needs a longer text";
   }
 
   // Shows the guesses of a model at the cursor.
@@ -71,7 +71,7 @@ function startLook(chosen, switchedOff) {
   // Shades the text by the attention of the chosen head.
   async function shade() {
     const { model, head } = chosen;
-    const { weights = [] } = head ? await ask("attention", { model, head, character: cursor }) : {};
+    const weights = head ? await ask("attention", { model, head, character: cursor }) : [];
     spans.forEach((span, i) => span.style.setProperty("--shade", Math.sqrt(weights[i] ?? 0)));
   }
 

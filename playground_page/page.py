@@ -82,7 +82,7 @@ def passages(split: Split, tokenizer: Tokenizer) -> list[str]:
     for start in np.unique(np.linspace(0, max(len(tokens) - length, 0), NUM_PASSAGES).astype(int)):
         some = np.asarray(tokens[start : start + length]).astype(np.int64)
         text = tokenizer.decode(np.where(some < 0, ~some, some))
-        for sign in ("\n", " ") if start else ():
+        for sign in ("\n", " "):
             before, _, after = text.partition(sign)
             if len(before) < PASSAGE_LENGTH <= len(after):
                 text = after

@@ -32,7 +32,7 @@ const actions = {
   guesses({ model, character }) {
     const { logP, tokens, tokenAt, nats } = readings[model];
     const place = tokenAt[character];
-    if (place < 0) return { guesses: [] };
+    if (!(place >= 0)) return { guesses: [] }; // The text has changed meanwhile.
     const order = [...logP[place].keys()].sort((a, b) => logP[place][b] - logP[place][a]);
     const guesses = order.slice(0, NUM_GUESSES).map((token) => ({
       text: textOf(models[model], [token]),
@@ -42,20 +42,20 @@ const actions = {
     return { place, guesses, p: Math.exp(-nats[place + 1]) };
   },
 
-  // Returns the weights of a head from a character on each token of its window; [start, weights].
+  // Returns the weights of a head from a character on each character before it and itself.
   attention({ model, character, head }) {
-    const { windows, tokenAt } = readings[model];
+    const { tokenAt } = readings[model];
     const place = tokenAt[character];
-    const window = windows.find(({ counts, end }) => counts <= place && place < end);
-    if (!window) return { start: 0, weights: [] };
-    return { start: window.start, weights: window.seen[head].row(place - window.start).slice(0, place - window.start + 1) };
+    const window = windowOf(readings[model], place);
+    if (!window) return [];
+    const weights_S = window.seen[head].row(place - window.start);
+    const own = tokenAt.slice(0, character + 1).map((token) => token - window.start);
+    return Array.from(own, (token) => weights_S[token] ?? 0);
   },
 
   // Returns the weights of each head over the window that holds a character: [T, T], a byte each.
   thumbnails({ model, character }) {
-    const { windows, tokenAt } = readings[model];
-    const place = Math.max(tokenAt[character], 0);
-    const window = windows.find(({ counts, end }) => counts <= place && place < end);
+    const window = windowOf(readings[model], Math.max(readings[model].tokenAt[character], 0));
     if (!window) return { size: 0, images: [] };
     const size = window.end - window.start;
     const images = models[model].heads.map(({ name }) => Uint8Array.from(window.seen[name].data, (weight) => Math.round(255 * weight)));
@@ -96,13 +96,17 @@ const actions = {
   // Begins the continuation of a prompt by a model, up to `count` tokens. Returns the unknown characters.
   begin({ model, prompt, sampling, seed, off, count }) {
     const text = new Continuation(models[model], prompt, sampling, seed, new Set(off));
-    continuations[model] = Object.assign(text, { left: count, decoder: new TextDecoder("utf-8", { ignoreBOM: true }), isNew: true });
-    return { unknown: text.unknown };
+    const isEmpty = !text.window.length;
+    const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+    continuations[model] = Object.assign(text, { left: isEmpty ? 0 : count, decoder, isNew: true });
+    return { unknown: text.unknown, isEmpty };
   },
 
   // Lets these models write on, by `count` tokens.
   advance({ which, count }) {
-    for (const model of which) continuations[model].left += count;
+    for (const model of which) {
+      if (continuations[model].window.length) continuations[model].left += count;
+    }
   },
 
   // Writes until nothing is left to write, or `stop`.
@@ -142,8 +146,13 @@ const actions = {
 function tellWritten(text, model, tokens) {
   if (!tokens.length && !text.isNew) return;
   const pieces = tokens.map((token) => text.decoder.decode(text.model.tokenizer.bytes[token], { stream: true }));
-  postMessage({ model, written: pieces.join(""), isNew: text.isNew });
+  postMessage({ model, written: pieces.join(""), isNew: text.isNew, made: text.made.length });
   text.isNew = false;
+}
+
+// Returns the window that a token counts in; undefined for a token that the text does not have.
+function windowOf({ windows }, place) {
+  return windows.find(({ counts, end }) => counts <= place && place < end);
 }
 
 // Returns the mean.

@@ -21,10 +21,12 @@ def render(
     unread: Sequence[str],
     version: str = "",
     insides: Sequence[Inside] = (),
+    playgrounds: Sequence[str] = (),
 ) -> str:
     """Returns the page: `runs` compared, the sweeps among them with charts, the unread runs.
 
-    Where models were looked into, their sections follow. A page with a version looks for a newer
+    Where models were looked into, their sections follow. `playgrounds` are the addresses of pages
+    with the models, which the page links. A page with a version looks for a newer
     one where it came from.
     """
     sections = inside.sections(insides)
@@ -46,6 +48,7 @@ def render(
         best=next(iter(by_bits_per_byte(runs)), None),
         unread=[*unread, *(line for section in sections for line in section.left_out)],
         sections=sections,
+        playgrounds=playgrounds,
         columns={column: rows.COLUMNS[column] for column in cells[runs[0].name]},
         numbers=rows.NUMBERS,
         rows=cells,

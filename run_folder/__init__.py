@@ -57,6 +57,7 @@ SWEEP = "sweep.json"
 WANDB = "wandb.json"
 TENSORBOARD = "tensorboard"
 DIVERGED = "diverged"
+PLAYGROUND = "playground.html"  # In a folder of runs: their models in a page.
 INSIDE = "inside.json"
 LOCK = ".lock"
 
