@@ -7,8 +7,12 @@ from pathlib import Path
 from experiments import default
 
 HERE = Path(__file__).parent
-# In the order of the syllabus; a file uses what those before it define.
-MODELS = ("layers", *default.LADDER, "positions", "gpt2_parts", "gpt2_variants")
+# In the order of the syllabus; a file uses what those before it define. A new stage may have none.
+MODELS = tuple(
+    name
+    for name in ("layers", *default.LADDER, "positions", "gpt2_parts", "gpt2_variants")
+    if (HERE / f"models/{name}.js").exists()
+)
 WORKER = (*(f"models/{name}.js" for name in MODELS), "tokenizers.js", "sampling.js", "reading.js")
 PAGE = ("ask.js", "continue.js", "look.js", "heads.js", "games.js", "code.js", "main.js")
 
