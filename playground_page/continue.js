@@ -20,7 +20,7 @@ function startContinue(switchedOff, look) {
     const facts = [`${model.parameters.toLocaleString("en")} parameters`];
     if (model.loss !== null) facts.push(`val loss ${model.loss.toFixed(3)}`);
     const looking = button("Look at this text", () => look(current.prompt + card.text, model.name));
-    const card = { prompt, made, text: "", numMade: 0 };
+    const card = { prompt, made, text: "", numMade: 0, problem: "" };
     const heading = element("h3", {}, model.name);
     const article = element("article", {}, heading, element("p", { class: "when" }, facts.join(", ")), pre, looking);
     if (model.notes) heading.after(element("p", { class: "when" }, model.notes));
@@ -50,24 +50,29 @@ function startContinue(switchedOff, look) {
 
   // Begins the texts of some models anew, with `count` tokens.
   async function begin(which, count) {
-    const unknown = new Map();
-    for (const m of which) {
-      cards[m].count = count;
-      cards[m].prompt.textContent = current.prompt;
+    tell("Writing.");
+    const begun = which.map(async (m) => {
+      const card = cards[m];
+      card.count = count;
+      card.prompt.textContent = current.prompt;
       const off = [...switchedOff[m]];
-      ask("begin", { model: m, ...current, off, count }).then((begun) => {
-        if (begun.isEmpty) unknown.set(data.models[m].name, "has nothing to continue: give it a character that it knows");
-        else if (begun.unknown.length) unknown.set(data.models[m].name, `does not know ${begun.unknown.map(visible).join(" ")}: left out`);
-        tell("Writing.");
-      });
-    }
-    notes.textContent = "";
+      const { unknown, isEmpty } = await ask("begin", { model: m, ...current, off, count });
+      card.problem = unknown.length ? `${unknown.map(visible).join(" ")} left out, unknown to` : "";
+      if (isEmpty) card.problem = "Nothing to continue for";
+    });
+    await Promise.all(begun);
+    tell("Writing.");
     await ask("run");
     tell("Done.");
+  }
 
-    function tell(what) {
-      notes.textContent = [...[...unknown].map(([name, which]) => `${name} ${which}.`), what].join(" ");
-    }
+  // Shows what goes on, after what is wrong with the prompt, once for all models that say the same.
+  function tell(what) {
+    const problems = new Map();
+    cards.forEach(({ problem }, m) => {
+      if (problem) problems.set(problem, [...(problems.get(problem) ?? []), data.models[m].name]);
+    });
+    notes.textContent = [...[...problems].map(([problem, names]) => `${problem} ${names.join(", ")}.`), what].join(" ");
   }
 
   // Stops all texts; those that are written again later get as long as they are now.
@@ -81,7 +86,7 @@ function startContinue(switchedOff, look) {
     const next = asked();
     if (!next) return;
     current = next;
-    begin(cards.keys(), Number(field("count").value));
+    begin([...cards.keys()], Number(field("count").value));
   }
 
   // One more token of each text; of new ones if the form has changed.
@@ -90,7 +95,7 @@ function startContinue(switchedOff, look) {
     if (!next) return;
     if (JSON.stringify(next) !== JSON.stringify(current)) {
       current = next;
-      return begin(cards.keys(), 1);
+      return begin([...cards.keys()], 1);
     }
     for (const card of cards) card.count++;
     await ask("advance", { which: [...cards.keys()], count: 1 });

@@ -65,8 +65,17 @@ function startHeads(chosen, switchedOff, onSwitch, onChoice) {
       const title = element("h4", {}, `Layer ${layer}`);
       return element("div", { class: "layer" }, title, ...ofLayer(heads).map((head) => headOf(m, head)), ...toggles);
     });
-    container.replaceChildren(...(parts.length ? parts : [element("p", {}, "This model has no heads and no MLPs.")]));
+    if (parts.length) parts.push(button("All on", () => allOn(m)));
+    else parts.push(element("p", {}, "This model has no heads and no MLPs."));
+    container.replaceChildren(...parts);
     onChoice();
+  }
+
+  // Switches everything of a model on.
+  function allOn(m) {
+    for (const one of container.querySelectorAll("[aria-pressed=false]:not(.view)")) one.setAttribute("aria-pressed", true);
+    switchedOff[m].clear();
+    onSwitch(m);
   }
 
   // Draws the heads of model m in the window of the text that holds a character.

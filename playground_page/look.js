@@ -48,7 +48,7 @@ function startLook(chosen, switchedOff) {
     const now = isNew && !switchedOff[m].size ? card.whole : await loss([...switchedOff[m]]);
     if (ofText !== characters) return;
     const change = now - card.whole;
-    const more = switchedOff[m].size ? `, ${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(3)} by what is off` : "";
+    const more = switchedOff[m].size ? ` (${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(3)})` : "";
     card.loss.textContent = Number.isFinite(now) ? `${now.toFixed(3)} nats a token${more}` : "needs a longer text";
   }
 
