@@ -8,7 +8,7 @@ const readings = [];
 const continuations = [];
 // Milliseconds between two messages about what is written.
 const INTERVAL = 30;
-let isWriting = false;
+let running = null;
 
 // Tokens that the page shows as guesses.
 const NUM_GUESSES = 8;
@@ -98,42 +98,26 @@ const actions = {
     const text = new Continuation(models[model], prompt, sampling, seed, new Set(off));
     const isEmpty = !text.window.length;
     const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-    continuations[model] = Object.assign(text, { left: isEmpty ? 0 : count, decoder, isNew: true });
+    const left = isEmpty ? 0 : count;
+    continuations[model] = Object.assign(text, { left, decoder, untold: [], isNew: true });
     return { unknown: text.unknown, isEmpty };
   },
 
   // Lets these models write on, by `count` tokens.
   advance({ which, count }) {
-    for (const model of which) {
-      if (continuations[model].window.length) continuations[model].left += count;
+    for (const text of which.map((model) => continuations[model])) {
+      if (text.window.length) text.left += count;
     }
   },
 
-  // Writes until nothing is left to write, or `stop`.
+  // Writes until nothing is left to write. A call while that goes on waits for its end.
   async run() {
-    if (isWriting) return;
-    isWriting = true;
-    let told = performance.now();
-    const fresh = continuations.map(() => []);
-    const tell = () => {
-      continuations.forEach((text, model) => {
-        tellWritten(text, model, fresh[model] ?? []);
-        fresh[model] = [];
-      });
-      told = performance.now();
-    };
-    while (continuations.some((text) => text.left > 0)) {
-      continuations.forEach((text, model) => {
-        if (text.isNew) fresh[model] = [];
-        if (text.left <= 0) return;
-        fresh[model].push(text.next());
-        text.left--;
-      });
-      if (performance.now() - told > INTERVAL || continuations.some((text) => text.isNew)) tell();
-      await pause();
+    running ??= writeAll();
+    try {
+      await running;
+    } finally {
+      running = null;
     }
-    tell();
-    isWriting = false;
   },
 
   // Stops all writing.
@@ -142,11 +126,31 @@ const actions = {
   },
 };
 
+// Lets all models write, a token each in turn, until none has a token left to write.
+async function writeAll() {
+  let told = -Infinity;
+  while (continuations.some((text) => text.left > 0)) {
+    for (const text of continuations) {
+      if (text.left <= 0) continue;
+      text.untold.push(text.next());
+      text.left--;
+    }
+    if (performance.now() - told > INTERVAL || continuations.some((text) => text.isNew)) {
+      continuations.forEach(tellWritten);
+      told = performance.now();
+    }
+    await pause();
+  }
+  continuations.forEach(tellWritten);
+}
+
 // Tells the page what a model wrote since the last time.
-function tellWritten(text, model, tokens) {
-  if (!tokens.length && !text.isNew) return;
-  const pieces = tokens.map((token) => text.decoder.decode(text.model.tokenizer.bytes[token], { stream: true }));
+function tellWritten(text, model) {
+  const { bytes } = text.model.tokenizer;
+  const pieces = text.untold.map((token) => text.decoder.decode(bytes[token], { stream: true }));
+  if (!pieces.length && !text.isNew) return;
   postMessage({ model, written: pieces.join(""), isNew: text.isNew, made: text.made.length });
+  text.untold = [];
   text.isNew = false;
 }
 
