@@ -11,6 +11,8 @@
 // is none, and lacks U+0085.
 const GPT2_WORD =
   /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
+const ENCODER = new TextEncoder();
+const WHITE_SPACE = /^\p{White_Space}$/u;
 // A character of a word, as \w in Rust.
 const WORD_CHARACTER = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]";
 
@@ -41,12 +43,8 @@ function charTokenizer({ vocabulary }) {
 // Returns the tokenizer of one token per byte of UTF-8.
 function byteTokenizer() {
   function encode(text) {
-    const tokens = [];
-    const tokenAt = Int32Array.from(valid(text), (character) => {
-      tokens.push(...utf8(character));
-      return tokens.length - 1;
-    });
-    return { tokens, tokenAt, unknown: [] };
+    const bytes = utf8(valid(text));
+    return { tokens: [...bytes], tokenAt: Int32Array.from(lastBytes(bytes)), unknown: [] };
   }
 
   return { encode, bytes: Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte)) };
@@ -59,7 +57,10 @@ function bytePairTokenizer({ pieces, alphabet, merges, added, prefix_space }) {
   const ranks = new Map();
   const key = (left, right) => left * pieces.length + right;
   for (let rank = 0; rank < merges.length; rank += 3) ranks.set(key(merges[rank], merges[rank + 1]), rank);
-  const rankOf = (left, right) => ranks.get(key(left, right)) ?? Infinity;
+  const never = merges.length;
+  const rankOf = (left, right) => ranks.get(key(left, right)) ?? never;
+  const isWhole = !alphabet.includes(null);
+  const isUnknown = (character) => utf8(character).some((byte) => alphabet[byte] === null);
   const encodedWords = new Map();
   // Tokens beside the byte pairs: those that a normalizer must not touch are found first.
   const cuts = [false, true].map((normalized) => cutter(added.filter((token) => token.normalized === normalized)));
@@ -67,11 +68,11 @@ function bytePairTokenizer({ pieces, alphabet, merges, added, prefix_space }) {
   // Merges the tokens of a word, the pair of lowest rank first and from left to right. `starts` has
   // the byte of the word that each token begins at.
   function merge(tokens, starts) {
-    // The rank of each token with the next one; of the last with undefined, which is Infinity.
+    // The rank of each token with the next one; the last one has none, which is never merged.
     const pairs = tokens.map((token, place) => rankOf(token, tokens[place + 1]));
     for (;;) {
-      const lowest = pairs.reduce((least, rank) => Math.min(least, rank), Infinity);
-      if (lowest === Infinity) return;
+      const lowest = pairs.reduce((least, rank) => Math.min(least, rank), never);
+      if (lowest === never) return;
       let kept = 0;
       let isLowest = true;
       for (let place = 0; place < tokens.length; place++, kept++) {
@@ -95,26 +96,19 @@ function bytePairTokenizer({ pieces, alphabet, merges, added, prefix_space }) {
     if (encodedWords.has(word)) return encodedWords.get(word);
     const tokens = [];
     const starts = [];
-    const ends = [];
-    const unknown = [];
-    let length = 0;
-    for (const character of word) {
-      const bytes = utf8(character);
-      bytes.forEach((byte, place) => {
-        if (alphabet[byte] === null) return;
-        tokens.push(alphabet[byte]);
-        starts.push(length + place);
-      });
-      if (bytes.some((byte) => alphabet[byte] === null)) unknown.push(character);
-      length += bytes.length;
-      ends.push(length);
-    }
+    const bytes = utf8(word);
+    bytes.forEach((byte, place) => {
+      if (alphabet[byte] === null) return;
+      tokens.push(alphabet[byte]);
+      starts.push(place);
+    });
     merge(tokens, starts);
     let last = -1;
-    const tokenAt = ends.map((end) => {
-      while (starts[last + 1] < end) last++;
+    const tokenAt = lastBytes(bytes).map((place) => {
+      while (starts[last + 1] <= place) last++;
       return last;
     });
+    const unknown = isWhole ? [] : Array.from(word).filter(isUnknown);
     encodedWords.set(word, { tokens, tokenAt, unknown });
     return encodedWords.get(word);
   }
@@ -123,7 +117,8 @@ function bytePairTokenizer({ pieces, alphabet, merges, added, prefix_space }) {
     const tokens = [];
     const tokenAt = [];
     const unknown = new Set();
-    for (const part of cuts.reduce((parts, cut) => parts.flatMap(cut), [{ text: valid(text) }])) {
+    const whole = text ? [{ text: valid(text) }] : [];
+    for (const part of cuts.reduce((parts, cut) => parts.flatMap(cut), whole)) {
       if (part.token) {
         tokens.push(part.token.id);
         for (const _ of part.text) tokenAt.push(tokens.length - 1);
@@ -142,8 +137,7 @@ function bytePairTokenizer({ pieces, alphabet, merges, added, prefix_space }) {
     return { tokens, tokenAt: Int32Array.from(tokenAt), unknown: [...unknown] };
   }
 
-  const byte = (character) => character.charCodeAt(0);
-  return { encode, bytes: pieces.map((piece) => Uint8Array.from(piece, byte)) };
+  return { encode, bytes: pieces.map(latin1) };
 }
 
 // Returns a function that cuts a part of a text into parts that are one of the tokens, {text, token},
@@ -162,13 +156,15 @@ function cutter(tokens) {
     let end = 0;
     for (const { 0: name, index } of part.text.matchAll(pattern)) {
       const token = named.get(name);
-      const before = part.text.slice(end, index);
-      const after = part.text.slice(index + name.length);
-      if (token.single_word && (wordBefore.test(part.text.slice(0, index)) || wordAfter.test(after))) continue;
+      const next = index + name.length;
+      // A character is two code units at most.
+      const around = [part.text.slice(Math.max(0, index - 2), index), part.text.slice(next, next + 2)];
+      if (token.single_word && (wordBefore.test(around[0]) || wordAfter.test(around[1]))) continue;
       // With lstrip, the token takes the white space before it.
-      const start = token.lstrip ? end + before.replace(/\p{White_Space}+$/u, "").length : index;
+      let start = index;
+      while (token.lstrip && start > end && WHITE_SPACE.test(part.text[start - 1])) start--;
       if (end < start) parts.push({ text: part.text.slice(end, start) });
-      end = index + name.length;
+      end = next;
       parts.push({ text: part.text.slice(start, end), token });
     }
     if (end < part.text.length) parts.push({ text: part.text.slice(end) });
@@ -181,7 +177,20 @@ function valid(text) {
   return text.replace(/\p{Surrogate}/gu, "?");
 }
 
+// Returns the place of the last byte of each character, from the UTF-8 bytes of a text.
+function lastBytes(bytes) {
+  const isFirst = (byte) => (byte & 0b11000000) !== 0b10000000; // Also of undefined, after the last.
+  return [...bytes.keys()].filter((place) => isFirst(bytes[place + 1]));
+}
+
+// Returns the bytes of a text with one byte a character.
+function latin1(text) {
+  const bytes = new Uint8Array(text.length);
+  for (let place = 0; place < text.length; place++) bytes[place] = text.charCodeAt(place);
+  return bytes;
+}
+
 // Returns the UTF-8 bytes of a text.
 function utf8(text) {
-  return new TextEncoder().encode(text);
+  return ENCODER.encode(text);
 }

@@ -52,7 +52,7 @@ def _byte_pairs(content: dict[str, Any]) -> dict[str, Any]:
 def _bytes(name: str, byte_of: dict[str, int]) -> bytes:
     """Returns the bytes that tokenizers.decoders.ByteLevel decodes the name of a token to.
 
-    Those of an added token such as "é" are not its own: all its characters stand for bytes.
+    An added token whose characters all stand for bytes, "é" for example, becomes those bytes, too.
     """
     return bytes(map(byte_of.__getitem__, name)) if set(name) <= set(byte_of) else name.encode()
 
