@@ -19,9 +19,10 @@ function startLook(chosen, switchedOff) {
   function makeCard(model) {
     const loss = element("small", {});
     const bars = element("tbody", {});
-    const table = element("table", { class: "bars" }, element("caption", {}, model.name, loss), bars);
+    const token = element("small", {});
+    const table = element("table", { class: "bars" }, element("caption", {}, model.name, loss, token), bars);
     document.getElementById("look-guesses").append(table);
-    return { loss, bars, whole: NaN };
+    return { loss, token, bars, whole: NaN };
   }
 
   // Shows the last characters of a text, and lets all models read them.
@@ -54,7 +55,7 @@ function startLook(chosen, switchedOff) {
 
   // Shows the guesses of a model at the cursor.
   async function guess(m) {
-    const { guesses, p } = await ask("guesses", { model: m, character: cursor });
+    const { token, guesses, p } = await ask("guesses", { model: m, character: cursor });
     const rows = guesses.map(({ text: piece, p: share, isNext }) => {
       const bar = element("span", { class: "bar" });
       bar.style.width = `${100 * share}%`;
@@ -66,6 +67,8 @@ function startLook(chosen, switchedOff) {
       rows.push(element("tr", { class: "is-next" }, ...cells));
     }
     cards[m].bars.replaceChildren(...rows);
+    // A token of several characters is read as a whole, wherever in it the cursor stands.
+    cards[m].token.textContent = Array.from(token ?? "").length > 1 ? `after the token ${visible(token)}` : "";
   }
 
   // Shades the text by the attention of the chosen head.

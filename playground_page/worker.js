@@ -39,7 +39,7 @@ const actions = {
       p: Math.exp(logP[place][token]),
       isNext: token === tokens[place + 1],
     }));
-    return { place, guesses, p: Math.exp(-nats[place + 1]) };
+    return { token: textOf(models[model], [tokens[place]]), guesses, p: Math.exp(-nats[place + 1]) };
   },
 
   // Returns the weights of a head from a character on each character before it and itself.
