@@ -11,6 +11,9 @@ function startLook(chosen, switchedOff) {
   const text = document.getElementById("look-text");
   const place = document.getElementById("look-place");
   const cards = data.models.map(makeCard);
+  // Nats per token compare models of one tokenizer.
+  const areMixed = new Set(data.models.map((model) => model.tokenizer)).size > 1;
+  const unit = areMixed ? "bits a byte" : "nats a token";
   const section = { onCursor: () => {} };
   let characters = [];
   let spans = [];
@@ -19,10 +22,10 @@ function startLook(chosen, switchedOff) {
   function makeCard(model) {
     const loss = element("small", {});
     const bars = element("tbody", {});
-    const token = element("small", {});
-    const table = element("table", { class: "bars" }, element("caption", {}, model.name, loss, token), bars);
+    const remarks = element("small", {});
+    const table = element("table", { class: "bars" }, element("caption", {}, model.name, loss, remarks), bars);
     document.getElementById("look-guesses").append(table);
-    return { loss, token, bars, whole: NaN };
+    return { loss, remarks, bars, whole: NaN, unknown: [] };
   }
 
   // Shows the last characters of a text, and lets all models read them.
@@ -44,13 +47,18 @@ function startLook(chosen, switchedOff) {
   async function read(m, isNew) {
     const card = cards[m];
     const ofText = characters;
-    const loss = async (off) => mean((await ask("read", { model: m, text: ofText.join(""), off })).nats.slice(1));
+    const loss = async (off) => {
+      const { nats, bytes, unknown } = await ask("read", { model: m, text: ofText.join(""), off });
+      card.unknown = unknown;
+      const total = nats.slice(1).reduce((sum, x) => sum + x, 0);
+      return areMixed ? total / Math.LN2 / bytes : total / (nats.length - 1);
+    };
     if (isNew) card.whole = await loss([]);
     const now = isNew && !switchedOff[m].size ? card.whole : await loss([...switchedOff[m]]);
     if (ofText !== characters) return;
     const change = now - card.whole;
     const more = switchedOff[m].size ? ` (${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(3)})` : "";
-    card.loss.textContent = Number.isFinite(now) ? `${now.toFixed(3)} nats a token${more}` : "needs a longer text";
+    card.loss.textContent = Number.isFinite(now) ? `${now.toFixed(3)} ${unit}${more}` : "needs a longer text";
   }
 
   // Shows the guesses of a model at the cursor.
@@ -68,7 +76,10 @@ function startLook(chosen, switchedOff) {
     }
     cards[m].bars.replaceChildren(...rows);
     // A token of several characters is read as a whole, wherever in it the cursor stands.
-    cards[m].token.textContent = Array.from(token ?? "").length > 1 ? `after the token ${visible(token)}` : "";
+    const { unknown } = cards[m];
+    const remarks = Array.from(token ?? "").length > 1 ? [`after the token ${visible(token)}`] : [];
+    if (unknown.length) remarks.push(`without ${unknown.map(visible).join(" ")}`);
+    cards[m].remarks.textContent = remarks.join(", ");
   }
 
   // Shades the text by the attention of the chosen head.
@@ -137,9 +148,4 @@ function startLook(chosen, switchedOff) {
     });
   }
   return Object.assign(section, { look, reread, redraw: draw });
-}
-
-// Returns the mean.
-function mean(numbers) {
-  return numbers.reduce((sum, x) => sum + x, 0) / numbers.length;
 }

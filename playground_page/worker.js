@@ -20,12 +20,11 @@ const actions = {
     return { difference: difference(models[model]) };
   },
 
-  // Reads a text, and keeps what was seen. Returns its pieces, their nats, and the characters left out.
+  // Reads a text, and keeps what was seen. Returns the nats of each token, NaN for the first, the
+  // bytes of those after it, and the characters left out.
   read({ model, text, off }) {
     const reading = (readings[model] = read(models[model], text, new Set(off)));
-    const { tokens, tokenAt, unknown, nats } = reading;
-    const pieces = tokens.map((token) => textOf(models[model], [token]));
-    return { pieces, tokenAt, unknown, nats };
+    return { nats: reading.nats, bytes: bytesOf(models[model], reading), unknown: reading.unknown };
   },
 
   // Returns the guesses after a character of the text that was read, and the token that it is in.
@@ -74,11 +73,10 @@ const actions = {
     return textOf(models[model], text.made);
   },
 
-  // Returns the nats of a text after its first token, and its bytes.
+  // Returns the nats of a text after its first token, and the bytes.
   score({ model, text, off }) {
-    const { nats, tokens } = read(models[model], text, new Set(off));
-    const bytes = tokens.slice(1).reduce((sum, token) => sum + models[model].tokenizer.bytes[token].length, 0);
-    return { nats: nats.slice(1).reduce((sum, x) => sum + x, 0), bytes };
+    const reading = read(models[model], text, new Set(off));
+    return { nats: reading.nats.slice(1).reduce((sum, x) => sum + x, 0), bytes: bytesOf(models[model], reading) };
   },
 
   // Returns the loss of a text in nats per token, and what switching off each head alone adds.
@@ -157,6 +155,11 @@ function tellWritten(text, model) {
 // Returns the window that a token counts in; undefined for a token that the text does not have.
 function windowOf({ windows }, place) {
   return windows.find(({ counts, end }) => counts <= place && place < end);
+}
+
+// Returns the bytes of a reading after its first token.
+function bytesOf(model, { tokens }) {
+  return tokens.slice(1).reduce((sum, token) => sum + model.tokenizer.bytes[token].length, 0);
 }
 
 // Returns the mean.
