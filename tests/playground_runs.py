@@ -48,9 +48,7 @@ def write_text(path):
 
 def write_run(folder: Path, experiment: str, text: Path, *, edit=lambda params: params, **changes):
     """Writes the run folder of an experiment on a text; `edit` may change the parameters."""
-    config = harness.config_of(
-        experiment, {"data.name": "text", "data.path": str(text), **changes}
-    )
+    config = harness.config_of(experiment, {"data.name": "text", "data.path": str(text), **changes})
     tokenizer = corpus.load(config.data).tokenizer
     params = random_params(models.build(config.model, tokenizer.vocab_size))
     folder.mkdir(parents=True)

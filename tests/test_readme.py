@@ -189,7 +189,8 @@ def test_the_ladder_ends_with_the_table_and_how_to_go_on(checkout, ladder):
     for stage in STAGES:
         loss = run_folder.read_json(checkout / f"runs/ladder/{stage}/summary.json")["val/loss"]
         assert f"{loss:.3f}"[:5] in end
-    for word in ("runs/ladder/report.html", "tracking.dashboard", "wandb sync"):
+    pages = ("look_inside.py runs/ladder", "playground.py runs/ladder")
+    for word in ("runs/ladder/report.html", "tracking.dashboard", "wandb sync", *pages):
         assert word in end
 
 

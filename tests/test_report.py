@@ -22,6 +22,7 @@ from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from statistics import fmean
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import numpy as np
@@ -374,6 +375,22 @@ def test_no_run_keeps_the_others_from_being_compared(tmp_path):
         assert f"all/odd-{i:02}/{file}" in warnings[i]
     found = {one["name"] for one in json.loads((tmp_path / "data.json").read_text())["runs"]}
     assert found == {"good", *(f"odd-{len(LEFT_OUT) + i:02}" for i in range(len(COMPARED)))}
+
+
+def test_the_page_links_the_models_where_they_are(tmp_path):
+    """Relative to the page, whatever the folder is called."""
+    folder = tmp_path / 'a "b"&#c'
+    write_run(folder / "one", 1)
+    (tmp_path / "pages").mkdir()
+    without = report(folder.name, "--output=pages/page.html", cwd=tmp_path)
+    assert without.returncode == 0, without.stderr
+    assert "<a href" not in (tmp_path / "pages/page.html").read_text()
+    (folder / run_folder.PLAYGROUND).write_text("the models")
+    for output in ("pages/page.html", f"{folder.name}/page.html"):
+        assert report(folder.name, f"--output={output}", cwd=tmp_path).returncode == 0
+        links = re.findall('<a href="(.*?)"', (tmp_path / output).read_text())
+        (target,) = {(tmp_path / output).parent / unquote(html.unescape(link)) for link in links}
+        assert target.read_text() == "the models"
 
 
 def test_numbers_as_text_are_numbers(tmp_path):
