@@ -165,7 +165,7 @@ function startShannon() {
     const row = ({ name, counts, bits, ownBits }) => [name, counts[0], each(bits), each(ownBits)];
     const rows = [[...row(you).slice(0, 3), "–"], ...stages.map(row)];
     const caption = `Score after ${n} ${n > 1 ? "characters" : "character"}`;
-    const headings = ["who", "right at once", "bits by guesses", "bits by p"];
+    const headings = ["who", "first try", "bits by guesses", "bits by p"];
     part("score").replaceChildren(tableOf(caption, headings, rows));
   }
 
@@ -243,9 +243,10 @@ function startWhich() {
     const losses = await Promise.all(data.models.map((_, model) => ask("score", { model, text, off: [] })));
     if (own !== round) return;
     const rows = losses.map(({ nats, bytes }, model) => {
+      // A model that knows no character of the text reads no bytes.
       const value = bytes ? nats / Math.LN2 / bytes : 0;
       const name = model === own.author ? `${data.models[model].name}, who wrote it` : data.models[model].name;
-      return { name, value, text: value.toFixed(2), isNext: model === own.author };
+      return { name, value, text: bytes ? value.toFixed(2) : "–", isNext: model === own.author };
     });
     part("losses").replaceChildren(barsOf("Loss of this text in bits a byte: low where a model expects it", rows));
   }
@@ -300,6 +301,7 @@ function startBreak() {
     say(`Switching off ${data.models[own.model].heads.length} heads, one at a time …`);
     const { loss, heads: costs } = await own.costs;
     if (own !== round) return;
+    if (!Number.isFinite(loss)) return say("This model does not know the characters of this text.");
     const order = costs.toSorted((a, b) => b.cost - a.cost);
     const rank = order.findIndex(({ name }) => name === guessed.name) + 1;
     const rows = order.map((one, i) => {

@@ -170,6 +170,9 @@ class TestGames:
             assert shown.locator("#shannon-text").inner_text() == f"{text[:start]}?"
             played = play_shannon(shown, text, range(start, start + 20))
             said = until(shown, "#shannon-result", r"round is over: you have (\S+) bits a char")
+            revealed = text[start : start + 20].replace("\n", "⏎\n")
+            shown_text = shown.evaluate("document.getElementById('shannon-text').textContent")
+            assert shown_text == text[:start] + revealed
             you, *stages = cells(shown, "#shannon-score")
             expected = cells(shown, "#shannon-expected")
             shown.keyboard.type("a")
