@@ -16,7 +16,7 @@ function startContinue(switchedOff, look) {
   function makeCard(model, m) {
     const prompt = element("span", { class: "prompt" });
     const made = document.createTextNode("");
-    const pre = element("pre", { tabindex: "0", "aria-label": `Continuation by ${model.name}` }, prompt, made);
+    const pre = element("pre", { tabindex: "0", role: "group", "aria-label": `Continuation by ${model.name}` }, prompt, made);
     const facts = [`${model.parameters.toLocaleString("en")} parameters`];
     if (model.loss !== null) facts.push(`val loss ${model.loss.toFixed(3)}`);
     const looking = button("Look at this text", () => look(current.prompt + card.text, model.name));

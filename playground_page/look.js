@@ -90,6 +90,7 @@ function startLook(chosen, switchedOff) {
   }
 
   const draw = latest(async () => {
+    if (!spans.length) return;
     const { model } = chosen;
     await Promise.all([...cards.keys()].map(guess));
     await shade();

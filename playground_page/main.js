@@ -19,33 +19,32 @@ async function loadModels() {
 }
 
 async function main() {
+  // What is switched off in each model, and the model and the head whose attention is shown.
   const switchedOff = data.models.map(() => new Set());
-  const chosen = { model: data.models.length - 1, head: undefined };
+  const chosen = {};
   startCode();
   const section = startLook(chosen, switchedOff);
-  const continued = startContinue(switchedOff, (text, source) => {
-    document.getElementById("look-title").scrollIntoView({ behavior: "smooth" });
-    return section.look(text, `Written by ${source}, with the prompt.`);
+  const continued = startContinue(switchedOff, (text, name) => {
+    section.look(text, `Written by ${name}, with the prompt.`);
+    document.getElementById("look-title").scrollIntoView();
   });
-  await loadModels();
   const onSwitch = (m) => {
     continued.rewrite(m);
     section.reread(m);
   };
-  let draw = () => {};
-  section.onCursor = (m, character) => draw(m, character);
-  let isLooking = false;
-  ({ draw } = startHeads(chosen, switchedOff, onSwitch, () => isLooking && section.redraw()));
+  section.onCursor = startHeads(chosen, switchedOff, onSwitch, section.redraw).draw;
   let place = 0;
-  const showPassage = () => {
-    const passage = data.passages[place++ % data.passages.length] ?? data.prompt;
-    isLooking = true;
-    return section.look(Array.from(passage).slice(0, LOOKED_AT).join(""), data.passages.length ? "From text that the models were not trained on." : "The prompt.");
+  const lookAtNext = () => {
+    const { passages, prompt } = data;
+    if (!passages.length) return section.look(prompt, "The prompt.");
+    const passage = Array.from(passages[place++ % passages.length]).slice(0, LOOKED_AT).join("");
+    return section.look(passage, "From text that the models were not trained on.");
   };
-  document.getElementById("another-passage")?.addEventListener("click", showPassage);
-  await showPassage();
-  if (window.startGames) startGames();
-  document.body.dataset.ready = "true";
+  document.getElementById("another-passage")?.addEventListener("click", lookAtNext);
+  await loadModels();
+  await lookAtNext();
+  startGames();
+  document.body.dataset.ready = true; // For tests and measurements.
 }
 
 main();
