@@ -33,8 +33,7 @@ function startLook(chosen, switchedOff) {
     characters = Array.from(shown).slice(-LOOKED_AT);
     spans = characters.map((character, i) => {
       const isSign = character === "\n" || character === " ";
-      const span = element("span", { "data-i": i, ...(isSign ? { class: "sign" } : {}) }, visible(character));
-      return span;
+      return element("span", { "data-i": i, ...(isSign ? { class: "sign" } : {}) }, visible(character));
     });
     text.replaceChildren(...spans.flatMap((span, i) => (characters[i] === "\n" ? [span, element("br", {})] : [span])));
     document.getElementById("look-source").textContent = source;
@@ -54,6 +53,7 @@ function startLook(chosen, switchedOff) {
       return areMixed ? total / Math.LN2 / bytes : total / (nats.length - 1);
     };
     if (isNew) card.whole = await loss([]);
+    if (ofText !== characters) return; // Another text came meanwhile.
     const now = isNew && !switchedOff[m].size ? card.whole : await loss([...switchedOff[m]]);
     if (ofText !== characters) return;
     const change = now - card.whole;
