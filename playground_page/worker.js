@@ -142,12 +142,15 @@ async function writeAll() {
   continuations.forEach(tellWritten);
 }
 
-// Tells the page what a model wrote since the last time.
+// Tells the page what a model wrote since the last time; at the end its whole text, in which U+FFFD
+// stands for a character that has begun, as in generate.py.
 function tellWritten(text, model) {
   const { bytes } = text.model.tokenizer;
   const pieces = text.untold.map((token) => text.decoder.decode(bytes[token], { stream: true }));
   if (!pieces.length && !text.isNew) return;
-  postMessage({ model, written: pieces.join(""), isNew: text.isNew, made: text.made.length });
+  const isDone = text.left <= 0;
+  const written = isDone ? textOf(text.model, text.made) : pieces.join("");
+  postMessage({ model, written, isNew: text.isNew || isDone, made: text.made.length });
   text.untold = [];
   text.isNew = false;
 }

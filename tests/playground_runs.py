@@ -15,7 +15,12 @@ import models
 import run_folder
 from checkpoints import file_format
 from input_pipeline import corpus, text_files
+from input_pipeline.tokenizers import CharTokenizer
+from playground_page import page
+from reporting.runs import Run
 
+# Characters of models without a text.
+CHARACTERS = "".join(map(chr, range(33, 33 + 65)))
 # Characters of the text that the runs have.
 TEXT_LENGTH = 20_000
 STEP, LOSS = 7, 2.5
@@ -64,3 +69,18 @@ def write_run(folder: Path, experiment: str, text: Path, *, edit=lambda params: 
     }
     path = folder / run_folder.CHECKPOINTS / str(STEP)
     file_format.write(path, {"params": edit(params)}, metadata)
+
+
+def open_entry(name, model, params, context_length, dtype="float32"):
+    """Returns the entry of a model in the page. Its characters are its tokens."""
+    return page.entry(
+        Run(name, Path(), {}, {}, {}, [], [], None),
+        model,
+        params,
+        CharTokenizer(CHARACTERS[: model.vocab_size]),
+        context_length=context_length,
+        step=0,
+        notes="",
+        held_out=None,
+        dtype=dtype,
+    )

@@ -3,7 +3,6 @@
 import collections
 import importlib
 import itertools
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,15 +10,12 @@ import pytest
 
 import models
 from experiments import default, gpt2
-from input_pipeline.tokenizers import CharTokenizer
 from playground_page import page
-from reporting.runs import Run
 from tests import browser, stages
-from tests.playground_runs import random_params
+from tests.playground_runs import CHARACTERS, open_entry, random_params
 
 # The issue asks for 1e-3. float32 leaves 1e-5, and a test has to see the two forms of GELU.
 TOLERANCE = 1e-4
-CHARACTERS = "".join(map(chr, range(33, 33 + 65)))
 # Settings that no preset has, or that matter with other sizes alone.
 SETTINGS = {
     "relu": {"model.activation": "relu"},
@@ -62,21 +58,6 @@ def large_models():
         **{stage: build(stage) for stage in default.LADDER},
         **{name: build("gpt2", name) for name in (*changed, *SPEEDRUNS)},
     }
-
-
-def open_entry(name, model, params, context_length, dtype="float32"):
-    """Returns the entry of a model in the page. Its characters are its tokens."""
-    return page.entry(
-        Run(name, Path(), {}, {}, {}, [], [], None),
-        model,
-        params,
-        CharTokenizer(CHARACTERS[: model.vocab_size]),
-        context_length=context_length,
-        step=0,
-        notes="",
-        held_out=None,
-        dtype=dtype,
-    )
 
 
 # The logits of texts by the worker of the page, all at once and in parts: see `ways`.
