@@ -9,7 +9,7 @@ RUNS ?= runs/ladder
 # `make ladder PRESET=smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup setup-gpu lock ladder dashboard test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth speedrun comparison clean
+.PHONY: help setup setup-gpu lock ladder dashboard test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -136,6 +136,9 @@ bench-checkpoint: .venv/setup.stamp  ## Measure the cost of saving: benchmarks/c
 
 bench-growth: .venv-peers/setup.stamp  ## Time growing contexts, widths and texts: benchmarks/growth.json.
 	.venv-peers/bin/python -m benchmarks.growth
+
+bench-playground: .venv/setup.stamp  ## Time the page with the models of runs/ladder: benchmarks/playground.json.
+	.venv/bin/python -m benchmarks.playground
 
 speedrun: .venv/setup.stamp  ## Train the speedruns with three seeds: benchmarks/speedrun.json.
 	.venv/bin/python -m benchmarks.speedrun

@@ -66,14 +66,15 @@ def launch() -> Iterator:
 
 
 @contextmanager
-def open_file(browser, path: Path, **context) -> Iterator:
+def open_file(browser, path: Path, script: str = "", **context) -> Iterator:
     """Opens a file without network; `context` goes to `browser.new_context`.
 
-    On exit, raises AssertionError if the page has reported an error, shown a dialog, or requested
-    anything but the file.
+    A `script` runs before those of the page. On exit, raises AssertionError if the page has
+    reported an error, shown a dialog, or requested anything but the file.
     """
     opened = browser.new_context(offline=True, **context)
     opened.set_default_timeout(MILLISECONDS)
+    opened.add_init_script(script)
     page = opened.new_page()
     problems = []
     page.on("console", lambda message: problems.append(message.text))

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 import harness
 import models
+from benchmarks import playground as benchmark
 from inference.sampling import Sampling, limit_logits
 from inspection import interception
 from playground_page import exporter, page, scripts
@@ -194,6 +195,12 @@ class TestPage:
             np.testing.assert_allclose(answer["nats"][1:], expected, atol=1e-4, err_msg=str(off))
             found.append(expected)
         assert all(np.abs(found[0] - other).max() > 1e-3 for other in found[1:])
+
+    def test_the_benchmark_measures(self, chromium, folder):
+        """It presses the controls of this page; no test asserts a speed."""
+        found = benchmark.measure(chromium, folder / "playground.html")
+        assert found.pop("ms_of_longest_task") >= 0
+        assert all(value > 0 for value in found.values()), found
 
     def test_a_model_whose_code_was_changed_is_named(self, chromium, tmp_path, monkeypatch):
         """A fork's MLP with another activation keeps its name, and the page its own."""
