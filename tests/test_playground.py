@@ -366,8 +366,8 @@ def test_the_scripts_end_where_they_should():
         assert "</script" not in script.lower() and "<!--" not in script
 
 
-class TestSampling:
-    """playground_page/sampling.js alone, in a browser."""
+class TestParts:
+    """Functions of the worker alone, in an empty page."""
 
     __test__ = browser.is_wanted()
 
@@ -375,9 +375,17 @@ class TestSampling:
     def opened(self):
         with browser.launch() as chromium:
             opened = chromium.new_page()
-            for name in ("models/layers.js", "sampling.js"):
-                opened.add_script_tag(content=scripts.read(name))
+            opened.add_script_tag(content=scripts.worker())
             yield opened
+
+    def test_every_float16_is_read(self, opened):
+        """Subnormal ones, too; none of the page's is infinite or no number."""
+        bits = np.arange(2**16, dtype="<u2")
+        numbers = bits.view("<f2")
+        bits, numbers = bits[np.isfinite(numbers)], numbers[np.isfinite(numbers)]
+        decode = "(encoded) => [...decodeNumbers(encoded, 'float16')]"
+        found = opened.evaluate(decode, base64.b64encode(bits.tobytes()).decode())
+        np.testing.assert_array_equal(np.array(found), numbers.astype(float))
 
     def test_limits_are_those_of_generate(self, opened):
         """The same tokens stay, and with the same logits: ties, all of them, and one alone."""
