@@ -95,7 +95,6 @@ def open_entry(run: Run) -> "Entry":
         opened.params,
         opened.tokenizer,
         context_length=opened.config.model.context_length,
-        step=opened.step,
         notes=opened.config.tracking.notes,
         held_out=held_out,
         dtype=DTYPE.value,

@@ -1,8 +1,8 @@
 "use strict";
-// The page's side of the worker that computes: questions, and what the models write meanwhile.
+// The page's side of the worker that computes: questions, and what the models write meanwhile; and
+// the buttons that ask.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const worker = startWorker();
 const waiting = new Map();
 let onWritten = () => {};
 
@@ -12,12 +12,17 @@ function startWorker() {
   return new Worker(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
 }
 
+const worker = startWorker();
 worker.addEventListener("message", ({ data: message }) => {
   if (message.id === undefined) return onWritten(message);
   const { resolve, reject } = waiting.get(message.id);
   waiting.delete(message.id);
   if (message.error === undefined) resolve(message.answer);
   else reject(new Error(message.error));
+});
+// A worker that can't start answers nothing.
+worker.addEventListener("error", ({ message }) => {
+  for (const { reject } of waiting.values()) reject(new Error(message || "no worker starts"));
 });
 
 // Returns a promise of the worker's answer; worker.js has the actions.

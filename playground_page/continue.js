@@ -17,19 +17,27 @@ function startContinue(switchedOff, look) {
     const prompt = element("span", { class: "prompt" });
     const made = document.createTextNode("");
     const pre = element("pre", { tabindex: "0", role: "group", "aria-label": `Continuation by ${model.name}` }, prompt, made);
-    const facts = [`${model.parameters.toLocaleString("en")} parameters`];
+    const facts = [`${model.parameters.toLocaleString("en")} parameters, context ${model.context_length}`];
     if (model.loss !== null) facts.push(`val loss ${model.loss.toFixed(3)}`);
     const looking = button("Look at this text", () => look(current.prompt + card.text, model.name));
-    const card = { prompt, made, text: "", numMade: 0, problem: "" };
+    looking.disabled = true;
+    const off = element("p", { class: "when" });
+    const card = { looking, off, prompt, made, text: "", numMade: 0, problem: "" };
     const heading = element("h3", {}, model.name);
-    const article = element("article", {}, heading, element("p", { class: "when" }, facts.join(", ")), pre, looking);
+    const article = element("article", {}, heading, element("p", { class: "when" }, facts.join(", ")), off, pre, looking);
     if (model.notes) heading.after(element("p", { class: "when" }, model.notes));
     document.getElementById("continuations").append(article);
     return card;
   }
 
   function show() {
-    for (const m of changed) cards[m].made.data = cards[m].text;
+    for (const m of changed) {
+      const { made, text, looking } = cards[m];
+      made.data = text;
+      looking.disabled = !(current.prompt + text);
+      const pre = made.parentNode;
+      pre.scrollTop = pre.scrollHeight;
+    }
     changed.clear();
   }
 
@@ -56,6 +64,7 @@ function startContinue(switchedOff, look) {
       card.count = count;
       card.prompt.textContent = current.prompt;
       const off = [...switchedOff[m]];
+      card.off.textContent = off.length ? `${off.length} switched off` : "";
       const { unknown, isEmpty } = await ask("begin", { model: m, ...current, off, count });
       card.problem = unknown.length ? `${unknown.map(visible).join(" ")} left out, unknown to` : "";
       if (isEmpty) card.problem = "Nothing to continue for";

@@ -28,7 +28,7 @@ DTYPES = {"float16": np.float16, "float32": np.float32}
 IDLE = ("Dropout",)
 # Ends each line that refuses a model.
 ADVICE = "generate.py takes it"
-# Tokens of the text that a page checks itself with.
+# Tokens that a page checks itself with, and as many whose probabilities it compares.
 CHECKED = 16
 
 
@@ -63,7 +63,7 @@ def export(model: nn.Module, params: Any, dtype: str, name: str) -> dict[str, An
         class_name = type(module).__name__
         if class_name in IDLE:
             continue
-        if class_name not in scripts.computable():
+        if class_name not in (scripts.computable() if path else scripts.stages()):
             raise UserError(
                 f"{name} has a module {class_name}, at {'/'.join(path) or 'the top'}, that "
                 f"playground.py can't carry: expected those of models/; {ADVICE}"
@@ -86,13 +86,20 @@ def export(model: nn.Module, params: Any, dtype: str, name: str) -> dict[str, An
     return root
 
 
-def check(model: nn.Module, params: Any, tokens: np.ndarray) -> dict[str, Any]:
-    """Returns some tokens with the nats of each after the first, as JAX computes them."""
-    tokens = tokens[:CHECKED]
+def check(
+    model: nn.Module, params: Any, vocab_size: int, context_length: int, name: str
+) -> dict[str, Any]:
+    """Returns some tokens, and the log probabilities of some tokens after each, as JAX has them.
+
+    Raises UserError, which names the run, if one is not finite.
+    """
+    tokens = np.arange(min(CHECKED, context_length)) * 7 % vocab_size
+    ids = np.unique(np.linspace(0, vocab_size - 1, CHECKED).astype(int))
     logits_TV = model.apply({"params": params}, jnp.asarray(tokens[None]))[0]
-    log_p_TV = np.asarray(jax.nn.log_softmax(logits_TV))
-    nats = -log_p_TV[np.arange(len(tokens) - 1), tokens[1:]]
-    return {"tokens": tokens.tolist(), "nats": nats.tolist()}
+    log_p_TV = np.asarray(jax.nn.log_softmax(logits_TV))[:, ids]
+    if not np.isfinite(log_p_TV).all():
+        raise UserError(f"{name} computes probabilities that are not finite: train it again")
+    return {"tokens": tokens.tolist(), "ids": ids.tolist(), "log_p": log_p_TV.tolist()}
 
 
 def modules(model: nn.Module, params: Any) -> dict[tuple[str, ...], nn.Module]:

@@ -51,7 +51,7 @@ function record(score, guesses, numLeft, p) {
 
 // Returns a name as it may be broken into lines: after underscores.
 function breakable(name) {
-  return name.split(/(?<=_)/).flatMap((part, i) => (i ? [element("wbr", {}), part] : [part]));
+  return name.split("_").flatMap((part, i) => (i ? ["_", element("wbr", {}), part] : [part]));
 }
 
 // Returns a table; in each row the first cell is the heading, and the others are numbers.
@@ -224,6 +224,7 @@ function startWhich() {
     const asked = { model: own.author, prompt, sampling: SAMPLING, seed, count: WRITTEN, off: [] };
     const written = await ask("write", asked);
     if (own !== round) return;
+    if (written === null) return begin(); // It does not know the prompt: another model.
     own.text = [...written].slice(0, WRITTEN).join("");
     part("text").textContent = own.text;
     say("Which stage wrote this?");
@@ -287,8 +288,11 @@ function startBreak() {
     part("game").hidden = false;
     part("text").textContent = text;
     part("bars").replaceChildren();
-    const layers = Map.groupBy(data.models[model].heads, ({ layer }) => layer);
-    const rows = [...layers].map(([layer, heads]) => [element("span", {}, `Layer ${layer}`), ...heads.map(buttonOf)]);
+    const { heads } = data.models[model];
+    const rows = [...new Set(heads.map(({ layer }) => layer))].map((layer) => {
+      const ofLayer = heads.filter((head) => head.layer === layer);
+      return [element("span", {}, `Layer ${layer}`), ...ofLayer.map(buttonOf)];
+    });
     part("heads").replaceChildren(...rows.map((row) => element("div", { class: "buttons" }, ...row)));
     say("Which head costs most?");
   }
@@ -302,7 +306,7 @@ function startBreak() {
     const { loss, heads: costs } = await own.costs;
     if (own !== round) return;
     if (!Number.isFinite(loss)) return say("This model does not know the characters of this text.");
-    const order = costs.toSorted((a, b) => b.cost - a.cost);
+    const order = costs.slice().sort((a, b) => b.cost - a.cost);
     const rank = order.findIndex(({ name }) => name === guessed.name) + 1;
     const rows = order.map((one, i) => {
       const text = `${one.cost < 0 ? "−" : "+"}${Math.abs(one.cost).toFixed(3)}`;
@@ -326,5 +330,5 @@ function startGames() {
     startShannon();
     startBreak();
   }
-  startWhich();
+  if (data.models.length > 1) startWhich();
 }

@@ -9,7 +9,9 @@ function startHeads(chosen, switchedOff, onSwitch, onChoice) {
   const models = document.getElementById("look-models");
   const last = data.models.length - 1;
   let canvases = [];
+  // What the pictures show: model and character, and the worker's name of the window.
   let drawn = null;
+  let known = "";
 
   data.models.forEach((model, m) => {
     const radio = element("input", { type: "radio", name: "look-model", value: m, ...(m === last ? { checked: "" } : {}) });
@@ -43,7 +45,7 @@ function startHeads(chosen, switchedOff, onSwitch, onChoice) {
     view.className = "view";
     view.setAttribute("aria-label", `Attention of ${name}`);
     view.setAttribute("aria-pressed", chosen.head === head.name);
-    const toggle = switchOf(m, head, `On: ${name}`, `${head.layer}.${head.head}`);
+    const toggle = switchOf(m, head, `${head.layer}.${head.head}, ${name}, on`, `${head.layer}.${head.head}`);
     toggle.classList.add("switch");
     return element("div", { class: "head" }, view, toggle);
   }
@@ -54,18 +56,19 @@ function startHeads(chosen, switchedOff, onSwitch, onChoice) {
     chosen.model = m;
     chosen.head = heads[0]?.name;
     canvases = [];
+    known = "";
     const layers = new Set([...heads, ...mlps].map(({ layer }) => layer));
     const parts = [...layers].map((layer) => {
       const ofLayer = (all) => all.filter((one) => one.layer === layer);
       const toggles = ofLayer(mlps).map((mlp) => {
-        const toggle = switchOf(m, mlp, `On: MLP of layer ${layer}`, "MLP");
+        const toggle = switchOf(m, mlp, `MLP of layer ${layer}, on`, "MLP");
         toggle.classList.add("mlp");
         return toggle;
       });
       const title = element("h4", {}, `Layer ${layer}`);
       return element("div", { class: "layer" }, title, ...ofLayer(heads).map((head) => headOf(m, head)), ...toggles);
     });
-    if (parts.length) parts.push(button("All on", () => allOn(m)));
+    if (parts.length) parts.push(button(`All of ${data.models[m].name} on`, () => allOn(m)));
     else parts.push(element("p", {}, "This model has no heads and no MLPs."));
     container.replaceChildren(...parts);
     onChoice();
@@ -81,19 +84,25 @@ function startHeads(chosen, switchedOff, onSwitch, onChoice) {
   // Draws the heads of model m in the window of the text that holds a character.
   async function draw(m, character) {
     if (!canvases.length) return;
-    const { size, images } = await ask("thumbnails", { model: m, character });
-    if (m !== chosen.model || !size) return;
+    const { key, size, images } = await ask("thumbnails", { model: m, character, known });
+    if (m !== chosen.model || !images.length) return;
+    known = key;
     drawn = [m, character];
     const color = getComputedStyle(container).getPropertyValue("--accent").trim();
     const [red, green, blue] = [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
+    const rgb = (blue << 16) | (green << 8) | red; // Little-endian: the opacity comes last, in front.
     images.forEach((weights, i) => {
       const image = new ImageData(size, size);
-      weights.forEach((weight, j) => image.data.set([red, green, blue, Math.sqrt(weight / 255) * 255], 4 * j));
+      const pixels = new Uint32Array(image.data.buffer);
+      weights.forEach((weight, j) => (pixels[j] = (Math.sqrt(weight / 255) * 255 << 24) | rgb));
       Object.assign(canvases[i], { width: size, height: size }).getContext("2d").putImageData(image, 0, 0);
     });
   }
 
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn && draw(...drawn));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    known = "";
+    if (drawn) draw(...drawn);
+  });
   choose(last);
   return { draw };
 }

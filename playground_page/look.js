@@ -47,10 +47,9 @@ function startLook(chosen, switchedOff) {
     const card = cards[m];
     const ofText = characters;
     const loss = async (off) => {
-      const { nats, bytes, unknown } = await ask("read", { model: m, text: ofText.join(""), off });
+      const { total, mean, bytes, unknown } = await ask("read", { model: m, text: ofText.join(""), off });
       card.unknown = unknown;
-      const total = nats.slice(1).reduce((sum, x) => sum + x, 0);
-      return areMixed ? total / Math.LN2 / bytes : total / (nats.length - 1);
+      return areMixed ? total / Math.LN2 / bytes : mean;
     };
     if (isNew) card.whole = await loss([]);
     if (ofText !== characters) return; // Another text came meanwhile.
@@ -59,6 +58,7 @@ function startLook(chosen, switchedOff) {
     const change = now - card.whole;
     const more = switchedOff[m].size ? ` (${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(3)})` : "";
     card.loss.textContent = Number.isFinite(now) ? `${now.toFixed(3)} ${unit}${more}` : "needs a longer text";
+    if (!isNew) document.getElementById("look-loss").textContent = `${data.models[m].name}: ${card.loss.textContent}`;
   }
 
   // Shows the guesses of a model at the cursor.
@@ -87,6 +87,10 @@ function startLook(chosen, switchedOff) {
     const { model, head } = chosen;
     const weights = head ? await ask("attention", { model, head, character: cursor }) : [];
     spans.forEach((span, i) => span.style.setProperty("--shade", Math.sqrt(weights[i] ?? 0)));
+    const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 3);
+    const named = (i) => (i === cursor ? "itself" : `${visible(characters[i])} ${cursor - i} back`);
+    const most = order.map((i) => `${named(i)} ${weights[i].toFixed(2)}`).join(", ");
+    document.getElementById("look-most").textContent = most && `The chosen head looks most at: ${most}.`;
   }
 
   const draw = latest(async () => {
@@ -105,6 +109,8 @@ function startLook(chosen, switchedOff) {
     const before = characters.slice(Math.max(0, cursor - 20), cursor + 1).map(visible).join("");
     const next = cursor + 1 < characters.length ? `comes ${visible(characters[cursor + 1])}` : "the text ends";
     place.textContent = `After …${before} ${next}.`;
+    const values = { valuemax: spans.length - 1, valuenow: cursor, valuetext: place.textContent };
+    for (const [name, value] of Object.entries(values)) text.setAttribute(`aria-${name}`, value);
     return draw();
   }
 
@@ -142,10 +148,12 @@ function startLook(chosen, switchedOff) {
     move(moves[event.key]());
     spans[cursor].scrollIntoView({ block: "nearest" });
   });
-  for (const kind of ["pointerover", "pointerdown"]) {
+  for (const kind of ["pointermove", "pointerdown"]) {
     text.addEventListener(kind, (event) => {
       const { i } = event.target.dataset;
-      if (i !== undefined && Number(i) !== cursor) move(Number(i));
+      // Text that is scrolled under a mouse at rest moves no cursor.
+      const isMoved = kind === "pointerdown" || event.movementX || event.movementY;
+      if (i !== undefined && isMoved && Number(i) !== cursor) move(Number(i));
     });
   }
   return Object.assign(section, { look, reread, redraw: draw });

@@ -21,6 +21,8 @@ from reporting.runs import Run, number, sanitize
 # Held-out passages, for looking and for the games, in characters.
 NUM_PASSAGES, PASSAGE_LENGTH = 24, 400
 PROMPT = "ROMEO:\n"
+# Config keys of a run's text.
+TEXT = ("data.name", "data.path", "data.val_path", "data.field", "data.prompt_field")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Entry:
     shown: dict[str, Any]
     exported: dict[str, Any]
     passages: list[str]
+    text: tuple[Any, ...]  # The text that it was trained on.
     prompt: str
 
 
@@ -40,7 +43,6 @@ def entry(
     tokenizer: Tokenizer,
     *,
     context_length: int,
-    step: int,
     notes: str,
     held_out: Split | None,
     dtype: str,
@@ -52,13 +54,12 @@ def entry(
     name = sanitize(run.name)
     params = exporter.rounded(params, dtype, name)
     tree = exporter.export(model, params, dtype, name)
-    tokens = np.arange(exporter.CHECKED) * 7 % tokenizer.vocab_size
     exported = {
         "tree": tree,
         "dtype": dtype,
         "tokenizer": vocabulary.exported(tokenizer),
         "context_length": context_length,
-        "check": exporter.check(model, params, tokens[:context_length]),
+        "check": exporter.check(model, params, tokenizer.vocab_size, context_length, name),
     }
     shown = {
         "name": name,
@@ -66,12 +67,12 @@ def entry(
         "loss": number(run.summary.get("val/loss")),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "context_length": context_length,
-        "tokenizer": tokenizer.name,
-        "step": step,
+        "tokenizer": tokenizer.digest,
         **exporter.switches(tree),
     }
     texts = [] if held_out is None else passages(held_out, tokenizer)
-    return Entry(shown, exported, texts, suited(PROMPT, tokenizer))
+    text = tuple(run.config.get(key) for key in TEXT)
+    return Entry(shown, exported, texts, text, suited(PROMPT, tokenizer))
 
 
 def passages(split: Split, tokenizer: Tokenizer) -> list[str]:
@@ -93,7 +94,8 @@ def passages(split: Split, tokenizer: Tokenizer) -> list[str]:
 
 def render(entries: Sequence[Entry], unread: Sequence[str]) -> str:
     """Returns the page of these models."""
-    texts = next((entry.passages for entry in entries if entry.passages), [])
+    source = next((entry for entry in entries if entry.passages), entries[0])
+    is_alike = all(entry.text == source.text for entry in entries)
     return template.fill(
         "playground.html",
         [template.read("elements.js"), *map(scripts.read, scripts.PAGE)],
@@ -105,7 +107,9 @@ def render(entries: Sequence[Entry], unread: Sequence[str]) -> str:
         unread=unread,
         data={
             "models": [entry.shown for entry in entries],
-            "passages": texts,
+            "passages": source.passages,
+            # Of whom these passages are held out, if not of all.
+            "held_out_of": "" if is_alike else source.shown["name"],
             "prompt": entries[0].prompt,
         },
     )

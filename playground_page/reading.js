@@ -67,8 +67,9 @@ function windows(n, T) {
   return found;
 }
 
-// Reads a text: returns its tokens, the windows with what was seen in them, the log probabilities
-// after each token, and the nats of each token after the first.
+// Reads a text. Returns its tokens, the windows with what was seen in them, the log probabilities
+// after each token, the nats of each token, NaN for the first, and of those after it the total, the
+// mean, and their bytes.
 function read(model, text, off = new Set()) {
   const encoded = model.tokenizer.encode(text);
   const { tokens } = encoded;
@@ -81,7 +82,10 @@ function read(model, text, off = new Set()) {
     seen.push(window);
   }
   const nats = Float64Array.from(tokens, (token, t) => (t ? -logP[t - 1][token] : NaN));
-  return { ...encoded, windows: seen, logP, nats };
+  const total = nats.slice(1).reduce((sum, x) => sum + x, 0);
+  const bytes = tokens.slice(1).reduce((sum, token) => sum + model.tokenizer.bytes[token].length, 0);
+  const mean = tokens.length > 1 ? total / (tokens.length - 1) : NaN;
+  return { ...encoded, windows: seen, logP, nats, total, mean, bytes };
 }
 
 // Returns the logarithms of the probabilities.
@@ -91,19 +95,16 @@ function logSoftmax(row) {
   return row.map((score) => score - total);
 }
 
-// Returns the largest difference from the nats that JAX computed for some tokens.
+// Returns the largest difference from the log probabilities that JAX computed: after each of some
+// tokens, those of some tokens. Relative where they are large.
 function difference(model) {
-  const { tokens, nats } = model.check;
-  let largest = 0;
-  const logits = windows(tokens.length, model.context_length).flatMap(({ start, counts, end }) => {
-    const logits_TV = forward(model, tokens.slice(start, end));
-    return Array.from({ length: end - counts }, (_, t) => logits_TV.row(counts - start + t));
+  const { tokens, ids, log_p } = model.check;
+  const logits_TV = forward(model, tokens);
+  const differences = log_p.flatMap((expected, t) => {
+    const own = logSoftmax(logits_TV.row(t));
+    return expected.map((value, i) => Math.abs(own[ids[i]] - value) / Math.max(1, Math.abs(value)));
   });
-  nats.forEach((expected, t) => {
-    const own = -logSoftmax(logits[t])[tokens[t + 1]];
-    largest = Math.max(largest, Math.abs(own - expected));
-  });
-  return largest;
+  return differences.reduce((a, b) => (a > b ? a : b), 0);
 }
 
 // Returns the probability of each character after a text, the likeliest first. For tokens that hold
@@ -113,8 +114,9 @@ function nextCharacters(model, text) {
   const logits_TV = forward(model, tokens);
   const p_V = softmax(logits_TV.row(tokens.length - 1));
   const p = new Map();
+  model.beginnings ??= model.tokenizer.bytes.map((_, token) => Array.from(textOf(model, [token]))[0]);
   p_V.forEach((share, token) => {
-    const [character] = textOf(model, [token]);
+    const character = model.beginnings[token];
     if (character) p.set(character, (p.get(character) ?? 0) + share);
   });
   return [...p].sort((a, b) => b[1] - a[1]);

@@ -27,11 +27,11 @@ function limitLogits({ temperature, top_k, top_p }, logits_V) {
   let limited_V = logits_V.map((logit) => logit / temperature);
   const keepFrom = (least) => limited_V.map((logit) => (logit < least ? -Infinity : logit));
   if (top_k) {
-    const descending_V = limited_V.toSorted((a, b) => b - a);
+    const descending_V = limited_V.slice().sort((a, b) => b - a);
     limited_V = keepFrom(descending_V[Math.min(top_k, descending_V.length) - 1]);
   }
   if (top_p < 1) {
-    const descending_V = limited_V.toSorted((a, b) => b - a);
+    const descending_V = limited_V.slice().sort((a, b) => b - a);
     const p_V = softmax(descending_V);
     // A token stays if the likelier ones hold less than top_p; the likeliest always stays.
     let last = 0;

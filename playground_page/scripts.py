@@ -28,6 +28,15 @@ def worker() -> str:
 
 
 @cache
+def stages() -> frozenset[str]:
+    """Returns the names of the models that `reading.js` can begin with."""
+    (names,) = re.findall(
+        r"^const STAGES = \{(.*?)\};", read("reading.js"), re.MULTILINE | re.DOTALL
+    )
+    return frozenset(re.findall(r"\w+", names))
+
+
+@cache
 def computable() -> frozenset[str]:
     """Returns the names of the modules that `models/*.js` defines, which are those in Flax."""
     texts = (read(f"models/{name}.js") for name in MODELS)

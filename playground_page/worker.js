@@ -9,22 +9,26 @@ const continuations = [];
 // Milliseconds between two messages about what is written.
 const INTERVAL = 30;
 let running = null;
+// Milliseconds after which messages are let in.
+const PATIENCE = 10;
+let numReadings = 0;
+let numCosts = 0;
 
 // Tokens that the page shows as guesses.
 const NUM_GUESSES = 8;
 
 const actions = {
-  // Opens a model, and returns by how much its nats differ from JAX's.
+  // Opens a model, and returns by how much its log probabilities differ from JAX's.
   load({ model, exported, heads }) {
     models[model] = { ...openModel(JSON.parse(exported)), heads };
     return { difference: difference(models[model]) };
   },
 
-  // Reads a text, and keeps what was seen. Returns the nats of each token, NaN for the first, the
-  // bytes of those after it, and the characters left out.
+  // Reads a text, and keeps what was seen. Returns the nats of its tokens, and the characters left out.
   read({ model, text, off }) {
     const reading = (readings[model] = read(models[model], text, new Set(off)));
-    return { nats: reading.nats, bytes: bytesOf(models[model], reading), unknown: reading.unknown };
+    const { nats, total, mean, bytes, unknown } = reading;
+    return { nats, total, mean, bytes, unknown };
   },
 
   // Returns the guesses after a character of the text that was read, and the token that it is in.
@@ -32,8 +36,7 @@ const actions = {
     const { logP, tokens, tokenAt, nats } = readings[model];
     const place = tokenAt[character];
     if (!(place >= 0)) return { guesses: [] }; // The text has changed meanwhile.
-    const order = [...logP[place].keys()].sort((a, b) => logP[place][b] - logP[place][a]);
-    const guesses = order.slice(0, NUM_GUESSES).map((token) => ({
+    const guesses = largest(logP[place], NUM_GUESSES).map((token) => ({
       text: textOf(models[model], [token]),
       p: Math.exp(logP[place][token]),
       isNext: token === tokens[place + 1],
@@ -52,13 +55,19 @@ const actions = {
     return Array.from(own, (token) => weights_S[token] ?? 0);
   },
 
-  // Returns the weights of each head over the window that holds a character: [T, T], a byte each.
-  thumbnails({ model, character }) {
-    const window = windowOf(readings[model], Math.max(readings[model].tokenAt[character], 0));
-    if (!window) return { size: 0, images: [] };
-    const size = window.end - window.start;
-    const images = models[model].heads.map(({ name }) => Uint8Array.from(window.seen[name].data, (weight) => Math.round(255 * weight)));
-    return { size, images };
+  // Returns the weights of each head over the window that holds a character: [T, T], a byte each. Of
+  // the `known` window, which is drawn already, nothing.
+  thumbnails({ model, character, known }) {
+    const reading = readings[model];
+    const window = windowOf(reading, Math.max(reading.tokenAt[character], 0));
+    if (!window) return { images: [] };
+    reading.number ??= ++numReadings;
+    const key = `${reading.number}-${window.start}`;
+    if (key === known) return { key, images: [] };
+    const images = models[model].heads.map(({ name }) =>
+      Uint8Array.from(window.seen[name].data, (weight) => Math.round(255 * weight)),
+    );
+    return { key, size: window.end - window.start, images };
   },
 
   // Returns the probability of each next character.
@@ -66,29 +75,35 @@ const actions = {
     return nextCharacters(models[model], text);
   },
 
-  // Returns the continuation of a prompt, whole.
-  write({ model, prompt, sampling, seed, count, off }) {
+  // Returns the continuation of a prompt, whole; null if the model knows no character of the prompt.
+  async write({ model, prompt, sampling, seed, count, off }) {
     const text = new Continuation(models[model], prompt, sampling, seed, new Set(off));
-    for (let n = 0; n < count; n++) text.next();
+    if (!text.window.length) return null;
+    for (let n = 0; n < count; n++) {
+      text.next();
+      await pause();
+    }
     return textOf(models[model], text.made);
   },
 
   // Returns the nats of a text after its first token, and the bytes.
   score({ model, text, off }) {
-    const reading = read(models[model], text, new Set(off));
-    return { nats: reading.nats.slice(1).reduce((sum, x) => sum + x, 0), bytes: bytesOf(models[model], reading) };
+    const { total, bytes } = read(models[model], text, new Set(off));
+    return { nats: total, bytes };
   },
 
-  // Returns the loss of a text in nats per token, and what switching off each head alone adds.
+  // Returns the loss of a text in nats per token, and what switching off each head alone adds. A
+  // newer question ends it.
   async costs({ model, text }) {
-    const loss = (off) => mean(read(models[model], text, new Set(off)).nats.slice(1));
-    const whole = loss([]);
+    const question = ++numCosts;
+    const loss = read(models[model], text).mean;
     const costs = [];
     for (const head of models[model].heads) {
-      costs.push({ ...head, cost: loss([head.name]) - whole });
       await pause();
+      if (question !== numCosts) break;
+      costs.push({ ...head, cost: read(models[model], text, new Set([head.name])).mean - loss });
     }
-    return { loss: whole, heads: costs };
+    return { loss, heads: costs };
   },
 
   // Begins the continuation of a prompt by a model, up to `count` tokens. Returns the unknown characters.
@@ -118,20 +133,26 @@ const actions = {
     }
   },
 
-  // Stops all writing.
-  stop() {
+  // Stops all writing, and returns when the page has been told all.
+  async stop() {
     for (const text of continuations) text.left = 0;
+    await running;
   },
 };
 
 // Lets all models write, a token each in turn, until none has a token left to write.
 async function writeAll() {
   let told = -Infinity;
+  let paused = performance.now();
   while (continuations.some((text) => text.left > 0)) {
-    for (const text of continuations) {
+    for (const model of continuations.keys()) {
+      const text = continuations[model];
       if (text.left <= 0) continue;
       text.untold.push(text.next());
       text.left--;
+      if (performance.now() - paused < PATIENCE) continue;
+      await pause();
+      paused = performance.now();
     }
     if (performance.now() - told > INTERVAL || continuations.some((text) => text.isNew)) {
       continuations.forEach(tellWritten);
@@ -160,14 +181,16 @@ function windowOf({ windows }, place) {
   return windows.find(({ counts, end }) => counts <= place && place < end);
 }
 
-// Returns the bytes of a reading after its first token.
-function bytesOf(model, { tokens }) {
-  return tokens.slice(1).reduce((sum, token) => sum + model.tokenizer.bytes[token].length, 0);
-}
-
-// Returns the mean.
-function mean(numbers) {
-  return numbers.reduce((sum, x) => sum + x, 0) / numbers.length;
+// Returns the places of the largest numbers, the largest first.
+function largest(row, count) {
+  const places = [];
+  row.forEach((number, place) => {
+    if (places.length === count && number <= row[places[count - 1]]) return;
+    const before = places.findIndex((other) => row[other] < number);
+    places.splice(before < 0 ? places.length : before, 0, place);
+    places.length = Math.min(places.length, count);
+  });
+  return places;
 }
 
 // Lets messages in that have come meanwhile.

@@ -10,8 +10,8 @@ function gelu(x) {
 }
 
 // Stage 3's attention; its dense layers have biases here.
-function GPT2Attention(layer, x_TD, reading) {
-  return MultiHeadAttention(layer, x_TD, reading);
+function GPT2Attention(layer, x_TD, pass) {
+  return MultiHeadAttention(layer, x_TD, pass);
 }
 
 // Stage 4's MLP with GELU.
@@ -20,16 +20,16 @@ function GPT2Mlp(layer, x_TD) {
 }
 
 // Stage 4's block with these.
-function GPT2Block(layer, x_TD, reading) {
+function GPT2Block(layer, x_TD, pass) {
   const h_TD = LayerNorm(layer.attention_norm, x_TD);
-  x_TD = add(x_TD, GPT2Attention(layer.attention, h_TD, reading));
+  x_TD = add(x_TD, GPT2Attention(layer.attention, h_TD, pass));
   const y_TD = GPT2Mlp(layer.mlp, LayerNorm(layer.mlp_norm, x_TD));
-  return add(x_TD, expose(reading, layer.mlp.path, y_TD));
+  return add(x_TD, unlessOff(pass, layer.mlp.path, y_TD));
 }
 
 // Stage 2's embeddings; the token embedding also makes the logits (Press and Wolf, 2017).
-function TiedEmbed(layer, tokens_T, reading) {
-  return TokenPositionEmbed(layer, tokens_T, reading);
+function TiedEmbed(layer, tokens_T, pass) {
+  return TokenPositionEmbed(layer, tokens_T, pass);
 }
 
 // Returns the product of each row with the embedding of each token.
@@ -37,9 +37,9 @@ function unembed(layer, x_TD) {
   return rowProducts(x_TD, layer.token.embedding);
 }
 
-// The stack of stage 4 with GPT-2's choices.
-function GPT2(model, tokens_T, reading) {
-  let x_TD = TiedEmbed(model.embed, tokens_T, reading);
-  for (let l = 0; l < model.num_layers; l++) x_TD = GPT2Block(model[`block_${l}`], x_TD, reading);
+// Stage 4's model with GPT-2's embeddings and blocks.
+function GPT2(model, tokens_T, pass) {
+  let x_TD = TiedEmbed(model.embed, tokens_T, pass);
+  for (let l = 0; l < model.num_layers; l++) x_TD = GPT2Block(model[`block_${l}`], x_TD, pass);
   return unembed(model.embed, LayerNorm(model.final_norm, x_TD));
 }

@@ -57,10 +57,10 @@ function VariantMlp(layer, x_TD) {
 
 // Bigram embedding: one row for a token and the one before it (Pagnoni et al., 2024, 3.2.1). Pairs
 // share rows, by their number modulo `num_rows`. The first token of a window has no pair: 0.
-function PairEmbed(layer, tokens_T, reading) {
+function PairEmbed(layer, tokens_T, pass) {
   const T = tokens_T.length;
   const token_T1 = new Matrix(T, 1, Float32Array.from(tokens_T));
-  const [token_S1] = KeyValueCache(layer.past, [token_T1], reading);
+  const [token_S1] = KeyValueCache(layer.past, [token_T1], pass);
   const pairs_T = tokens_T.map((token, t) => {
     const place = token_S1.T - T + t;
     const before = place ? token_S1.row(place - 1)[0] : 0;

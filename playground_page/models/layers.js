@@ -4,8 +4,9 @@
 // Axis letters, as in models/__init__.py: T query time, S key time, D embed, H heads, K per head,
 // F MLP, V vocabulary. There is one text, so there is no batch axis. A layer is an object with the
 // fields of its Flax module, its parameters, and its sub-layers, under the names that Flax has.
-// A `reading` is what a pass over a text keeps: where the text starts, keys and values of tokens
-// before, what was seen on the way, and what is switched off.
+// `pass` is what holds for one call of a model: `start`, the position of its first token; `kept`, keys
+// and values of earlier calls, or null; `off`, names of heads and MLPs that are switched off; `seen`,
+// where the weights of the heads are kept for the page, or null.
 
 // Matrix of T rows and D columns. Columns of a matrix, as a head's, are a view of its numbers.
 class Matrix {
@@ -43,6 +44,11 @@ function add(a_TD, b_TD) {
     const b_D = b_TD.row(t);
     for (let d = 0; d < a_D.length; d++) y_D[d] = a_D[d] + b_D[d];
   });
+}
+
+// Returns the difference of two matrices.
+function subtract(a_TD, b_TD) {
+  return add(a_TD, eachNumber(b_TD, (b) => -b));
 }
 
 // Returns x @ kernel + bias.
@@ -142,21 +148,25 @@ function headName(layer, h) {
   return `${layer.path}/${h}`;
 }
 
-// Returns a value, or zeros where the reader has switched off what has this name. Keeps it for the
-// page that asks what was seen.
-function expose(reading, name, x_TD) {
-  if (reading.seen) reading.seen[name] = x_TD;
-  return reading.off.has(name) ? new Matrix(x_TD.T, x_TD.D) : x_TD;
+// Returns a value, or zeros if what has this name is switched off.
+function unlessOff(pass, name, x_TD) {
+  return pass.off.has(name) ? new Matrix(x_TD.T, x_TD.D) : x_TD;
 }
 
-// Key/value cache: returns the rows of this call after those of earlier calls, if `reading` keeps
+// Returns the weights of a head, which are kept for the page to show, or zeros if it is off.
+function expose(pass, name, weights_TS) {
+  if (pass.seen) pass.seen[name] = weights_TS;
+  return unlessOff(pass, name, weights_TS);
+}
+
+// Key/value cache: returns the rows of this call after those of earlier calls, if `pass` keeps
 // them, as it does while a text is written.
-function KeyValueCache(layer, rows, reading) {
-  if (!reading.kept) return rows;
+function KeyValueCache(layer, rows, pass) {
+  if (!pass.kept) return rows;
   return rows.map((x_TD, i) => {
     const name = `${layer.path}/${i}`;
-    const kept = (reading.kept[name] ??= new Matrix(layer.context_length, x_TD.D));
-    for (let t = 0; t < x_TD.T; t++) kept.row(reading.start + t).set(x_TD.row(t));
-    return new Matrix(reading.start + x_TD.T, x_TD.D, kept.data);
+    const kept = (pass.kept[name] ??= new Matrix(layer.context_length, x_TD.D));
+    for (let t = 0; t < x_TD.T; t++) kept.row(pass.start + t).set(x_TD.row(t));
+    return new Matrix(pass.start + x_TD.T, x_TD.D, kept.data);
   });
 }

@@ -20,19 +20,19 @@ function joinHeads(y_HTK) {
 }
 
 // H heads of K = D / H each, concatenated and projected (Vaswani et al., 2017, 3.2.2).
-function MultiHeadAttention(layer, x_TD, reading) {
+function MultiHeadAttention(layer, x_TD, pass) {
   const H = layer.num_heads;
   const [q_TD, k_TD, v_TD] = ["query", "key", "value"].map((name) => Dense(layer[name], x_TD));
-  const [k_SD, v_SD] = KeyValueCache(layer.past, [k_TD, v_TD], reading);
+  const [k_SD, v_SD] = KeyValueCache(layer.past, [k_TD, v_TD], pass);
   const [q_HTK, k_HSK, v_HSK] = [q_TD, k_SD, v_SD].map((x) => splitHeads(x, H));
   const y_HTK = q_HTK.map((q_TK, h) =>
-    causalAttention(q_TK, k_HSK[h], v_HSK[h], reading, headName(layer, h)),
+    causalAttention(q_TK, k_HSK[h], v_HSK[h], pass, headName(layer, h)),
   );
   return Dense(layer.out, joinHeads(y_HTK));
 }
 
 // Stage 2's model with several heads in place of one.
-function MultiHeadAttentionModel(model, tokens_T, reading) {
-  const x_TD = TokenPositionEmbed(model.embed, tokens_T, reading);
-  return Dense(model.logits, MultiHeadAttention(model.attention, x_TD, reading));
+function MultiHeadAttentionModel(model, tokens_T, pass) {
+  const x_TD = TokenPositionEmbed(model.embed, tokens_T, pass);
+  return Dense(model.logits, MultiHeadAttention(model.attention, x_TD, pass));
 }

@@ -25,9 +25,9 @@ function alibiSlopes(H) {
   );
 }
 
-// Returns scores less the penalty times the distance in tokens from key to query.
-function lessPenalty(scores_TS, slope, start) {
-  return eachRow(scores_TS, (scores_S, y_S, t) => {
-    for (let s = 0; s < y_S.length; s++) y_S[s] = scores_S[s] - slope * (start + t - s);
+// Returns ALiBi's penalties of a head, [T, S]: slope times the distance in tokens from key to query.
+function alibiPenalties(slope, start, T, S) {
+  return eachRow(new Matrix(T, S), (_, penalties_S, t) => {
+    for (let s = 0; s < S; s++) penalties_S[s] = slope * (start + t - s);
   });
 }

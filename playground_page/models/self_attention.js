@@ -12,27 +12,27 @@ function causalScores(q_TK, k_SK, start) {
 
 // Returns softmax(query . key / sqrt(K)) . value over the past (Vaswani et al., 2017, eq. 1).
 // `name` is the head's.
-function causalAttention(q_TK, k_SK, v_SK, reading, name) {
-  const scores_TS = causalScores(q_TK, k_SK, reading.start);
-  const weights_TS = expose(reading, name, eachRow(scores_TS, (row, y) => y.set(softmax(row))));
+function causalAttention(q_TK, k_SK, v_SK, pass, name) {
+  const scores_TS = causalScores(q_TK, k_SK, pass.start);
+  const weights_TS = expose(pass, name, eachRow(scores_TS, (row, y) => y.set(softmax(row))));
   return product(weights_TS, v_SK);
 }
 
 // Returns the embedding of each token plus that of its position.
-function TokenPositionEmbed(layer, tokens_T, reading) {
-  const positions_T = tokens_T.map((_, t) => reading.start + t);
+function TokenPositionEmbed(layer, tokens_T, pass) {
+  const positions_T = tokens_T.map((_, t) => pass.start + t);
   return add(Embed(layer.token, tokens_T), Embed(layer.position, positions_T));
 }
 
 // Causal attention with queries, keys and values that are linear maps of x, without biases.
-function SelfAttention(layer, x_TD, reading) {
+function SelfAttention(layer, x_TD, pass) {
   const [q_TK, k_TK, v_TK] = ["query", "key", "value"].map((name) => Dense(layer[name], x_TD));
-  const [k_SK, v_SK] = KeyValueCache(layer.past, [k_TK, v_TK], reading);
-  return causalAttention(q_TK, k_SK, v_SK, reading, headName(layer, 0));
+  const [k_SK, v_SK] = KeyValueCache(layer.past, [k_TK, v_TK], pass);
+  return causalAttention(q_TK, k_SK, v_SK, pass, headName(layer, 0));
 }
 
 // Embeddings, self-attention with K = D, and a linear map to the logits.
-function SelfAttentionModel(model, tokens_T, reading) {
-  const x_TD = TokenPositionEmbed(model.embed, tokens_T, reading);
-  return Dense(model.logits, SelfAttention(model.attention, x_TD, reading));
+function SelfAttentionModel(model, tokens_T, pass) {
+  const x_TD = TokenPositionEmbed(model.embed, tokens_T, pass);
+  return Dense(model.logits, SelfAttention(model.attention, x_TD, pass));
 }

@@ -25,16 +25,16 @@ function Mlp(layer, x_TD) {
 }
 
 // x + attention(norm(x)), then x + mlp(norm(x)): pre-LayerNorm (Xiong et al., 2020).
-function Block(layer, x_TD, reading) {
+function Block(layer, x_TD, pass) {
   const h_TD = LayerNorm(layer.attention_norm, x_TD);
-  x_TD = add(x_TD, MultiHeadAttention(layer.attention, h_TD, reading));
+  x_TD = add(x_TD, MultiHeadAttention(layer.attention, h_TD, pass));
   const y_TD = Mlp(layer.mlp, LayerNorm(layer.mlp_norm, x_TD));
-  return add(x_TD, expose(reading, layer.mlp.path, y_TD));
+  return add(x_TD, unlessOff(pass, layer.mlp.path, y_TD));
 }
 
 // Embeddings, `num_layers` blocks, a last LayerNorm and a linear map to the logits.
-function TransformerDecoder(model, tokens_T, reading) {
-  let x_TD = TokenPositionEmbed(model.embed, tokens_T, reading);
-  for (let l = 0; l < model.num_layers; l++) x_TD = Block(model[`block_${l}`], x_TD, reading);
+function TransformerDecoder(model, tokens_T, pass) {
+  let x_TD = TokenPositionEmbed(model.embed, tokens_T, pass);
+  for (let l = 0; l < model.num_layers; l++) x_TD = Block(model[`block_${l}`], x_TD, pass);
   return Dense(model.logits, LayerNorm(model.final_norm, x_TD));
 }
