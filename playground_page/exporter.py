@@ -44,10 +44,8 @@ def rounded(params: Any, dtype: str, name: str) -> Any:
 
     made = jax.tree.map(round_leaf, params)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(made)):
-        raise UserError(
-            f"{name} has parameters that are not finite in {dtype}: expected numbers within its "
-            f"range: try --dtype=float32; {ADVICE}"
-        )
+        advice = "try --dtype=float32" if dtype != "float32" else "train it again"
+        raise UserError(f"{name} has parameters that are not finite in {dtype}: {advice}; {ADVICE}")
     return made
 
 

@@ -148,12 +148,15 @@ function startLook(chosen, switchedOff) {
     move(moves[event.key]());
     spans[cursor].scrollIntoView({ block: "nearest" });
   });
+  // Where the mouse was: text that is scrolled under one at rest moves no cursor.
+  let mouse = "";
   for (const kind of ["pointermove", "pointerdown"]) {
     text.addEventListener(kind, (event) => {
       const { i } = event.target.dataset;
-      // Text that is scrolled under a mouse at rest moves no cursor.
-      const isMoved = kind === "pointerdown" || event.movementX || event.movementY;
-      if (i !== undefined && isMoved && Number(i) !== cursor) move(Number(i));
+      const before = mouse;
+      mouse = `${event.screenX} ${event.screenY}`;
+      if (i === undefined || Number(i) === cursor) return;
+      if (kind === "pointerdown" || mouse !== before) move(Number(i));
     });
   }
   return Object.assign(section, { look, reread, redraw: draw });

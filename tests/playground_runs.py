@@ -79,7 +79,6 @@ def open_entry(name, model, params, context_length, dtype="float32"):
         params,
         CharTokenizer(CHARACTERS[: model.vocab_size]),
         context_length=context_length,
-        step=0,
         notes="",
         held_out=None,
         dtype=dtype,

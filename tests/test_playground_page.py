@@ -107,6 +107,7 @@ class TestPage:
         for key in ("Home", "ArrowDown", "ArrowUp", "End", "ArrowRight", "ArrowLeft"):
             text.press(key)
             places.append(int(opened.locator("#look-text .current").get_attribute("data-i")))
+            assert text.get_attribute("aria-valuenow") == str(places[-1])
         first, down, up, last, after, before = places
         assert (first, up) == (0, 0)
         assert first < down < last
@@ -124,7 +125,7 @@ class TestPage:
         changed = written(opened)
         assert changed[:-1] == texts[:-1]
         assert changed[-1] != texts[-1]
-        opened.locator("#look-guesses small", has_text="(").wait_for()
+        opened.locator("#look-loss", has_text=f"{default.LADDER[-1]}: ").wait_for()
         now = losses(opened)
         assert now[:-1] == whole[:-1]
         before, (after, difference) = (
@@ -133,7 +134,7 @@ class TestPage:
         )
         assert after - before[0] == pytest.approx(difference, abs=2e-3)
         assert difference != 0
-        opened.get_by_role("button", name="All on").press("Enter")
+        opened.get_by_role("button", name=re.compile("^All of")).press("Enter")
         assert written(opened) == texts
         opened.locator("#look-guesses small", has_text="(").wait_for(state="detached")
         assert losses(opened) == whole
@@ -191,6 +192,9 @@ class TestPage:
         start(opened, prompt="\N{GRINNING FACE}")
         written(opened)
         assert "Nothing to continue for" in opened.locator("#continue-notes").inner_text()
+        opened.locator("#continuations button").first.press("Enter")
+        opened.locator("#look-guesses", has_text="needs a longer text").wait_for()
+        assert not any("nats" in loss for loss in losses(opened))
 
     @pytest.mark.parametrize(("name", "value"), [("top_k", "-1"), ("count", "0"), ("seed", "-3")])
     def test_a_wrong_number_starts_nothing(self, opened, name, value):
@@ -199,9 +203,11 @@ class TestPage:
         assert opened.locator("#continue-notes").inner_text() == ""
 
     def test_a_written_text_can_be_looked_at(self, opened):
+        looking = opened.locator("#continuations button")
+        assert looking.nth(2).is_disabled()  # There is no text yet.
         start(opened)
         texts = written(opened)
-        opened.locator("#continuations button").nth(2).press("Enter")
+        looking.nth(2).press("Enter")
         opened.locator("#look-source", has_text=default.LADDER[2]).wait_for()
         shown = opened.locator("#look-text").inner_text().replace("⏎\n", "\n").replace("⏎", "\n")
         assert shown.replace("␣", " ").strip() == texts[2].strip()
