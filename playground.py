@@ -96,6 +96,7 @@ def open_entry(run: Run) -> "Entry":
         opened.tokenizer,
         context_length=opened.config.model.context_length,
         notes=opened.config.tracking.notes,
+        text=tuple(opened.config.data[key] for key in page.TEXT),
         held_out=held_out,
         dtype=DTYPE.value,
     )

@@ -21,8 +21,8 @@ from reporting.runs import Run, number, sanitize
 # Held-out passages, for looking and for the games, in characters.
 NUM_PASSAGES, PASSAGE_LENGTH = 24, 400
 PROMPT = "ROMEO:\n"
-# Config keys of a run's text.
-TEXT = ("data.name", "data.path", "data.val_path", "data.field", "data.prompt_field")
+# Keys of `config.data` that say which text a run has.
+TEXT = ("name", "path", "val_path", "field", "prompt_field")
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,13 @@ def entry(
     *,
     context_length: int,
     notes: str,
+    text: tuple[Any, ...] = (),
     held_out: Split | None,
     dtype: str,
 ) -> Entry:
     """Returns the model of a run, its weights rounded to `dtype`, with passages of a split, if any.
+
+    `text` has the settings TEXT, which are the same for runs of one text.
 
     Raises UserError, in one line that names the run, for what the page can't carry.
     """
@@ -71,7 +74,6 @@ def entry(
         **exporter.switches(tree),
     }
     texts = [] if held_out is None else passages(held_out, tokenizer)
-    text = tuple(run.config.get(key) for key in TEXT)
     return Entry(shown, exported, texts, text, suited(PROMPT, tokenizer))
 
 
