@@ -74,7 +74,7 @@ soak: .venv/dev.stamp  ## Kill training runs 200 times and load a text of 1 GiB;
 WORKERS ?= 2
 COMPARED := runs/comparison
 # The sweeps of docs/comparison.md, in its order.
-COMPARISONS := compare_stages_equal_flops compare_stages heads depth context_length dropout learning_rate
+COMPARISONS := compare_stages_equal_flops compare_stages heads depth context_length dropout learning_rate architecture
 comparison: .venv/setup.stamp  ## Redo what docs/comparison.md measures: a night on two cores; killed, it continues.
 	.venv/bin/python sweeps/tune_stages.py --workdir=$(COMPARED)/tune_stages --workers=$(WORKERS)
 	@set -e; for sweep in $(COMPARISONS); do \

@@ -19,7 +19,7 @@ CONFIG = {
     "background": "white",
     "axisYDiscrete": {"labelLimit": 300},
     # Whoever looks may have wider letters than those that the picture was measured with.
-    "padding": {"left": 5, "right": 30, "top": 5, "bottom": 5},
+    "padding": {"left": 30, "right": 30, "top": 5, "bottom": 5},
 }
 # File systems limit the length of names.
 MAX_NAME_LENGTH = 80

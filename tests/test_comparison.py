@@ -333,3 +333,20 @@ def test_the_page_has_the_means_that_were_measured(title, sweep, budget_of, opti
     # Without a budget there are the bigrams of the other sweep, whose loss is in the text.
     wanted = {key for key in losses if key[2] != "0e00" and key[0] in (optimizer, "adamw")}
     assert seen == {key: seeds for key in wanted if key[0] == optimizer or key[1] == "bigram"}
+
+
+def test_the_page_of_gpt2_has_the_losses_that_were_measured():
+    losses = {}
+    for one in json.loads((ROOT / "docs/measured/architecture.json").read_text())["runs"]:
+        preset = re.search("gpt2_?(.*),", one["name"])[1]
+        losses.setdefault(f"`:{preset}`" if preset else "**as published**", []).append(one)
+    published = fmean(one["val/loss"] for one in losses["**as published**"])
+    page = (ROOT / "docs/gpt2.md").read_text()
+    rows = re.findall(r"^\| (.*) \| (\d\..*) \| ([+-].*) \| ([\d,]+) \|$", page, re.MULTILINE)
+    assert {name for name, *_ in rows} == set(losses)
+    for name, seeds, difference, updates in rows:
+        runs = sorted(losses[name], key=itemgetter("seed"))
+        assert seeds == ", ".join(f"{one['val/loss']:.3f}" for one in runs)
+        mean = fmean(one["val/loss"] for one in runs)
+        assert float(difference) == pytest.approx(mean - published, abs=0.0006)
+        assert updates == f"{runs[0]['train.num_steps']:,}"
