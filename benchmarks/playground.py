@@ -25,9 +25,6 @@ ROUNDS = 5
 BEYOND = 60
 PROMPT = "ROMEO:\n"
 
-FOLDER = flags.DEFINE_string("folder", "runs/ladder", "Folder of the runs in the page.")
-OUTPUT = flags.DEFINE_string("output", "benchmarks/playground.json", "File to write.")
-
 # Notes when the page is ready, and its longest task of more than 50 ms.
 WATCH = """
 window.longest = 0;
@@ -69,10 +66,11 @@ SWITCH = """async () => {
 
 def main() -> None:
     """Writes the page, measures it, writes the file and prints it."""
-    checks.check_output(OUTPUT.value)
+    flag = flags.FLAGS
+    checks.check_output(flag.output)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, browser.launch() as chromium:
         path = Path(folder, "playground.html")
-        words = [sys.executable, "playground.py", FOLDER.value, f"--output={path}"]
+        words = [sys.executable, "playground.py", flag.folder, f"--output={path}"]
         made = subprocess.run(words, cwd=commands.ROOT, capture_output=True, text=True)
         if made.returncode:
             raise UserError(made.stderr.strip().removeprefix("error: "))
@@ -84,7 +82,7 @@ def main() -> None:
             "rounds": ROUNDS,
             **{name: statistics.median(one[name] for one in rounds) for name in rounds[0]},
         }
-    run_folder.write_json(Path(OUTPUT.value), result)
+    run_folder.write_json(Path(flag.output), result)
     for name, value in result.items():
         print(f"{name}: {value}")
 
@@ -112,4 +110,6 @@ def measure(chromium: Any, path: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("folder", "runs/ladder", "Folder of the runs in the page.")
+    flags.DEFINE_string("output", "benchmarks/playground.json", "File to write.")
     errors.run_command(main)
