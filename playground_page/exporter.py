@@ -26,7 +26,7 @@ from runtime.errors import UserError
 DTYPES = {"float16": np.float16, "float32": np.float32}
 # Modules that act in training alone.
 IDLE = ("Dropout",)
-# Ends each line that refuses a model.
+# Ends a line that refuses a model.
 ADVICE = "generate.py takes it"
 # Tokens that a page checks itself with, and as many whose probabilities it compares.
 CHECKED = 16
@@ -44,8 +44,8 @@ def rounded(params: Any, dtype: str, name: str) -> Any:
 
     made = jax.tree.map(round_leaf, params)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(made)):
-        advice = "try --dtype=float32" if dtype != "float32" else "train it again"
-        raise UserError(f"{name} has parameters that are not finite in {dtype}: {advice}; {ADVICE}")
+        advice = f"try --dtype=float32; {ADVICE}" if dtype != "float32" else "train it again"
+        raise UserError(f"{name} has parameters that are not finite in {dtype}: {advice}")
     return made
 
 

@@ -120,32 +120,11 @@ function startLook(chosen, switchedOff) {
     await draw();
   }
 
-  // Returns the character in the next line, or the one before, that is nearest to the cursor.
-  function vertical(direction) {
-    const own = spans[cursor].getBoundingClientRect();
-    const distance = (box) => Math.abs(box.left - own.left) + 1000 * Math.abs(box.top - own.top);
-    let best = cursor;
-    let least = Infinity;
-    spans.forEach((span, i) => {
-      const box = span.getBoundingClientRect();
-      if ((box.top - own.top) * direction < own.height / 2) return;
-      if (distance(box) < least) [best, least] = [i, distance(box)];
-    });
-    return best;
-  }
-
-  const moves = {
-    ArrowRight: () => cursor + 1,
-    ArrowLeft: () => cursor - 1,
-    ArrowDown: () => vertical(1),
-    ArrowUp: () => vertical(-1),
-    Home: () => 0,
-    End: () => spans.length - 1,
-  };
   text.addEventListener("keydown", (event) => {
-    if (!moves[event.key] || !spans.length) return;
+    const to = spans.length ? moved(event.key, spans, cursor) : null;
+    if (to === null) return;
     event.preventDefault();
-    move(moves[event.key]());
+    move(to);
     spans[cursor].scrollIntoView({ block: "nearest" });
   });
   // Where the mouse was: text that is scrolled under one at rest moves no cursor.

@@ -39,30 +39,11 @@ function showPassage(passage) {
     );
   }
 
-  // The character of the next line in the same column, or the line's last.
-  function vertical(direction) {
-    const top = characters[current].offsetTop;
-    const left = characters[current].offsetLeft;
-    const ahead = direction > 0 ? characters.slice(current) : characters.slice(0, current).reverse();
-    const line = ahead.find((one) => one.offsetTop !== top)?.offsetTop;
-    if (line === undefined) return current;
-    const near = characters.filter((one) => one.offsetTop === line);
-    near.sort((a, b) => Math.abs(a.offsetLeft - left) - Math.abs(b.offsetLeft - left));
-    return characters.indexOf(near[0]);
-  }
-
-  const moves = {
-    ArrowRight: () => current + 1,
-    ArrowLeft: () => current - 1,
-    ArrowDown: () => vertical(1),
-    ArrowUp: () => vertical(-1),
-    Home: () => 0,
-    End: () => characters.length - 1,
-  };
   text.addEventListener("keydown", (event) => {
-    if (!moves[event.key]) return;
+    const to = moved(event.key, characters, current);
+    if (to === null) return;
     event.preventDefault();
-    show(moves[event.key]());
+    show(to);
     characters[current].scrollIntoView({ block: "nearest" });
   });
   text.addEventListener("pointerover", (event) => {

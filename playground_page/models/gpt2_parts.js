@@ -1,8 +1,8 @@
 "use strict";
 // Alternatives to GPT-2's parts for gpt2_variants.js: norms, MLPs, a pair embedding.
 
-// Returns the integral of the normal density up to x times x; erf by Abramowitz and Stegun, 7.1.26,
-// which is right to 2e-7.
+// Returns GELU, x times the normal distribution function of x; erf by Abramowitz and Stegun, 7.1.26,
+// whose error is below 2e-7.
 function geluExact(x) {
   const z = Math.abs(x) / Math.SQRT2;
   const t = 1 / (1 + 0.3275911 * z);
