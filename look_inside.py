@@ -12,7 +12,6 @@ if __name__ == "__main__":
     process.require_packages()
 
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from ml_collections import ConfigDict
 import run_folder
 from reporting.runs import Run, read_runs
 from runtime import errors
+from runtime.files import check_output, write_output
 from runtime.terminal import announce
 
 if TYPE_CHECKING:  # JAX takes seconds to load, so the flags are checked first.
@@ -50,10 +50,7 @@ def main(*folders: str) -> None:
         raise errors.UserError("no run to look into: name a folder, python look_inside.py FOLDER")
     runs, unread = read_runs([Path(folder) for folder in folders])
     output = Path(OUTPUT.value or Path(folders[0]) / "inside.html")
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
-        raise errors.UserError(
-            f"--output={output}: expected a file in a folder that can be written"
-        )
+    check_output(output)
     announce(f"opening {len(runs)} {'runs' if len(runs) > 1 else 'run'}")
     process.configure_jax()
     looked: list[Run] = []
@@ -82,10 +79,7 @@ def draw(looked: Sequence[Run], unread: Sequence[str], output: Path) -> None:
     from reporting import inside
 
     page = inside.render(inside.read(looked).insides, [f"Left out: {line}" for line in unread])
-    try:
-        output.write_bytes(page.encode("utf-8", "replace"))
-    except OSError as error:
-        raise errors.UserError(f"--output={output} can't be written: {error.strerror}") from None
+    write_output(output, page.encode("utf-8", "replace"))
     print(f"page: {output}")
 
 

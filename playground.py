@@ -12,7 +12,6 @@ if __name__ == "__main__":
     process.require_packages()
 
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from absl import flags
 import run_folder
 from reporting.runs import Run, read_runs
 from runtime import errors
+from runtime.files import check_output, write_output
 from runtime.terminal import announce
 
 if TYPE_CHECKING:  # JAX takes seconds to load, so the flags are checked first.
@@ -46,10 +46,7 @@ def main(*folders: str) -> None:
         raise errors.UserError("no run to play with: name a folder, python playground.py FOLDER")
     runs, unread = read_runs([Path(folder) for folder in folders])
     output = Path(OUTPUT.value or Path(folders[0]) / run_folder.PLAYGROUND)
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
-        raise errors.UserError(
-            f"--output={output}: expected a file in a folder that can be written"
-        )
+    check_output(output)
     announce(f"opening {len(runs)} {'runs' if len(runs) > 1 else 'run'}")
     process.configure_jax()
     from playground_page import page
@@ -72,10 +69,7 @@ def main(*folders: str) -> None:
             f"--max_megabytes={MAX_MEGABYTES.value:g}; name fewer runs, allow more, "
             "or use generate.py"
         )
-    try:
-        output.write_bytes(content)
-    except OSError as error:
-        raise errors.UserError(f"--output={output} can't be written: {error.strerror}") from None
+    write_output(output, content)
     print(f"page: {output}, {len(content) / 1e6:.1f} MB")
 
 
