@@ -78,6 +78,9 @@ def get_config() -> ConfigDict:
     config.model.num_heads = 0  # Attention heads per block, H; divides embed_dim.
     config.model.num_layers = 0  # Transformer blocks.
     config.model.dropout_rate = 0.0  # Fraction of activations that training sets to 0.
+    # Idea to leave out, to measure what it gains: "scale", "mask", "positions", "projection",
+    # "residual", "layer_norm", "mlp", "initialization"; "": none.
+    config.model.without = ""
 
     # Keys of stage 5 alone. Their defaults are GPT-2 as published (Radford et al., 2019).
     config.model.init_from = ""  # Folder or Hugging Face name of GPT-2 weights to start from.

@@ -26,12 +26,14 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from experiments import default
+from experiments.without import ideas
 from models.bigram import Bigram
 from models.gpt2 import GPT2
 from models.gpt2_variants import CHOICES, GPT2Variant
 from models.multi_head_attention import MultiHeadAttentionModel
 from models.self_attention import SelfAttentionModel
 from models.transformer_decoder import TransformerDecoder
+from models.without import IDEAS, Without
 from runtime.errors import UserError
 
 STAGES = {
@@ -42,7 +44,7 @@ STAGES = {
     "gpt2": GPT2,
 }
 # Keys of `config.model` that every stage has, whether its module has the attribute or not.
-COMMON = {"name", "init_from", "context_length"}
+COMMON = {"name", "init_from", "context_length", "without"}
 
 
 def build(
@@ -50,11 +52,13 @@ def build(
 ) -> nn.Module:
     """Returns the module that `config` (a whole config's `model`) describes.
 
-    It is the stage's own class, or GPT2Variant for a GPT-2 with other settings, one that `splits`
-    into features and head, or one that recomputes its blocks (`remat`).
+    It is the stage's own class, `Without` for one that leaves an idea out, or GPT2Variant for a
+    GPT-2 with other settings, one that `splits` into features and head, or one that recomputes its
+    blocks (`remat`).
 
     Raises UserError for an unknown name or choice, for a size that is missing, not positive or not
-    this stage's, for sizes that the heads do not divide, and for a stage without `splits`, `remat`.
+    this stage's, for sizes that the heads do not divide, for an idea that the stage does not have,
+    and for a stage without `splits`, `remat`.
     """
     if config.name not in STAGES:
         raise UserError(f"--config.model.name={config.name!r}: expected one of {', '.join(STAGES)}")
@@ -69,7 +73,14 @@ def build(
     if "attention_dropout_rate" in keys and config.attention_dropout_rate < 0:
         sizes["attention_dropout_rate"] = config.dropout_rate
     if is_plain and not splits and not remat:
-        return stage(vocab_size, **{key: sizes[key] for key in own})
+        plain = stage(vocab_size, **{key: sizes[key] for key in own})
+        return Without(plain, config.without) if config.without else plain
+    if config.without:
+        raise UserError(
+            f"--config.model.without={config.without!r} leaves an idea out of the published GPT-2: "
+            "expected no other changes to it, --config.train.remat='none' and "
+            "--config.train.loss_chunks=1"
+        )
     if variant is stage:
         raise UserError(
             f"--config.model.name={config.name!r} can neither recompute blocks nor compute its "
@@ -82,6 +93,10 @@ def check_sizes(config: ConfigDict, keys: set[str]) -> None:
     """Raises a UserError that lists the mistakes in the `config` of a model that has these keys."""
     neutral = default.get_config().model
     found = []
+    known = sorted(IDEAS.keys() & ideas(config.name).keys())
+    if config.without and config.without not in known:
+        expected = f"expected one of {', '.join(known)}" if known else f"{config.name} has none"
+        found.append(f"--config.model.without={config.without!r}: {expected}")
     for key, value in config.items():
         if key not in keys | COMMON:
             if value != neutral[key]:
