@@ -499,6 +499,16 @@ def test_more_tokens_than_the_context_is_an_error():
             "--config.model.embed_dim=12 / num_heads=4 is 3: change one of them",
         ),
         ({"context_length": 0}, "config.model.context_length=0: bigram needs at least 1"),
+        ({"without": "mask"}, "--config.model.without='mask': bigram has none"),
+        (
+            {"name": "gpt2", "without": "attention"},
+            "'attention': expected one of initialization, layer_norm, mask, mlp, positions, proj",
+        ),
+        (
+            {"name": "gpt2", "without": "mask", "positions": "rotary"},
+            "--config.model.without='mask' leaves an idea out of the published GPT-2: expected no "
+            "other changes to it, --config.train.remat='none' and --config.train.loss_chunks=1",
+        ),
     ],
 )
 def test_build_names_what_does_not_fit(changes, message):
