@@ -9,7 +9,7 @@ RUNS ?= runs/ladder
 # `make ladder PRESET=smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup setup-gpu lock ladder dashboard test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison clean
+.PHONY: help setup setup-gpu lock ladder dashboard test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison ideas figures clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -78,11 +78,43 @@ COMPARISONS := compare_stages_equal_flops compare_stages heads depth context_len
 comparison: .venv/setup.stamp  ## Redo what docs/comparison.md measures: a night on two cores; killed, it continues.
 	.venv/bin/python sweeps/tune_stages.py --workdir=$(COMPARED)/tune_stages --workers=$(WORKERS)
 	@set -e; for sweep in $(COMPARISONS); do \
-	  folder=$(COMPARED)/$$sweep; \
+	  .venv/bin/python sweeps/run.py sweeps/$$sweep.yaml --workdir=$(COMPARED)/$$sweep --workers=$(WORKERS); \
+	done
+	@$(call draw,$(COMPARED),$(COMPARISONS))
+
+TAKEN_AWAY := runs/ideas
+# The sweeps of the course's pages, docs/stages.
+IDEAS := ideas ideas_by_depth
+ideas: .venv/setup.stamp  ## Train each stage without each of its ideas: docs/measured/ideas.json.
+	@set -e; for sweep in $(IDEAS); do \
+	  folder=$(TAKEN_AWAY)/$$sweep; \
 	  .venv/bin/python sweeps/run.py sweeps/$$sweep.yaml --workdir=$$folder --workers=$(WORKERS); \
+	done
+	@$(call draw,$(TAKEN_AWAY),$(IDEAS))
+
+# $(call draw,FOLDER,SWEEPS) writes what docs/measured and docs/figures keep of sweeps in FOLDER.
+draw = set -e; for sweep in $(2); do \
+	  folder=$(1)/$$sweep; \
+	  [ -d $$folder ] || { echo "left as they are: figures of $$folder, which is not there"; continue; }; \
 	  .venv/bin/python report.py $$folder --output=$$folder/report.html \
 	    --data=docs/measured/$$sweep.json --figures=$$folder/figures; \
+	  $(call copy,$$folder/figures,$$sweep); \
 	done
+# $(call copy,FOLDER,NAME) copies each figure CHART.svg that docs/figures has as NAME-CHART.svg.
+copy = for figure in docs/figures/$(2)-*.svg; do \
+	    [ ! -e $$figure ] || cp $(1)/$${figure\#docs/figures/$(2)-} $$figure; \
+	  done
+
+# Sweeps of docs/gpt2.md that docs/comparison.md does not need.
+EXPLORED := scaling vocabulary width_transfer
+figures: .venv/setup.stamp  ## Write docs/measured and docs/figures anew, from the runs that are there.
+	@if [ -d $(RUNS) ]; then set -e; \
+	  .venv/bin/python report.py $(RUNS) --output=$(RUNS)/report.html --data=docs/measured/ladder.json; \
+	  .venv/bin/python look_inside.py $(RUNS) --data=docs/measured/inside.json --figures=$(RUNS)/figures; \
+	  $(call copy,$(RUNS)/figures,inside); \
+	else echo "left as they are: figures of $(RUNS), which is not there: make ladder"; fi
+	@$(call draw,$(TAKEN_AWAY),$(IDEAS))
+	@$(call draw,$(COMPARED),$(COMPARISONS) $(EXPLORED))
 
 lint: .venv/dev.stamp  ## Check style and formatting.
 	.venv/bin/ruff check .

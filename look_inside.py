@@ -12,6 +12,7 @@ if __name__ == "__main__":
     process.require_packages()
 
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ TEXT = flags.DEFINE_string(
     "",
     "Text to measure on instead of the validation split: file, folder, glob, or several.",
 )
+DATA = flags.DEFINE_string("data", "", "A file to write the results to, as JSON.")
+FIGURES = flags.DEFINE_string("figures", "", "A folder to write the charts to, as SVG.")
 WANDB = flags.DEFINE_enum(
     "wandb", "disabled", ["disabled", "offline", "online"], "Also makes a W&B run of the page."
 )
@@ -51,6 +54,8 @@ def main(*folders: str) -> None:
     runs, unread = read_runs([Path(folder) for folder in folders])
     output = Path(OUTPUT.value or Path(folders[0]) / "inside.html")
     check_output(output)
+    if DATA.value:
+        check_output(Path(DATA.value), "--data")
     announce(f"opening {len(runs)} {'runs' if len(runs) > 1 else 'run'}")
     process.configure_jax()
     looked: list[Run] = []
@@ -74,12 +79,20 @@ def main(*folders: str) -> None:
 
 
 def draw(looked: Sequence[Run], unread: Sequence[str], output: Path) -> None:
-    """Writes the page. Raises UserError if it can't be written."""
+    """Writes the page, the data and the figures. Raises UserError if one can't be written."""
     # Altair takes a second to load.
-    from reporting import inside
+    from reporting import figures, inside
 
-    page = inside.render(inside.read(looked).insides, [f"Left out: {line}" for line in unread])
+    insides = inside.read(looked).insides
+    page = inside.render(insides, [f"Left out: {line}" for line in unread])
     write_output(output, page.encode("utf-8", "replace"))
+    if DATA.value:
+        content = json.dumps(run_folder.finite(inside.records(insides, looked)), indent=1)
+        write_output(Path(DATA.value), f"{content}\n".encode(), "--data")
+    if FIGURES.value:
+        specs = inside.figures(insides).items()
+        named = ((figures.file_name(heading), spec) for heading, spec in specs)
+        figures.save(Path(FIGURES.value), named)
     print(f"page: {output}")
 
 

@@ -84,13 +84,7 @@ def main(*folders: str) -> None:
         write(DATA, json.dumps(records(runs, found), indent=1) + "\n")
     drawn: list[Path] = []
     if FIGURES.value:
-        try:
-            drawn = figures.write(Path(FIGURES.value), runs, [specs for _, specs in swept])
-        except OSError as error:
-            raise errors.UserError(
-                f"--figures={FIGURES.value}: {error.filename} can't be written: {error.strerror}; "
-                "name a writable folder"
-            ) from None
+        drawn = figures.write(Path(FIGURES.value), runs, [specs for _, specs in swept])
     print_table(runs)
     for sweep, _ in swept:
         print_sweep(sweep)

@@ -1,7 +1,7 @@
-"""Writes the charts of the page as SVG files: `report.py --figures=FOLDER`."""
+"""Writes the charts of a page as SVG files: `--figures=FOLDER` of report.py and look_inside.py."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import vl_convert
 from reporting import charts, staircase
 from reporting.charts import Spec
 from reporting.runs import Run, sanitize
+from runtime.errors import UserError
 
 # In pixels; on the page, charts are as wide as the page.
 WIDTH = 640
@@ -30,15 +31,29 @@ MAX_SAFE_INTEGER = 2**53
 def write(folder: Path, runs: Sequence[Run], sweeps: Sequence[dict[str, Spec]]) -> list[Path]:
     """Writes an SVG for each chart of the comparison and of `sweeps`, and returns the paths.
 
-    Raises OSError if `folder` can't be written to.
+    Raises UserError if `folder`, the value of --figures, can't be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    return save(folder, _specs(runs, sweeps))
+
+
+def save(folder: Path, specs: Iterable[tuple[str, Spec]]) -> list[Path]:
+    """Writes an SVG for each name and spec, and returns the paths; equal names get numbers.
+
+    Raises UserError if `folder`, the value of --figures, can't be written to.
+    """
     paths: list[Path] = []
-    for name, spec in _specs(runs, sweeps):
-        names = (f"{name}.svg" if i == 1 else f"{name}-{i}.svg" for i in count(1))
-        path = next(path for each in names if (path := folder / each) not in paths)
-        path.write_text(svg(spec), encoding="utf-8")
-        paths.append(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, spec in specs:
+            names = (f"{name}.svg" if i == 1 else f"{name}-{i}.svg" for i in count(1))
+            path = next(path for each in names if (path := folder / each) not in paths)
+            path.write_text(svg(spec), encoding="utf-8")
+            paths.append(path)
+    except OSError as error:
+        raise UserError(
+            f"--figures={folder}: {error.filename} can't be written: {error.strerror}; "
+            "name a writable folder"
+        ) from None
     return paths
 
 
@@ -67,9 +82,13 @@ def _specs(runs: Sequence[Run], sweeps: Sequence[dict[str, Spec]]) -> Iterator[t
         yield "what-each-idea-bought", steps
     for sweep in sweeps:
         for heading, spec in sweep.items():
-            # Up to the first punctuation, in letters and digits that any file system takes.
-            first = re.split("[:;,(]", heading)[0].lower()
-            yield re.sub("[^a-z0-9]+", "-", first).strip("-")[:MAX_NAME_LENGTH] or "chart", spec
+            yield file_name(heading), spec
+
+
+def file_name(heading: str) -> str:
+    """Returns a heading up to its first punctuation, in letters and digits of any file system."""
+    first = re.split("[:;,(]", heading)[0].lower()
+    return re.sub("[^a-z0-9]+", "-", first).strip("-")[:MAX_NAME_LENGTH] or "chart"
 
 
 def _clean(part: Any) -> Any:

@@ -18,11 +18,13 @@ from reporting import (
     inside_layers,
     inside_passage,
     inside_tables,
+    inside_tokens,
     inside_yardstick,
     template,
 )
 from reporting.charts import Spec
 from reporting.inside_parts import Inside, Section, with_view
+from reporting.records import where
 from reporting.runs import Run, sanitize
 from runtime.errors import UserError
 
@@ -98,6 +100,38 @@ def heads(insides: Sequence[Inside]) -> list[dict[str, Any]]:
         for inside in with_view(insides, "heads")
         for row in inside.views["heads"]["heads"]
     ]
+
+
+def records(insides: Sequence[Inside], runs: Sequence[Run]) -> dict[str, Any]:
+    """Returns what docs/measured keeps: where the runs were made, and a record of each.
+
+    Its loss, the nats gained over the run before it by kind of character, the n-gram that is as
+    good, its heads, and the last text that it wrote in training. A run that is not on the others'
+    text has no gains.
+    """
+    same, _ = inside_tokens.on_one_text(insides)
+    gains = {one.name: one.gains for one in inside_account.steps(inside_tokens.align(same))}
+    rows, found, machines = heads(insides), numbers(insides), where(runs)
+    by_name = {run.name: run for run in runs}
+    return {
+        "machines": machines,
+        "runs": [
+            {
+                "name": inside.name,
+                "step": inside.step,
+                "text": inside.text,
+                **{
+                    key.removeprefix(f"{inside.name}/"): value
+                    for key, value in found.items()
+                    if key.rpartition("/")[0] == inside.name
+                },
+                "gains": gains.get(inside.name),
+                "heads": [row for row in rows if row["run"] == inside.name],
+                "sample": (by_name[inside.name].samples or [None])[-1],
+            }
+            for inside in insides
+        ],
+    }
 
 
 def numbers(insides: Sequence[Inside]) -> dict[str, float | None]:

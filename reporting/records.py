@@ -22,9 +22,8 @@ def records(runs: Sequence[Run], statements: Sequence[str]) -> dict[str, Any]:
     """
     differ, _ = differences(runs)
     keys = dict.fromkeys([*ALWAYS, *(key for key in differ if key in runs[0].config)])
-    machines = [{key: run.environment.get(key) for key in MACHINE} for run in runs]
     return {
-        "machines": [one for i, one in enumerate(machines) if one not in machines[:i]],
+        "machines": where(runs),
         "shared": {
             key: value
             for key, value in runs[0].config.items()
@@ -41,3 +40,9 @@ def records(runs: Sequence[Run], statements: Sequence[str]) -> dict[str, Any]:
             for run in runs
         ],
     }
+
+
+def where(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Returns the machines, versions and commits that made the runs, each once."""
+    machines = [{key: run.environment.get(key) for key in MACHINE} for run in runs]
+    return [one for i, one in enumerate(machines) if one not in machines[:i]]

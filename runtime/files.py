@@ -1,4 +1,4 @@
-"""Files: atomic writes (a temporary file, fsync, rename), the file of --output, and pointers."""
+"""Files: atomic writes (a temporary file, fsync, rename), the file of a flag, and pointers."""
 
 import contextlib
 import os
@@ -12,18 +12,18 @@ TEMPORARY = ".tmp"  # Suffix of a file while it is written.
 POINTER = b"version https://git-lfs.github.com/spec/"  # Its first bytes.
 
 
-def check_output(path: Path) -> None:
-    """Raises UserError unless a file can be written to `path`, the value of --output."""
+def check_output(path: Path, flag: str = "--output") -> None:
+    """Raises UserError unless a file can be written to `path`, the value of `flag`."""
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"--output={path}: expected a file in a folder that can be written")
+        raise UserError(f"{flag}={path}: expected a file in a folder that can be written")
 
 
-def write_output(path: Path, content: bytes) -> None:
-    """Writes the file of --output. Raises UserError if that fails."""
+def write_output(path: Path, content: bytes, flag: str = "--output") -> None:
+    """Writes the file that is the value of `flag`. Raises UserError if that fails."""
     try:
         path.write_bytes(content)
     except OSError as error:
-        raise UserError(f"--output={path} can't be written: {error.strerror}") from None
+        raise UserError(f"{flag}={path} can't be written: {error.strerror}") from None
 
 
 @contextlib.contextmanager

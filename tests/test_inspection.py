@@ -261,12 +261,13 @@ def test_a_broken_file_is_named_and_left_out(folder, tmp_path):
         (("{folder}", "--checkpoint=7"), "checkpoint '7': expected one of best, latest"),
         (("{folder}", "--text={folder}/none.txt"), "none.txt"),
         (("{folder}", "--output={folder}/no/page.html"), "in a folder that can be written"),
+        (("{folder}", "--data={folder}/no/data.json"), "--data={folder}/no/data.json: expected a"),
         (("{folder}", "--wandb=on"), "wandb"),
     ],
 )
 def test_mistakes_are_one_line(folder, arguments, message):
     flags = (argument.replace("{folder}", str(folder)) for argument in arguments)
-    assert_refused(run("look_inside.py", *flags), message)
+    assert_refused(run("look_inside.py", *flags), message.replace("{folder}", str(folder)))
 
 
 @pytest.mark.slow
@@ -274,12 +275,20 @@ def test_a_text_of_ones_own_and_a_page_elsewhere(folder, tmp_path):
     shutil.copytree(folder / "bigram", tmp_path / "bigram")
     (tmp_path / "own.txt").write_text("To be, or not to be.\n" * 40)
     flags = (f"--text={tmp_path / 'own.txt'}", f"--output={tmp_path / 'page.html'}")
+    flags += (f"--data={tmp_path / 'data.json'}", f"--figures={tmp_path / 'figures'}")
     made = run("look_inside.py", tmp_path / "bigram", *flags)
     assert made.returncode == 0, made.stderr
     content = json.loads((tmp_path / "bigram" / run_folder.INSIDE).read_text())
     assert content["text"].endswith("own.txt")
     assert sum(content["views"]["account"]["counts"]) == 21 * 40 - 1
     assert "own.txt" in (tmp_path / "page.html").read_text()
+    (record,) = json.loads((tmp_path / "data.json").read_text())["runs"]
+    assert record["loss"] == pytest.approx(content["loss"])
+    # From the uniform distribution over the characters of the training text.
+    assert np.log(65) - sum(record["gains"].values()) == pytest.approx(record["loss"], abs=1e-4)
+    assert record["heads"] == [] and record["sample"]["text"]
+    drawn = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"account-nats-gained.svg", "yardstick-loss-of-n-grams.svg"} <= drawn
 
 
 @pytest.mark.slow
