@@ -74,7 +74,6 @@ FAMILIES = {
     "tune-<optimizer>": "what all runs of a comparison with adamw or muon share",
     "flops-<budget>-<optimizer>": "the best point found for a budget of FLOPs: flops-1e12-muon",
     "tokens-<n>M-<optimizer>": "n million tokens, with the point found for 1e12 FLOPs",
-    "budget-<flops>": "as many training FLOPs, for another point: flops-3e12-muon+budget-1e12",
 }
 
 
@@ -117,8 +116,6 @@ def family(preset: str, config: ConfigDict) -> dict[str, Preset]:
         if found[1] not in OPTIMIZERS:
             raise UserError(f"preset {preset!r}: expected tune- and one of {', '.join(OPTIMIZERS)}")
         return {preset: _protocol(stage, found[1])}
-    if found := re.fullmatch(r"budget-(\d+(?:\.\d+)?e\d+)", preset):
-        return {preset: {"train.flops": float(found[1])}}
     if found := re.fullmatch(r"flops-([^-]*)-(.*)", preset):
         budget, optimizer = found[1], found[2]
         if budget not in _points(optimizer, stage):

@@ -127,7 +127,9 @@ def records(insides: Sequence[Inside], runs: Sequence[Run]) -> dict[str, Any]:
                 },
                 "gains": gains.get(inside.name),
                 "heads": [row for row in rows if row["run"] == inside.name],
-                "sample": (by_name[inside.name].samples or [None])[-1],
+                "sample": by_name[inside.name].samples[-1]
+                if by_name[inside.name].samples
+                else None,
             }
             for inside in insides
         ],
