@@ -74,7 +74,15 @@ def _sentence(found: Difference, groups: Groups) -> str:
     )
 
 
-def baseline(names: Collection[str]) -> str:
-    """Returns the experiment that all others extend by presets; empty if there is none."""
+def baselines(names: Collection[str]) -> dict[str, str]:
+    """Returns the experiment that each of the others extends by presets.
+
+    Empty unless each experiment extends one of a few, or is one that the others extend.
+    """
     presets = {name: set(re.split("[:+]", name)) for name in names}
-    return next((one for one in names if all(presets[one] <= x for x in presets.values())), "")
+    found = {
+        name: min((one for one in names if presets[one] < own), key=len, default="")
+        for name, own in presets.items()
+    }
+    extended = {name: base for name, base in found.items() if base}
+    return extended if set(extended.values()) | extended.keys() == set(names) else {}

@@ -40,6 +40,9 @@ def charts(sweep: Sweep) -> dict[str, Spec]:
         what = "Experiments" if sweep.compares_experiments else "Models"
         heading = f"{what} compared: mean over seeds, 95 % confidence interval"
         specs[heading] = comparison(sweep, groups)
+    if len(set(sweep.baselines.values())) > 1 and sweep.differences:
+        heading = "Experiments against their baseline: difference, with its 95 % interval"
+        specs[heading] = changes(sweep)
     if shares := sweep.importance():
         specs[IMPORTANCE] = importance_bars(shares)
     if len(sweep.finished) > 1:
@@ -233,3 +236,38 @@ def scatter(sweep: Sweep, name: str) -> Spec:
     dots = dots.encode(x, color, alt.Y("value:Q", title=sweep.metric, scale=y), tooltip=tooltip)
     mean = base.mark_point(filled=True, size=60, opacity=1).encode(alt.Y("mean:Q", scale=y))
     return to_spec(ranges + dots + mean, 260, f"{sweep.metric} against {label(name)}.")
+
+
+def changes(sweep: Sweep) -> Spec:
+    """Draws the difference of each experiment from the one that it changes."""
+    rows = [
+        {
+            "change": f"{found.other.split(':')[0]} {found.one.removeprefix(found.other)[1:]}",
+            "mean": found.mean,
+            "low": found.low,
+            "high": found.high,
+            "verdict": "significant" if found.significant else "not significant",
+        }
+        for found in sweep.differences
+    ]
+    # A change that spoils a model is a hundred times as large as one that hardly matters.
+    scale = alt.Scale(type="symlog", constant=0.05, padding=12)
+    ticks = alt.Axis(values=[-2, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 2], format="+~r")
+    title = f"{sweep.metric} minus that of the baseline"
+    y = alt.Y("change:N", title=None, sort=None)
+    zero = inline([{"mean": 0}]).mark_rule(color="currentColor", opacity=0.5).encode(x="mean:Q")
+    rule = inline(rows).mark_rule(strokeWidth=3, color="currentColor")
+    color = alt.Color("verdict:N", title=None, legend=alt.Legend(orient="bottom"))
+    dots = inline(rows).mark_point(filled=True, size=90, opacity=1)
+    numbers = [alt.Tooltip(f"{name}:Q", format="+.4f") for name in ("mean", "low", "high")]
+    layers = alt.layer(
+        zero,
+        rule.encode(y, alt.X("low:Q", scale=scale), alt.X2("high:Q")),
+        dots.encode(
+            y,
+            alt.X("mean:Q", title=title, scale=scale, axis=ticks),
+            color.scale(domain=["significant", "not significant"], range=list(COLORS[:2])),
+            tooltip=["change:N", "verdict:N", *numbers],
+        ),
+    )
+    return to_spec(layers, 26 * len(rows), "Difference of each experiment from its baseline.")

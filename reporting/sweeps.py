@@ -51,9 +51,10 @@ class Sweep:
 
     @property
     def best(self) -> Run | None:
-        """The finished run with the best value."""
+        """The finished run with the best value, of those that do not see what they predict."""
         choose = max if self.goal == "maximize" else min
-        return choose(self.finished, key=self.value, default=None)
+        honest = [run for run in self.finished if run.config.get("model.without") != "mask"]
+        return choose(honest, key=self.value, default=None)
 
     @property
     def varying(self) -> list[str]:
@@ -93,11 +94,16 @@ class Sweep:
         names = [name for name in self.varying if name != SEED]
         return effects.find(self.finished, names, self.value)
 
+    @cached_property
+    def baselines(self) -> dict[str, str]:
+        """The experiment that each of the others changes; empty if the sweep is of another kind."""
+        return comparison.baselines(dict.fromkeys(text(run, "config") for run in self.finished))
+
     @property
     def compares_experiments(self) -> bool:
-        """True if all runs train one model, from several experiment files or presets."""
+        """True if all runs train one model, or a few and changes to each, from several presets."""
         models = {run.config.get("model.name") for run in self.finished}
-        return len(models) == 1 and "config" in self.varying
+        return "config" in self.varying and (len(models) == 1 or bool(self.baselines))
 
     def best_settings(self) -> dict[str, list[float]]:
         """Returns each model's values over seeds at its setting with the best mean.
@@ -125,8 +131,19 @@ class Sweep:
         if self.scaling_law or self.frontiers or self.effects:
             return []
         groups = self.best_settings()
-        baseline = comparison.baseline(groups) if self.compares_experiments else ""
-        return statistics.differences(groups, baseline)
+        bases = dict.fromkeys(self.baselines.values()) if self.compares_experiments else {}
+        if len(bases) < 2:
+            return statistics.differences(groups, "".join(bases))
+        # What spoils one stage changes the variance as well, which Dunnett's test would pool.
+        tested = {name: values for name, values in groups.items() if len(values) > 1}
+        return [
+            found
+            for base in bases
+            for found in statistics.welch(
+                tested,
+                [(one, base) for one in tested if self.baselines.get(one) == base in tested],
+            )
+        ]
 
     @property
     def matrix(self) -> comparison.Matrix | None:

@@ -260,6 +260,63 @@ def test_without_a_baseline_all_presets_are_compared(tmp_path):
     assert len(said) == 3 and all("(Welch's t-test, Holm-corrected, 3 seeds)" in x for x in said)
 
 
+def ideas_of_two_stages():
+    """Returns points of two stages with and without ideas; one that leaks, one that is unsteady."""
+    rng = np.random.default_rng(0)
+    losses = {
+        "transformer_decoder.py:a+b": (1.7, 0.002),
+        "transformer_decoder.py:a+b+without_mask": (0.02, 0.0001),
+        "transformer_decoder.py:a+b+without_mlp": (1.8, 0.002),
+        "transformer_decoder.py:a+b+without_scale": (1.9, 0.2),
+        "gpt2.py:a": (1.6, 0.002),
+        "gpt2.py:a+without_gelu": (1.6, 0.002),
+        "gpt2.py:a+without_biases": (1.65, 0.002),
+    }
+    return [
+        {
+            "config": f"experiments/{name}",
+            "config.seed": seed,
+            "stage": 4 if name.startswith("t") else 5,
+            "value": mean + rng.normal(0, deviation),
+            **({"config.model.without": "mask"} if "mask" in name else {}),
+        }
+        for seed in range(3)
+        for name, (mean, deviation) in losses.items()
+    ]
+
+
+def test_changes_to_several_stages_are_each_compared_with_their_own(tmp_path):
+    sweep = found(write_sweep(tmp_path / "s", ideas_of_two_stages()))
+    groups = sweep.best_settings()
+    pairs = [(one.one.rpartition("+")[2], one.other) for one in sweep.differences]
+    decoder, gpt2 = "transformer_decoder:a+b", "gpt2:a"
+    assert pairs == [
+        *((f"without_{idea}", decoder) for idea in ("mask", "mlp", "scale")),
+        *((f"without_{idea}", gpt2) for idea in ("gelu", "biases")),
+    ]
+    # Holm's correction is over the ideas of a stage: at a quarter of a nat the scale has too much
+    # noise, and the noise does not hide the others, as it would if it were pooled.
+    for base, verdicts in ((decoder, [True, True, False]), (gpt2, [False, True])):
+        p_values = [
+            scipy.stats.ttest_ind(groups[one.one], groups[base], equal_var=False).pvalue
+            for one in sweep.differences
+            if one.other == base
+        ]
+        assert statistics.holm(p_values) == verdicts
+        assert [x.significant for x in sweep.differences if x.other == base] == verdicts
+    # A model that sees what it predicts is not the best one.
+    assert "without_gelu" in sweep.best.swept["config"] or sweep.best.swept["config"].endswith(":a")
+    said = sweeps.statements(sweep)
+    assert len(said) == 1 + len(pairs) and "without_mask is 1.6" in said[1]
+    made = sweep_charts.charts(sweep)
+    assert_valid(made.values())
+    heading = "Experiments against their baseline: difference, with its 95 % interval"
+    assert [row["change"] for row in rows_of(made[heading])[-1]][:2] == [
+        "transformer_decoder without_mask",
+        "transformer_decoder without_mlp",
+    ]
+
+
 def five_stages(gaps=(0.5, 0.3, 0.0, 0.0, 0.4)):
     """Returns points of the five stages with three seeds, each below the one before by a gap."""
     rng = np.random.default_rng(0)
