@@ -103,18 +103,23 @@ def heads(insides: Sequence[Inside]) -> list[dict[str, Any]]:
 
 
 def records(insides: Sequence[Inside], runs: Sequence[Run]) -> dict[str, Any]:
-    """Returns what docs/measured keeps: where the runs were made, and a record of each.
+    """Returns what docs/measured keeps: where the runs were made, n-grams, and a record of each.
 
-    Its loss, the nats gained over the run before it by kind of character, the n-gram that is as
-    good, its heads, and the last text that it wrote in training. A run that is not on the others'
-    text has no gains.
+    The losses of n-grams are by order, in the first run's units. A record has the run's loss, the
+    nats gained over the run before it by kind of character, the n-gram that is as good, its heads,
+    and the last text that it wrote in training. A run that is not on the others' text has no gains.
     """
     same, _ = inside_tokens.on_one_text(insides)
     gains = {one.name: one.gains for one in inside_account.steps(inside_tokens.align(same))}
     rows, found, machines = heads(insides), numbers(insides), where(runs)
     by_name = {run.name: run for run in runs}
+    n_grams: dict[int, float] = {}
+    for inside in with_view(insides, "yardstick")[:1]:
+        view = inside.views["yardstick"]
+        n_grams = dict(zip(view["orders"], view["losses"], strict=True))
     return {
         "machines": machines,
+        "n_grams": n_grams,
         "runs": [
             {
                 "name": inside.name,
