@@ -9,7 +9,7 @@ RUNS ?= runs/ladder
 # `make ladder PRESET=smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup setup-gpu lock ladder dashboard test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison ideas figures clean
+.PHONY: help setup setup-gpu lock ladder dashboard docs test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison ideas figures clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -33,7 +33,7 @@ install = $(1)/bin/uv pip install --quiet --python $(1)/bin/python $(2) 2>/dev/n
   || $(1)/bin/pip install $(PIP_FLAGS) $(2)
 
 lock: .venv/setup.stamp  ## Pin all packages of requirements*.in.
-	@for name in requirements requirements-dev requirements-gpu requirements-gpu-cuda12; do \
+	@for name in requirements requirements-docs requirements-dev requirements-gpu requirements-gpu-cuda12; do \
 	  .venv/bin/uv pip compile --universal --generate-hashes --python-version 3.11 --no-annotate --quiet \
 	    --custom-compile-command "make lock" $$name.in -o $$name.txt \
 	    $$([ $$name = requirements ] || echo --constraint requirements.txt) || exit; \
@@ -44,7 +44,12 @@ CUDA ?= 13
 setup-gpu: .venv/setup.stamp  ## Install JAX for an NVIDIA GPU into .venv: CUDA=13 or 12.
 	$(call install,.venv,--require-hashes -r requirements-gpu$(if $(filter 12,$(CUDA)),-cuda12).txt)
 
-.venv/dev.stamp: .venv/setup.stamp requirements-dev.txt
+.venv/docs.stamp: .venv/setup.stamp requirements-docs.txt
+	@$(call install,.venv,--require-hashes -r requirements-docs.txt)
+	@touch $@
+
+# Tests build the site.
+.venv/dev.stamp: .venv/docs.stamp requirements-dev.txt
 	@$(call install,.venv,--require-hashes -r requirements-dev.txt)
 	@.venv/bin/python tests/browser.py >/dev/null 2>&1 || { $(INSTALL_CHROMIUM); } >/dev/null 2>&1 \
 	  || echo "No Chrome or Chromium found, and installing one failed: tests of pages need one."
@@ -60,6 +65,11 @@ ladder: .venv/setup.stamp  ## Train the five stages and compare them: runs/ladde
 
 dashboard: .venv/setup.stamp  ## Show the ladder's runs in W&B's dashboard for the terminal.
 	@.venv/bin/python -m tracking.dashboard $(RUNS)
+
+docs: .venv/docs.stamp  ## Build the documentation: docs/_site/index.html.
+	@rm -rf docs/_site
+	@.venv/bin/python -m sphinx -W -q --fresh-env -d docs/_doctrees -D course_runs=$(RUNS) docs docs/_site
+	@echo "docs: docs/_site/index.html"
 
 # One worker runs all tests of a file, so that they share fixtures.
 test: .venv/dev.stamp lint  ## Lint, then run the whole test suite.
@@ -176,5 +186,5 @@ speedrun: .venv/setup.stamp  ## Train the speedruns with three seeds: benchmarks
 	.venv/bin/python -m benchmarks.speedrun
 
 clean:  ## Remove the environments and caches; runs stay.
-	rm -rf .venv .venv-peers .venv-gpu-compile .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-gpu-compile .pytest_cache .ruff_cache .mypy_cache .hypothesis docs/_site docs/_doctrees
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -170,7 +170,7 @@ def get_config() -> ConfigDict:
     # Mirrors of the record: "wandb", "tensorboard", both joined by a comma, or none.
     config.tracking.sinks = ("wandb",)
     # Or "online", "disabled". Where no flag sets it, the environment variable WANDB_MODE does.
-    # WANDB_PROJECT and others likewise stand for keys below: docs/guide.md.
+    # WANDB_PROJECT and others likewise stand for keys below: docs/how_to/dashboard.md.
     config.tracking.wandb_mode = "offline"
     # W&B project of the run, and its owner; "": your default.
     config.tracking.wandb_project = "transformers-from-scratch"

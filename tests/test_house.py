@@ -29,6 +29,7 @@ LAYERS = [
     "training",
     "inspection",
     "reporting",
+    "course",
     "playground_page",
     "sweep_engine",
     *("train", "harness", "generate", "evaluate", "export", "report", "look_inside", "playground"),
@@ -98,6 +99,9 @@ def test_the_root_has_commands_alone():
         ("transformers", ("tests/interop/", "benchmarks/")),
         ("tensorflow_datasets", ("input_pipeline/", "tests/")),
         ("tensorflow", ()),
+        ("sphinx", ("course/",)),
+        ("docutils", ("course/",)),
+        ("math_core", ("course/",)),
     ],
 )
 def test_libraries_stay_where_they_belong(library, homes):

@@ -9,8 +9,8 @@ from packaging.requirements import Requirement
 from tests.command import ROOT
 from tests.test_house import PRODUCT, imports
 
-LISTS = ("requirements", "requirements-dev", "requirements-gpu", "requirements-gpu-cuda12")
-INSTALLED = LISTS[:2]  # Here, without a GPU.
+INSTALLED = ("requirements", "requirements-docs", "requirements-dev")  # Here, without a GPU.
+LISTS = (*INSTALLED, "requirements-gpu", "requirements-gpu-cuda12")
 
 
 def listed(name):
@@ -73,7 +73,11 @@ def test_every_package_that_a_file_imports_is_listed():
     modules = {module.split(".")[0] for path in PRODUCT for module in imports(path) if module}
     packages = importlib.metadata.packages_distributions()
     used = {canonical(name) for one in modules for name in packages.get(one, ())}
-    own = {canonical(one.name) for one in listed("requirements")}
+    own = {
+        canonical(one.name)
+        for name in ("requirements", "requirements-docs")
+        for one in listed(name)
+    }
     assert used - own == set()
     # The others say who needs them.
     for name in own - used:
