@@ -22,10 +22,10 @@ FORMULA = re.compile(
 EXPRESSION = "`= "
 # A target of a link, an address, a comment.
 UNSEEN = re.compile(r"(?<=\])\([^)\s]*(?: \"[^\"]*\")?\)|<https?://[^>]*>|<!--.*?-->", re.DOTALL)
-# Versions of software, and numbers of exercises, are names.
+# Versions of software, and numbers of exercises and of a paper's sections, are names.
 NAMES = re.compile(
-    r"\b(?:Python|JAX|Flax|CUDA|Chrome|Firefox|Safari|version|[Ee]xercises?)"
-    r" \d+(?:\.\d+)+(?:(?:,| and| or| to) \d+(?:\.\d+)+)*"
+    r"\b(?:Python|JAX|Flax|CUDA|Chrome|Firefox|Safari|version|[Ee]xercises?|[Ss]ections?)"
+    r"\s\d+(?:\.\d+)+(?:(?:,|\sand|\sor|\sto)\s\d+(?:\.\d+)+)*"
 )
 DECIMAL = re.compile(r"(?<![\w.])[-+]?\d[\d,]*\.\d+")
 

@@ -18,7 +18,7 @@ import jinja2
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from course import formulas, measured, prose, source_pages
+from course import formulas, measured, prose, source_pages, stages
 
 STATIC = Path(__file__).parent / "static"
 # Pages of the course; in the others, tests compare the numbers with those that were measured.
@@ -70,7 +70,7 @@ def environment(root: Path, **values: Any) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         finalize=measured.shown,
     )
-    made.globals.update(measured.functions(root), **values)
+    made.globals.update(measured.functions(root) | stages.functions(root), **values)
     made.filters.update(measured.FILTERS)
     return made
 

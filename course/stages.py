@@ -1,0 +1,180 @@
+"""Tables and texts of the pages of stages, from what the ladder and the sweeps measured.
+
+`functions` has the names that a page may use. `stage` is the name of a run of the ladder.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from course import measured
+from course.measured import File, count, markdown, number, signed
+from experiments.default import LADDER
+from reporting import statistics
+from reporting.statistics import Difference
+
+# Budget of training FLOPs at which neighbours are compared.
+BUDGET = 3e12
+OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
+
+
+def bought(comparison: File, stage: str) -> str:
+    """Returns a table of the loss of a stage and the one before it, for both optimizers.
+
+    At BUDGET, or at the largest budget of a stage that is at its floor before.
+    """
+    before = LADDER[LADDER.index(stage) - 1]
+    rows = []
+    for optimizer, name in OPTIMIZERS.items():
+        one, other = (_at_budget(comparison, each, optimizer) for each in (stage, before))
+        tested = {
+            each: measured.values(comparison, measured.LOSS, runs)
+            for each, runs in ((stage, one), (before, other))
+        }
+        (found,) = statistics.differences(tested, before)
+        rows.append(
+            [
+                name,
+                *(measured.compute(runs[0]["train_flops"]) for runs in (other, one)),
+                *_losses(found, tested),
+            ]
+        )
+    headers = [
+        "optimizer",
+        f"FLOPs of {before}",
+        f"FLOPs of {stage}",
+        f"loss of {before}",
+        f"loss of {stage}",
+        "difference",
+        "95 % interval",
+        "significant",
+    ]
+    return markdown(headers, rows)
+
+
+def _at_budget(comparison: File, stage: str, optimizer: str) -> list[measured.Run]:
+    """Returns the runs of a stage with the largest budget up to BUDGET."""
+    runs = [run for run in comparison.runs() if run["model.name"] == stage]
+    if len({run["optimizer.name"] for run in runs}) > 1:
+        runs = [run for run in runs if run["optimizer.name"] == optimizer]
+    most = max((run["train.flops"] for run in runs if run["train.flops"] <= BUDGET), default=0)
+    return [run for run in runs if run["train.flops"] == most]
+
+
+def _losses(found: Difference, tested: dict[str, list[float]]) -> list[str]:
+    """Returns the cells of both losses, their difference, its interval and the verdict."""
+    means = [number(sum(tested[name]) / len(tested[name])) for name in (found.other, found.one)]
+    return [*means, *_difference(found)]
+
+
+def _difference(found: Difference) -> list[str]:
+    verdict = "yes" if found.significant else "no"
+    return [signed(found.mean), f"{signed(found.low)} to {signed(found.high)}", verdict]
+
+
+def kinds(inside: File, stage: str) -> str:
+    """Returns a table of the nats that a run gained over the one before, by kind of character."""
+    gains = {name: gain for name, gain in _run(inside, stage)["gains"].items() if gain}
+    rows = [[name, signed(gain)] for name, gain in gains.items()]
+    rows.append(["**together**", f"**{signed(sum(gains.values()))}**"])
+    return markdown(["kind of character", "nats gained"], rows)
+
+
+def without(ideas: File, stage: str) -> str:
+    """Returns a table of a stage without each of its ideas, tested against the stage.
+
+    By Welch's t-test with Holm's correction over the ideas of the stage, as in the report.
+    """
+    groups = {}
+    for name, runs in measured.select(ideas, {"model.name": stage}).items():
+        groups[name.partition("without_")[2]] = measured.values(ideas, measured.LOSS, runs)
+    pairs = [(idea, "") for idea in groups if idea]
+    rows = [[f"{stage}", number(_mean(groups[""])), "", "", ""]]
+    for found in statistics.welch(groups, pairs):
+        name = f"without {found.one.replace('_', ' ')}"
+        rows.append([name, number(_mean(groups[found.one])), *_difference(found)])
+    return markdown(["", "loss", "difference", "95 % interval", "significant"], rows)
+
+
+def by_depth(ideas: File) -> str:
+    """Returns a table of the decoder with and without ideas, by blocks and learning rate."""
+    groups = measured.select(ideas, {})
+    cells: dict[tuple[int, float], dict[str, list[float]]] = {}
+    for runs in groups.values():
+        run = runs[0]
+        at = cells.setdefault((run["model.num_layers"], run["optimizer.learning_rate"]), {})
+        at[run["model.without"]] = measured.values(ideas, measured.LOSS, runs)
+    changes = list(dict.fromkeys(name for at in cells.values() for name in at if name))
+    rows = []
+    for (num_layers, rate), at in sorted(cells.items()):
+        found = {one.one: one for one in statistics.welch(at, [(name, "") for name in changes])}
+        rows.append(
+            [
+                count(num_layers),
+                f"{rate:g}",
+                number(_mean(at[""])),
+                *(
+                    f"**{signed(found[name].mean)}**"
+                    if found[name].significant
+                    else signed(found[name].mean)
+                    for name in changes
+                ),
+            ]
+        )
+    headers = ["blocks", "learning rate", "loss"]
+    headers += [f"without {name.replace('_', ' ')}" for name in changes]
+    return markdown(headers, rows)
+
+
+def heads(inside: File, stage: str) -> str:
+    """Returns a table of a run's heads: where they look, and what the loss is without each."""
+    rows = [
+        [
+            f"{row['layer']}.{row['head']}",
+            *(f"{100 * row[name]:.0f} %" for name in ("previous", "induction", "entropy")),
+            signed(row["cost"]),
+        ]
+        for row in _run(inside, stage)["heads"]
+    ]
+    headers = ["block.head", "weight on the token before", "induction", "entropy", "loss without"]
+    return markdown(headers, rows)
+
+
+def sample(inside: File, stage: str) -> str:
+    """Returns the last text that a run wrote while it was trained, as a block of code."""
+    return f"```text\n{_run(inside, stage)['sample']['text'].strip()}\n```"
+
+
+def n_gram(inside: File, order: int) -> str:
+    """Returns the loss of n-grams of an order, counted in the training split, by two digits."""
+    return number(measured.value(inside, "n_grams", str(order)), 2)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _run(inside: File, stage: str) -> dict[str, Any]:
+    """Returns the record of a run of the ladder."""
+    found = {run["name"]: run for run in measured.value(inside, "runs")}
+    if stage not in found:
+        raise measured.MeasuredError(
+            f"{inside.path} has no run {stage!r}: expected one of {', '.join(found)}"
+        )
+    return found[stage]
+
+
+def functions(root: Path) -> dict[str, Callable[..., str]]:
+    """Returns the functions that a page may call."""
+    opened = cache(partial(measured.read, root))
+
+    def of(name: str, function: Callable[..., str]) -> Callable[..., str]:
+        return lambda *args: function(opened(name), *args)
+
+    return {
+        "bought": of("compare_stages_equal_flops", bought),
+        "without": of("ideas", without),
+        "by_depth": of("ideas_by_depth", by_depth),
+        **{one.__name__: of("inside", one) for one in (kinds, heads, sample, n_gram)},
+    }

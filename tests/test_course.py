@@ -1,0 +1,115 @@
+"""Pages of the stages: one shape, tables of what was measured, and claims that it bears out."""
+
+import json
+import re
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import scipy
+
+from course import measured, stages
+from experiments.default import LADDER
+from reporting import statistics
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / f"docs/stages/{stage}.md" for stage in range(1, 6)]
+SECTIONS = [
+    "The idea",
+    "The formula",
+    "The code that is new",
+    "What it bought",
+    "The idea taken away",
+    "Its text",
+    "Inside it",
+    "A sample",
+    "Exercises",
+    "Further reading",
+]
+
+
+def file(name):
+    return measured.read(ROOT, name)
+
+
+def cells(table):
+    """The rows of a markdown table below its header, without bold."""
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    return [[cell.strip("* ") for cell in row] for row in rows]
+
+
+def losses(name, **where):
+    """The final losses of a file's runs that have these values, by their idea."""
+    found = {}
+    for run in file(name).runs():
+        if all(run[key] == value for key, value in where.items()):
+            found.setdefault(measured.label(run).partition("without_")[2], []).append(
+                run["val/loss"]
+            )
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_each_page_has_one_shape_and_explains_its_idea_shortly(page):
+    text = page.read_text()
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == SECTIONS
+    assert text.splitlines()[2].startswith("**") and text.splitlines()[2].endswith("?**")
+    idea = text.split("## The idea\n")[1].split("\n## ")[0]
+    assert len(idea.split()) <= 200
+
+
+@pytest.mark.parametrize("stage", LADDER[1:])
+def test_what_a_stage_bought_is_what_the_report_found(stage):
+    before = LADDER[LADDER.index(stage) - 1]
+    comparison = file("compare_stages_equal_flops")
+    for row, optimizer in zip(
+        cells(stages.bought(comparison, stage)), ("adamw", "muon"), strict=True
+    ):
+        (finding,) = (
+            one
+            for one in comparison.content["findings"]
+            if one.startswith(f"With {optimizer}, {stage} has a lower loss than {before} ")
+        )
+        at = re.search(r"([+-]\d\.\d{3}) at 3e12", finding)
+        # A stage that is at its floor before has the loss of its floor.
+        assert row[5] == at[1]
+        means = [
+            fmean(run["val/loss"] for run in stages._at_budget(comparison, one, optimizer))
+            for one in (before, stage)
+        ]
+        assert [row[3], row[4]] == [f"{mean:.3f}" for mean in means]
+
+
+@pytest.mark.parametrize("stage", LADDER[1:])
+def test_a_stage_without_an_idea_is_compared_with_the_stage_by_welchs_test(stage):
+    groups = losses("ideas", **{"model.name": stage})
+    assert all(len(values) == 3 for values in groups.values()) and len(groups) > 3
+    first, *rows = cells(stages.without(file("ideas"), stage))
+    assert first[1] == f"{fmean(groups['']):.3f}"
+    ideas = [idea for idea in groups if idea]
+    p_values = [
+        scipy.stats.ttest_ind(groups[idea], groups[""], equal_var=False).pvalue for idea in ideas
+    ]
+    verdicts = statistics.holm(p_values)
+    for row, idea, verdict in zip(rows, ideas, verdicts, strict=True):
+        assert row[0] == f"without {idea.replace('_', ' ')}"
+        assert row[1] == f"{fmean(groups[idea]):.3f}"
+        assert row[2] == f"{fmean(groups[idea]) - fmean(groups['']):+.3f}"
+        assert row[4] == ("yes" if verdict else "no")
+
+
+@pytest.mark.parametrize("place", range(1, 5))
+def test_gains_by_kind_add_up_to_the_fall_of_the_loss(place):
+    inside = file("inside")
+    runs = {run["name"]: run["loss"] for run in inside.content["runs"]}
+    *kinds, together = cells(stages.kinds(inside, LADDER[place]))
+    fall = runs[LADDER[place - 1]] - runs[LADDER[place]]
+    assert float(together[1]) == pytest.approx(fall, abs=6e-4)
+    assert sum(float(row[1]) for row in kinds) == pytest.approx(fall, abs=6e-3)
+
+
+def test_measured_files_name_the_machine_and_the_commit():
+    for path in (ROOT / "docs/measured").glob("*.json"):
+        content = json.loads(path.read_text())
+        if "machines" in content:
+            assert all(one["device"] and one["git_commit"] for one in content["machines"]), path
