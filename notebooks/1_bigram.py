@@ -37,8 +37,8 @@ import harness
 # "smoke" trains tiny models for seconds, to see that every cell works.
 PRESET = os.environ.get("COURSE_PRESET", "")
 RUNS = ROOT / "runs/notebooks" / PRESET
-# A second run of a cell finds the finished run, and an interrupted one goes on. After a change of
-# any other key, name another folder.
+# A second run of a cell finds the finished run, or goes on with an interrupted one.
+# After a change of any other key, name another folder.
 SETTINGS = {"checkpoint.resume": True, "eval.milestones": True, "tracking.sinks": ()}
 
 # %% [markdown]

@@ -38,8 +38,8 @@ import harness
 # "smoke" trains tiny models for seconds, to see that every cell works.
 PRESET = os.environ.get("COURSE_PRESET", "")
 RUNS = ROOT / "runs/notebooks" / PRESET
-# A second run of a cell finds the finished run, and an interrupted one goes on. After a change of
-# any other key, name another folder.
+# A second run of a cell finds the finished run, or goes on with an interrupted one.
+# After a change of any other key, name another folder.
 SETTINGS = {"checkpoint.resume": True, "eval.milestones": True, "tracking.sinks": ()}
 
 _ = alt.renderers.enable("svg")  # Charts are pictures, drawn without a network.
@@ -88,10 +88,10 @@ squares = [
     for t in range(len(TEXT))
     for s in range(t + 1)
 ]
-alt.Chart(alt.Data(values=squares), width=340, height=340).mark_rect().encode(
+alt.Chart(alt.Data(values=squares), width=340, height=340, padding=20).mark_rect().encode(
     x=alt.X("key:N", axis=alt.Axis(labelAngle=0, labelExpr="slice(datum.label, 3)")),
     y=alt.Y("query:N", axis=alt.Axis(labelExpr="slice(datum.label, 3)")),
-    color=alt.Color("weight:Q", scale=alt.Scale(scheme="blues", domain=[0, 1])),
+    color=alt.Color("weight:Q", scale=alt.Scale(range=["white", "navy"], domain=[0, 1])),
 )
 
 # %% [markdown]
@@ -117,8 +117,8 @@ alt.Chart(alt.Data(values=by_distance), width=500, height=200).mark_bar().encode
 # - Does the model look at the current character most, or at an earlier one? Why?
 # - Try texts with spaces, line ends and names in capitals as `TEXT`. Which keys stand out?
 # - Attention adds up the values of its keys. What of their order is lost by that?
-# - Train it with `"model.without": "positions"`, then with `"mask"`, each in a new folder. Without
-#   the mask the loss falls far. Is that a better model? Let it write.
+# - Train it with `"model.without": "positions"`, then with `"mask"`, each in a new folder. Guess both
+#   losses before. Is the model with the lowest loss the best one? Let it write.
 #
 # ## Where to go next
 #
