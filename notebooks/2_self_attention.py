@@ -117,8 +117,8 @@ alt.Chart(alt.Data(values=by_distance), width=500, height=200).mark_bar().encode
 # - Does the model look at the current character most, or at an earlier one? Why?
 # - Try texts with spaces, line ends and names in capitals as `TEXT`. Which keys stand out?
 # - Attention adds up the values of its keys. What of their order is lost by that?
-# - Train it with `"model.without": "positions"`, then with `"mask"`, each in a new folder. Guess both
-#   losses before. Is the model with the lowest loss the best one? Let it write.
+# - Train it with `"model.without": "positions"`, then with `"mask"`, each in a new folder. Guess
+#   both losses before. Is the model with the lowest loss the best one? Let it write.
 #
 # ## Where to go next
 #
