@@ -9,7 +9,7 @@ RUNS ?= runs/ladder
 # `make ladder PRESET=smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup setup-gpu lock ladder dashboard docs test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison ideas figures clean
+.PHONY: help setup setup-gpu lock ladder dashboard docs test soak lint notebooks peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison ideas figures clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -33,10 +33,11 @@ install = $(1)/bin/uv pip install --quiet --python $(1)/bin/python $(2) 2>/dev/n
   || $(1)/bin/pip install $(PIP_FLAGS) $(2)
 
 lock: .venv/setup.stamp  ## Pin all packages of requirements*.in.
-	@for name in requirements requirements-docs requirements-dev requirements-gpu requirements-gpu-cuda12; do \
+	@for name in requirements requirements-docs requirements-dev requirements-notebooks requirements-gpu requirements-gpu-cuda12; do \
 	  .venv/bin/uv pip compile --universal --generate-hashes --python-version 3.11 --no-annotate --quiet \
 	    --custom-compile-command "make lock" $$name.in -o $$name.txt \
-	    $$([ $$name = requirements ] || echo --constraint requirements.txt) || exit; \
+	    $$([ $$name = requirements ] || echo --constraint requirements.txt) \
+	    $$([ $$name != requirements-notebooks ] || echo --constraint requirements-dev.txt) || exit; \
 	done
 
 # 13 needs driver 580 or newer, 12 needs 525.
@@ -70,6 +71,20 @@ docs: .venv/docs.stamp  ## Build the documentation: docs/_site/index.html.
 	@rm -rf docs/_site
 	@.venv/bin/python -m sphinx -W -q --fresh-env -d docs/_doctrees -D course_runs=$(RUNS) docs docs/_site
 	@echo "docs: docs/_site/index.html"
+
+.venv/notebooks.stamp: .venv/setup.stamp requirements-notebooks.txt
+	@$(call install,.venv,--require-hashes -r requirements-notebooks.txt)
+	@touch $@
+
+# A notebook is made once: what a reader changes in it stays. Remove it for a fresh one.
+NOTEBOOKS := $(patsubst %.py,%.ipynb,$(wildcard notebooks/*.py))
+$(NOTEBOOKS): notebooks/%.ipynb: | notebooks/%.py .venv/notebooks.stamp
+	@.venv/bin/jupytext --quiet --to ipynb --output $@ notebooks/$*.py
+
+# `make notebooks JUPYTER="lab --no-browser"` opens no browser.
+JUPYTER ?= lab
+notebooks: .venv/notebooks.stamp $(NOTEBOOKS)  ## Open the notebooks of the course, one a stage.
+	@cd notebooks && ../.venv/bin/jupyter $(JUPYTER)
 
 # One worker runs all tests of a file, so that they share fixtures.
 test: .venv/dev.stamp lint  ## Lint, then run the whole test suite.

@@ -6,6 +6,7 @@
     run = harness.open_run("runs/x", "best")
     print(run.generate("ROMEO:", num_tokens=200))
     run.plot()
+    run.attention("ROMEO:")
     harness.compare("runs/ladder")
 
 `generate.py` and `evaluate.py` are these functions with flags. What a command prints as one line of
@@ -36,6 +37,7 @@ from inference.sampling import Sampling
 from input_pipeline import batches, corpus, documents, pairs, text_paths
 from input_pipeline.pairs import Pairs
 from input_pipeline.tokenizers import Tokenizer, encode_pieces, encode_prompt
+from inspection import heads, interception
 from runtime import devices, process
 from runtime.errors import UserError
 from tracking import artifact
@@ -117,11 +119,26 @@ class Run:
 
         Raises UserError for an empty text, or one longer than the context.
         """
+        tokens = self._fitting(text)
+        return np.asarray(self.model.apply({"params": self.params}, tokens[None])[0])
+
+    def attention(self, text: str) -> np.ndarray:
+        """Returns the attention weights of all layers and heads on `text`, float32 [L, H, T, S].
+
+        Weight t, s is how much token t takes from token s. Raises UserError for a text that
+        `logits` refuses, or a model without attention.
+        """
+        if not interception.attentions(self.model, self.params):
+            raise UserError(f"{self.workdir} is a model without attention: expected a later stage")
+        tokens = self._fitting(text)
+        return np.asarray(heads.weights_of_text(self.model, self.params, tokens))
+
+    def _fitting(self, text: str) -> np.ndarray:
         tokens = encode_prompt(text, self.tokenizer, "text")
         most = self.config.model.context_length
         if len(tokens) > most:
             raise UserError(f"the text has {len(tokens)} tokens: expected {most}, the context")
-        return np.asarray(self.model.apply({"params": self.params}, tokens[None])[0])
+        return tokens
 
     def evaluate(self, split: str = "val") -> dict[str, float]:
         """Returns the scores on a whole split, train or val: loss, perplexity, bits per byte.

@@ -1,5 +1,6 @@
 """The harness in scripts and notebooks, against the commands and against what the run recorded."""
 
+import dataclasses
 import subprocess
 
 import nbclient
@@ -9,6 +10,7 @@ import pytest
 
 import harness
 import run_folder
+from models.bigram import Bigram
 from runtime.errors import UserError
 from tests.command import OF_A_COMMAND, ROOT, assert_refused
 from tests.forked import run
@@ -73,12 +75,31 @@ def test_logits_give_the_loss_that_was_recorded(workdir):
     assert np.allclose(made.logits("to")[0], logits[0], atol=1e-5)
 
 
+def test_attention_is_the_softmax_of_the_products_of_queries_and_keys(workdir):
+    """Written out in NumPy, from the parameters."""
+    made = harness.open_run(workdir)
+    tokens, embed = made.tokenizer.encode("to be"), made.params["embed"]
+    x_TD = embed["token"]["embedding"][tokens] + embed["position"]["embedding"][:5]
+    q_TK, k_TK = (x_TD @ made.params["attention"][name]["kernel"] for name in ("query", "key"))
+    unnormalized_TS = np.tril(np.exp(np.asarray(q_TK @ k_TK.T) / q_TK.shape[1] ** 0.5))
+    weights_LHTS = made.attention("to be")
+    assert weights_LHTS.shape == (1, 1, 5, 5) and weights_LHTS.dtype == np.float32
+    expected_TS = unnormalized_TS / unnormalized_TS.sum(axis=1, keepdims=True)
+    assert np.allclose(weights_LHTS[0, 0], expected_TS, atol=1e-5)
+
+
 def test_a_comparison_has_a_row_a_run_and_a_chart(workdir):
     compared = harness.compare(workdir, workdir.parent, against="flops")
     assert compared.table["val/loss"].tolist() == [harness.open_run(workdir).summary["val/loss"]]
     picture = compared._repr_svg_()
     assert picture.startswith("<svg") and "Floating-point operations of training" in picture
     assert harness.open_run(workdir).plot("train")._repr_svg_().startswith("<svg")
+
+
+def without_attention(workdir):
+    """Returns the run with the model of stage 1 in place of its own."""
+    params = {"next_token": {"embedding": np.zeros((65, 65))}}
+    return dataclasses.replace(harness.open_run(workdir), model=Bigram(65), params=params)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +116,9 @@ def test_a_comparison_has_a_row_a_run_and_a_chart(workdir):
         (lambda at: harness.open_run(at).generate("a", stop=["b", ""]), "stop is empty: expected"),
         (lambda at: harness.open_run(at).logits(""), "text is empty"),
         (lambda at: harness.open_run(at).logits("a" * 99), "the text has 99 tokens: expected "),
+        (lambda at: harness.open_run(at).attention(""), "text is empty"),
+        (lambda at: harness.open_run(at).attention("a" * 99), "the text has 99 tokens: expected "),
+        (lambda at: without_attention(at).attention("a"), "is a model without attention: expected"),
         (lambda at: harness.open_run(at).evaluate("test"), "split='test': expected train or val"),
         (lambda at: harness.open_run(at).plot("test"), "loss='test': expected one of val, train"),
         (lambda at: harness.compare(at, against="time"), "against='time': expected one of "),

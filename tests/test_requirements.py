@@ -10,7 +10,7 @@ from tests.command import ROOT
 from tests.test_house import PRODUCT, imports
 
 INSTALLED = ("requirements", "requirements-docs", "requirements-dev")  # Here, without a GPU.
-LISTS = (*INSTALLED, "requirements-gpu", "requirements-gpu-cuda12")
+LISTS = (*INSTALLED, "requirements-notebooks", "requirements-gpu", "requirements-gpu-cuda12")
 
 
 def listed(name):
@@ -43,11 +43,15 @@ def test_the_lock_pins_what_the_list_names(name):
     assert all(str(one.specifier).startswith("==") for one in made)
 
 
-@pytest.mark.parametrize("name", LISTS[1:])
-def test_all_locks_pin_the_same_versions(name):
+@pytest.mark.parametrize(
+    ("lower", "name"),
+    [*(("requirements", name) for name in LISTS[1:]), ("requirements-dev", LISTS[2])],
+)
+def test_all_locks_pin_the_same_versions(lower, name):
+    """`make test` and `make notebooks` install into one environment."""
     base, more = (
         {(canonical(one.name), str(one.marker)): str(one.specifier) for one in locked(lock)}
-        for lock in ("requirements", name)
+        for lock in (lower, name)
     )
     common = base.keys() & more.keys()
     assert common and all(base[one] == more[one] for one in common)
