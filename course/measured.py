@@ -23,6 +23,8 @@ from reporting.statistics import Difference
 
 FOLDER = "docs/measured"
 LOSS = "val/loss"
+# From here on a table shows a number as a power of ten.
+LARGE = 1e6
 Run = Mapping[str, Any]
 
 
@@ -199,8 +201,11 @@ def table(file: File, columns: Mapping[str, str], digits: int = 3, **where: Any)
 
 
 def _cell(file: File, key: str, runs: Sequence[Run], digits: int) -> str:
-    if len({run[key] for run in runs}) > 1 or (isinstance(runs[0][key], float) and "/" in key):
-        return number(fmean(values(file, key, runs)), digits)
+    if all(type(run[key]) is float for run in runs):
+        found = fmean(values(file, key, runs))
+        return compute(found) if found >= LARGE else number(found, digits)
+    if len({run[key] for run in runs}) > 1:
+        raise MeasuredError(f"{file.path}: {key} differs between the seeds of {label(runs[0])}")
     return count(runs[0][key]) if type(runs[0][key]) is int else f"{runs[0][key]}"
 
 

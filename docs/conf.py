@@ -18,9 +18,6 @@ nitpicky = True
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 
-# Code without a language is a command or its output.
-highlight_language = "text"
-
 html_theme = "furo"
 html_title = project
 html_math_renderer = formulas.NAME

@@ -99,7 +99,7 @@ def test_the_root_has_commands_alone():
         ("transformers", ("tests/interop/", "benchmarks/")),
         ("tensorflow_datasets", ("input_pipeline/", "tests/")),
         ("tensorflow", ()),
-        ("sphinx", ("course/",)),
+        ("sphinx", ("course/", "tests/")),
         ("docutils", ("course/",)),
         ("math_core", ("course/",)),
     ],

@@ -83,13 +83,13 @@ class TestNumbers:
 
     def test_a_table_has_a_row_for_each_group(self):
         call = measured.functions(ROOT)
-        columns = {"run": "run", "heads": "num_heads", "loss": "val/loss", "size": "num_params"}
+        columns = {"run": "run", "heads": "num_heads", "loss": "val/loss", "FLOPs": "train_flops"}
         head, line, *rows = call["table"]("heads", columns, model="transformer_decoder").split("\n")
-        assert head == "| run | heads | loss | size |"
+        assert head == "| run | heads | loss | FLOPs |"
         assert line == "| --- | --- | --- | --- |"
         assert len(rows) == 5
         loss = call["loss"]("heads", run="transformer_decoder,num_heads=4")
-        assert any(f"num_heads=4 | 4 | {loss} | " in row for row in rows)
+        assert any(row.endswith(f"num_heads=4 | 4 | {loss} | 3e12 |") for row in rows)
 
     def test_formats(self):
         assert measured.number(1.66666) == "1.667"
@@ -147,6 +147,10 @@ class TestNumbers:
                 "one.json: 'a' or 'b' has one seed: no difference is te",
             ),
             ('loss("twice", run="a")', "twice.json: several runs 'a' have one seed: add a filter"),
+            (
+                'table("heads", {"x": "seed"})',
+                "heads.json: seed differs between the seeds of multi",
+            ),
             ('loss("heads", length=1)', "docs/measured/heads.json has several keys 'length': "),
         ],
     )
