@@ -64,7 +64,7 @@ def main(*asked: str) -> None:
     for exercise in sorted(chosen, key=lambda one: one.is_slow):
         left = until - time.monotonic()
         result = check(exercise, folder, Path(RUN.value).expanduser(), left)
-        print("\n".join(lines(exercise, result)), flush=True)
+        print("\n".join(lines(exercise, result, SHOW.value)), flush=True)
         states.append(result.state)
     if len(chosen) > 1:
         print(f"{states.count('right')} of {len(chosen)} are right", flush=True)
@@ -120,8 +120,8 @@ def check(exercise: Exercise, folder: Path, run: Path, seconds: float = CALL_LIM
         return Result("stopped", f"the check took more than {limit}: the machine is busy; {again}")
 
 
-def lines(exercise: Exercise, result: Result) -> list[str]:
-    """Returns the lines to print for a result."""
+def lines(exercise: Exercise, result: Result, show: bool = False) -> list[str]:
+    """Returns the lines to print for a result, and with `show` what the learner's code printed."""
     right, wrong, blank = learner.marks()
     if result.state == "right":
         remark = f" ({result.text})" if result.text else ""
@@ -133,7 +133,7 @@ def lines(exercise: Exercise, result: Result) -> list[str]:
         if result.state == "wrong":
             found.append(f"  hint: {exercise.hint}")
     if printed := result.printed.splitlines():
-        if SHOW.value:
+        if show:
             found += [f"  | {escape_controls(line)}" for line in printed]
         else:
             found.append(f"  your code also printed {len(printed)} lines: --show shows them")

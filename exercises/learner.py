@@ -40,14 +40,16 @@ class TimeUp(BaseException):
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeUp in the block after so many seconds; an enclosing limit goes on."""
+    """Raises TimeUp(limit) in the block after so many seconds, or when an enclosing limit ends."""
+    begin = time.monotonic()
+    left = signal.getitimer(signal.ITIMER_REAL)[0]
+    limit = min(seconds, left) if left else seconds
 
     def stop(*_: Any) -> None:
-        raise TimeUp
+        raise TimeUp(limit)
 
-    begin = time.monotonic()
     before = signal.signal(signal.SIGALRM, stop)
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 0.2)
+    signal.setitimer(signal.ITIMER_REAL, limit, 0.2)
     try:
         yield
     finally:
@@ -142,7 +144,7 @@ class Answer:
                 warnings.simplefilter("ignore")
                 return run()
         except TimeUp as stop:
-            raise Wrong(self._too_long(what, self._lines_of(stop))) from None
+            raise Wrong(self._too_long(what, self._lines_of(stop), stop.args[0])) from None
         except NotImplementedError as error:
             raise Blank(
                 f"{self.exercise.id} is still blank: {self.name}{self._at(error)} raises "
@@ -164,15 +166,17 @@ class Answer:
                 lines.insert(0, frame.f_lineno)
             frame = frame.f_back
         assert sys.__stdout__
-        message = f"{self.exercise.id} {self._too_long(what, lines)}; the checks end here"
+        message = (
+            f"{self.exercise.id} {self._too_long(what, lines, TIME_LIMIT)}; the checks end here"
+        )
         with contextlib.suppress(OSError):
             sys.__stdout__.write(f"✗ {message}\n" if _has_marks() else f"wrong: {message}\n")
             sys.__stdout__.flush()
         os._exit(1)
 
-    def _too_long(self, what: str, lines: list[int]) -> str:
+    def _too_long(self, what: str, lines: list[int], limit: float) -> str:
         place = f", line {lines[-1]}" if lines else ""
-        return f"{self.name}{place}: {what} ran for more than {TIME_LIMIT:g} s: an endless loop?"
+        return f"{self.name}{place}: {what} ran for more than {limit:.2g} s: an endless loop?"
 
     def _lines_of(self, error: BaseException) -> list[int]:
         """Returns the lines of the learner's file in a traceback, outermost first."""

@@ -1,11 +1,12 @@
 """Check of the last exercise: logits of a whole decoder, and the first part that differs.
 
-Parts are switched off by zeros in the parameters, last to first: what the answer gets wrong first
-shows with all later parts silent.
+Parts are added one at a time, in models without later blocks and with zeros in the parameters of
+later parts: the first difference is in the part that was added last.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import jax
@@ -33,50 +34,61 @@ def random_params(model: TransformerDecoder) -> Params:
 
 
 def silenced(params: Params, *paths: str) -> Params:
-    """Returns the parameters with zeros at some paths, `*` for all blocks."""
+    """Returns a copy of the parameters with zeros at some paths."""
     changed = copy.deepcopy(params)
     for path in paths:
-        first, *rest = path.split("/")
-        names = [name for name in changed if name == first or (first == "*" and "block" in name)]
-        for name in names:
-            node = changed[name]
-            for key in rest[:-1]:
-                node = node[key]
-            last = rest[-1]
-            node[last] = jax.tree.map(np.zeros_like, node[last])
+        *parents, last = path.split("/")
+        node = changed
+        for key in parents:
+            node = node[key]
+        node[last] = jax.tree.map(np.zeros_like, node[last])
     return changed
 
 
 def parts(params: Params) -> Iterator[tuple[str, Params]]:
-    """Yields each part, in the order of the forward pass, with parameters that show it first.
+    """Yields each part with parameters that show it, and no part after it.
 
-    The logits and the last norm come before the embedding, for they make all else visible.
+    Without blocks the logits, the last norm and the embedding show; all else needs them.
     """
-    attention, mlp = "*/attention/out", "*/mlp/down"
-    quiet = silenced(params, attention, mlp)
-    yield "logits (final_norm gives its bias alone)", silenced(quiet, "final_norm/scale")
-    no_position = silenced(quiet, "embed/position")
-    no_position["final_norm"]["bias"] *= 0
-    yield "embedding of the tokens, or final_norm", no_position
-    yield "embedding of the positions", quiet
-    so_far = quiet
+    shown = {name: layer for name, layer in params.items() if not name.startswith("block_")}
+    yield "logits, or scale and bias of final_norm", silenced(shown, "final_norm/scale")
+    yield (
+        "embedding of the tokens, or mean and variance of final_norm",
+        silenced(shown, "embed/position"),
+    )
+    yield "embedding of the positions", shown
     for layer in range(L):
-        name = f"block_{layer}"
-        for sublayer, out in (("attention", "out"), ("mlp", "down")):
-            so_far = copy.deepcopy(so_far)
-            so_far[name][sublayer][out] = params[name][sublayer][out]
-            yield f"block {layer}'s {sublayer} ({name}/{sublayer} and its norm)", so_far
+        name, out, down = f"block_{layer}", "attention/out", "mlp/down"
+        shown = {**shown, name: silenced(params[name], out, down)}
+        yield f"sums of block {layer}, x + attention and x + mlp", shown
+        shown = {**shown, name: silenced(params[name], down)}
+        yield f"attention of block {layer}, or its attention_norm", shown
+        shown = {**shown, name: params[name]}
+        yield f"MLP of block {layer}, or its mlp_norm", shown
+
+
+@cache
+def examples() -> list[tuple[str, Params, np.ndarray, np.ndarray]]:
+    """Returns each part with the parameters that show it, tokens, and the logits of stage 4."""
+    params = random_params(TransformerDecoder(V, CONTEXT, D, H, L))
+    tokens_BT = np.random.default_rng(1).integers(0, V, (2, 7))
+    found = []
+    for part, shown in parts(params):
+        num_layers = sum(name.startswith("block_") for name in shown)
+        forward = _forward(TransformerDecoder(V, CONTEXT, D, H, num_layers))
+        found.append((part, shown, tokens_BT, np.asarray(forward({"params": shown}, tokens_BT))))
+    return found
+
+
+@cache
+def _forward(model: TransformerDecoder) -> Callable[..., jax.Array]:
+    return jax.jit(model.apply)
 
 
 def decoder_logits(answer: Answer, setting: object) -> str:
     """Compares the answer with stage 4's model, part by part."""
-    model = TransformerDecoder(V, CONTEXT, D, H, L)
-    params = random_params(model)
-    forward = jax.jit(model.apply)
-    tokens_BT = np.random.default_rng(1).integers(0, V, (2, 7))
     largest = 0.0
-    for part, shown in parts(params):
-        expected = np.asarray(forward({"params": shown}, tokens_BT))
+    for part, shown, tokens_BT, expected in examples():
         given = answer.call("decoder_logits", copy.deepcopy(shown), tokens_BT, H)
         found = array(given, "decoder_logits")
         if found.shape != expected.shape:

@@ -1,5 +1,7 @@
 """Checks of stage 1: loss of a fresh table, cross-entropy, counted pairs."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,16 +15,22 @@ from experiments import default
 NEAR = 0.05
 
 
-def fresh_loss(answer: Answer, setting: object) -> str:
-    """Measures a table with its initial parameters on the validation split."""
-    predicted = number(answer.call("fresh_loss"), "fresh_loss")
+@cache
+def measured_loss() -> float:
+    """Returns the validation loss of a table with its initial parameters."""
     data = text.load()
     V = data.vocab_size
     model = models.STAGES[default.LADDER[0]](V)
     tokens_11 = jnp.zeros((1, 1), jnp.int32)
     params = jax.jit(model.init)(jax.random.key(0), tokens_11)
     table_VV = jax.jit(model.apply)(params, jnp.arange(V)[None])
-    measured = text.loss_of(text.log_softmax(np.asarray(table_VV)[0]), data.val)
+    return text.loss_of(text.log_softmax(np.asarray(table_VV)[0]), data.val)
+
+
+def fresh_loss(answer: Answer, setting: object) -> str:
+    """Measures a fresh table on the validation split."""
+    predicted = number(answer.call("fresh_loss"), "fresh_loss")
+    measured, V = measured_loss(), text.load().vocab_size
     if abs(predicted - measured) > NEAR:
         mistakes = {
             "this is in bits, the logarithm with base 2": np.log2(V),

@@ -1,6 +1,7 @@
 """Checks of stage 4: LayerNorm, the residual block, the previous-token head of a run."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ EPSILON = 1e-5
 STAGE = 4
 
 
+_apply_norm = jax.jit(LayerNorm().apply)
+
+
 def normalized(x: np.ndarray, axis: Any = -1, epsilon: float = EPSILON, ddof: int = 0) -> Any:
     """Returns features of mean 0 and variance 1."""
     centred = x - x.mean(axis, keepdims=True)
@@ -36,7 +40,7 @@ def layer_norm(answer: Answer, setting: object) -> str:
     x = x.astype(np.float32).astype(np.float64)
     scale, shift = rng.uniform(0.5, 2, 7).astype(np.float32), rng.standard_normal(7)
     variables = {"params": {"scale": jnp.asarray(scale), "bias": jnp.asarray(shift, jnp.float32)}}
-    expected = np.asarray(jax.jit(LayerNorm().apply)(variables, jnp.asarray(x, jnp.float32)))
+    expected = np.asarray(_apply_norm(variables, jnp.asarray(x, jnp.float32)))
     centred, std = x - x.mean(-1, keepdims=True), x.std(-1, keepdims=True)
     mistakes = {
         "the epsilon is missing": normalized(x, epsilon=0) * scale + shift,
@@ -120,8 +124,9 @@ def mistaken(x: np.ndarray, norm_1: Layer, attend: Layer, norm_2: Layer, mlp: La
     }
 
 
-def block(answer: Answer, setting: object) -> str:
-    """Compares the joined layers with the model's Block, all with the same random weights."""
+@cache
+def example_block() -> tuple[np.ndarray, list[Layer], np.ndarray]:
+    """Returns an input, the four layers of a block with random weights, and its output."""
     model = Block(num_heads=2, context_length=5)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((3, 5, 6)).astype(np.float32)
@@ -148,7 +153,12 @@ def block(answer: Answer, setting: object) -> str:
         return run
 
     layers = [layer(name) for name in modules]
-    expected = np.asarray(jax.jit(model.apply)({"params": params}, x))
+    return x, layers, np.asarray(jax.jit(model.apply)({"params": params}, x))
+
+
+def block(answer: Answer, setting: object) -> str:
+    """Compares the joined layers with the model's Block, all with the same random weights."""
+    x, layers, expected = example_block()
     same(
         answer.call("block", x, *layers),
         expected,

@@ -1,6 +1,7 @@
 """Checks of stage 5: GELU, the parameters of GPT-2, a run within a budget."""
 
 import math
+from functools import cache
 from typing import Any
 
 import jax
@@ -57,6 +58,7 @@ def gelu(answer: Answer, setting: object) -> str:
     return ""
 
 
+@cache
 def count(model: Any) -> int:
     """Returns the number of parameters of a model, without memory for them."""
     tokens_11 = jax.ShapeDtypeStruct((1, 1), jnp.int32)
