@@ -98,15 +98,15 @@ def same_number(
 def explain(found: np.ndarray, mistakes: Mistakes, tolerance: float = TOLERANCE) -> str:
     """Returns the name of the first mistake that gives these values, else "".
 
-    What a mistake makes NaN or infinite is not compared.
+    What a mistake makes NaN is not compared.
     """
     table = mistakes() if callable(mistakes) else mistakes
     for name, values in table.items():
         wrong = np.asarray(values, np.float64)
-        known = np.isfinite(wrong)
-        if wrong.shape != found.shape or not known.any() or known.mean() < 0.5:
+        if wrong.shape != found.shape:
             continue
-        if _close(found[known], wrong[known], tolerance):
+        known = ~np.isnan(wrong)
+        if known.mean() >= 0.5 and _close(found[known], wrong[known], tolerance):
             return name
     return ""
 
@@ -122,9 +122,11 @@ def first_difference(
 def _close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
     with np.errstate(invalid="ignore"):
         limit = tolerance * np.maximum(1, np.abs(expected))
-        return bool(np.all(np.abs(found - expected) <= limit))
+        return bool(np.all((found == expected) | (np.abs(found - expected) <= limit)))
 
 
 def _type(found: Any) -> str:
+    if isinstance(found, np.ndarray):
+        return f"an array of {found.dtype}"
     kind = type(found).__name__
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import difflib
+import faulthandler
 import io
 import os
 import signal
@@ -21,7 +22,7 @@ from exercises.catalogue import Exercise
 from runtime.terminal import escape_controls
 
 # Seconds for a file to load, and for one call of a function in it.
-TIME_LIMIT = 10.0
+TIME_LIMIT = 15.0
 # Seconds after which code that catches the time limit, too, ends the whole command.
 PATIENCE = 3.0
 
@@ -133,6 +134,8 @@ class Answer:
         )
         watchdog.daemon = True
         watchdog.start()
+        # Ends even a loop in C that keeps all threads of Python waiting: sum(range(10**15)).
+        faulthandler.dump_traceback_later(TIME_LIMIT + 2 * PATIENCE, exit=True, file=sys.__stderr__)
         try:
             with (
                 time_limit(TIME_LIMIT),
@@ -156,6 +159,7 @@ class Answer:
             raise Wrong(f"{self.name}{self._at(error)}: {_line(error)}") from None
         finally:
             watchdog.cancel()
+            faulthandler.cancel_dump_traceback_later()
 
     def _give_up(self, what: str, thread: int) -> None:
         """Ends the process, which is in a loop that nothing else ends."""

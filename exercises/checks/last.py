@@ -60,7 +60,7 @@ def parts(params: Params) -> Iterator[tuple[str, Params]]:
     for layer in range(L):
         name, out, down = f"block_{layer}", "attention/out", "mlp/down"
         shown = {**shown, name: silenced(params[name], out, down)}
-        yield f"sums of block {layer}, x + attention and x + mlp", shown
+        yield f"sums of block {layer}, x + attention and x + mlp, or its place in the tree", shown
         shown = {**shown, name: silenced(params[name], down)}
         yield f"attention of block {layer}, or its attention_norm", shown
         shown = {**shown, name: params[name]}

@@ -2,11 +2,8 @@
 
 from functools import cache
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-import models
 from exercises.checks import text
 from exercises.compare import explain, number, same, same_number
 from exercises.learner import Answer, Wrong
@@ -18,6 +15,11 @@ NEAR = 0.05
 @cache
 def measured_loss() -> float:
     """Returns the validation loss of a table with its initial parameters."""
+    import jax  # Takes seconds to load; the other exercises of this stage need none of it.
+    import jax.numpy as jnp
+
+    import models
+
     data = text.load()
     V = data.vocab_size
     model = models.STAGES[default.LADDER[0]](V)
@@ -102,6 +104,9 @@ def bigram_table(answer: Answer, setting: object) -> str:
             "divided by the sum of the table, not of each row": np.log(smooth / smooth.sum()),
             "1 is added to the counts but not to their sum": np.log(
                 smooth / counts.sum(1, keepdims=True)
+            ),
+            "entries are divided by the sum of another row: keepdims=True is missing": np.log(
+                smooth / smooth.sum(1)
             ),
             "the logarithm is missing: these are probabilities": np.exp(expected),
             "these are counts: divide by the sum, then take the logarithm": smooth,

@@ -24,6 +24,7 @@ MASKS = {
         distance <= 0
     ),
 }
+UNMASKED = [name for name in MASKS if "no mask" in name]
 SCALES = {
     "": lambda T, K: K**-0.5,
     "there is no scale 1 / sqrt(K)": lambda T, K: 1.0,
@@ -35,6 +36,7 @@ SOFTMAXES = {
     "": "keys",
     "the softmax is over the queries, not over the keys": "queries",
     "the mask comes after the softmax: the weights of a position do not sum to 1": "mask after",
+    "later scores are 0 before the softmax, not minus infinity": "zero",
     "there is no softmax: the scores are the weights": "none",
 }
 
@@ -49,7 +51,7 @@ def weights(q_TK: np.ndarray, k_TK: np.ndarray, mask: str, scale: str, over: str
     if kind == "none":
         return np.where(is_seen, scores, 0)
     if kind != "mask after":
-        scores = np.where(is_seen, scores, -np.inf)
+        scores = np.where(is_seen, scores, 0 if kind == "zero" else -np.inf)
     axis = 0 if kind == "queries" else 1
     powers = np.exp(scores)
     with np.errstate(invalid="ignore"):
@@ -64,7 +66,8 @@ def mistaken(q_TK: np.ndarray, k_TK: np.ndarray, v_TK: np.ndarray) -> dict[str, 
     found = {
         " and ".join(filter(None, names)): weights(q_TK, k_TK, *names) @ v_TK
         for names in choices
-        if any(names)
+        # Without a mask no score is left out, whatever that does to it.
+        if any(names) and not (names[0] in UNMASKED and SOFTMAXES[names[2]] != "keys")
     }
     with_q = weights(q_TK, k_TK, "", "", "")
     found["the average is of the keys, not of the values"] = with_q @ k_TK

@@ -2,16 +2,16 @@
 
 import json
 from collections import defaultdict
+from pathlib import Path
 from statistics import mean
 
 import numpy as np
 
-import harness
-from exercises.checks import heads
 from exercises.compare import same, whole
 from exercises.learner import Answer, Wrong
 from experiments import default
 
+ROOT = Path(__file__).parents[2]
 MEASURED = "docs/measured/heads.json"
 
 
@@ -29,6 +29,7 @@ def split_heads(answer: Answer, setting: object) -> str:
             x_BTD.reshape(B, T, K, H).transpose(0, 3, 1, 2)
         ),
         "the heads are still behind T: a transpose is missing": x_BTD.reshape(B, T, H, K),
+        "H comes before B": np.moveaxis(split_BHTK, 1, 0),
         "the last two axes are swapped": split_BHTK.swapaxes(2, 3),
     }
     found = answer.call("split_heads", x_BTD, H)
@@ -48,7 +49,7 @@ def split_heads(answer: Answer, setting: object) -> str:
 def losses_by_heads() -> dict[int, float]:
     """Returns the mean validation loss of stage 3 by its number of heads, as measured."""
     losses = defaultdict(list)
-    for run in json.loads((harness.ROOT / MEASURED).read_text())["runs"]:
+    for run in json.loads((ROOT / MEASURED).read_text())["runs"]:
         if run["model.name"] == default.LADDER[2]:
             losses[run["model.num_heads"]].append(run["val/loss"])
     return {number: mean(values) for number, values in losses.items()}
@@ -74,6 +75,8 @@ def best_number_of_heads(answer: Answer, setting: object) -> str:
 
 def two_and_five_back(answer: Answer, setting: object) -> str:
     """Runs stage 3's model with the weights of the answer."""
+    from exercises.checks import heads  # JAX takes seconds to load.
+
     weights_HTS = heads.weights(answer, "two_and_five_back", 2, 128)
     distances = (2, 5)
     if _both(weights_HTS, distances[::-1]):
@@ -87,6 +90,8 @@ def two_and_five_back(answer: Answer, setting: object) -> str:
 
 def _both(weights_HTS: np.ndarray, distances: tuple[int, ...]) -> bool:
     """Returns True if each head looks as far back as given."""
+    from exercises.checks import heads
+
     try:
         for weights_TS, distance in zip(weights_HTS, distances, strict=True):
             heads.check_distance(weights_TS, distance, "")

@@ -153,6 +153,8 @@ def example_block() -> tuple[np.ndarray, list[Layer], np.ndarray]:
         return run
 
     layers = [layer(name) for name in modules]
+    for run in layers:
+        run(x)  # Compiled here, not in the learner's time.
     return x, layers, np.asarray(jax.jit(model.apply)({"params": params}, x))
 
 
@@ -181,7 +183,7 @@ def decoder_run(folder: Path) -> harness.Run:
         except (UserError, KeyError, TypeError):
             continue
     raise Wrong(
-        f"no run of stage 4 in {folder}: `make ladder` first, or name one with --run=FOLDER"
+        f"no run of stage 4 in {folder}: run `make ladder` first, or name one with --run=FOLDER"
     )
 
 
