@@ -39,6 +39,7 @@ SOFTMAXES = {
     "later scores are 0 before the softmax, not minus infinity": "zero",
     "there is no softmax: the scores are the weights": "none",
 }
+AFTER_MASK = ("mask after", "zero")
 
 
 def weights(q_TK: np.ndarray, k_TK: np.ndarray, mask: str, scale: str, over: str) -> np.ndarray:
@@ -66,8 +67,8 @@ def mistaken(q_TK: np.ndarray, k_TK: np.ndarray, v_TK: np.ndarray) -> dict[str, 
     found = {
         " and ".join(filter(None, names)): weights(q_TK, k_TK, *names) @ v_TK
         for names in choices
-        # Without a mask no score is left out, whatever that does to it.
-        if any(names) and not (names[0] in UNMASKED and SOFTMAXES[names[2]] != "keys")
+        # Without a mask these two are no mistakes.
+        if any(names) and not (names[0] in UNMASKED and SOFTMAXES[names[2]] in AFTER_MASK)
     }
     with_q = weights(q_TK, k_TK, "", "", "")
     found["the average is of the keys, not of the values"] = with_q @ k_TK
