@@ -32,7 +32,7 @@ SHOW = flags.DEFINE_bool("show", False, "Also shows what your code prints.")
 
 
 class Setting(NamedTuple):
-    """Where a check finds the learner's run."""
+    """Place of the learner's run."""
 
     run: Path
 

@@ -135,7 +135,7 @@ class Answer:
         watchdog.daemon = True
         watchdog.start()
         # Ends even a loop in C that keeps all threads of Python waiting: sum(range(10**15)).
-        faulthandler.dump_traceback_later(TIME_LIMIT + 2 * PATIENCE, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(TIME_LIMIT + 2 * PATIENCE, exit=True, file=2)
         try:
             with (
                 time_limit(TIME_LIMIT),
