@@ -34,6 +34,7 @@ LAYERS = [
     "sweep_engine",
     *("train", "harness", "generate", "evaluate", "export", "report", "look_inside", "playground"),
     *("main", "ladder", "sweeps"),
+    "exercises",
 ]
 QUESTIONS = "What|How|Whether|Where|Which|That"
 EXPERIMENTS = default.LADDER
