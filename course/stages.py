@@ -10,6 +10,7 @@ from typing import Any
 
 from course import measured
 from course.measured import File, count, markdown, number, signed
+from exercises import catalogue
 from experiments.default import LADDER
 from reporting import statistics
 from reporting.statistics import Difference
@@ -97,6 +98,20 @@ def without(ideas: File, stage: str) -> str:
     return markdown(["", "loss", "difference", "95 % interval", "significant"], rows)
 
 
+def gaps(texts: File, stage: str) -> str:
+    """Returns a table of how far a stage, and the one before it, are above each text's floor."""
+    found = {(one["text"], one["model"]): one for one in measured.value(texts, "gaps")}
+    place = LADDER.index(stage)
+    shown = LADDER[max(0, place - 1) : place + 1]
+    rows = [
+        [f"`{text}`", number(found[text, stage]["floor"])]
+        + [number(found[text, one]["gap"]) for one in shown]
+        for text in dict.fromkeys(text for text, _ in found)
+    ]
+    headers = ["text", "floor", *(f"{one.replace('_', ' ')}, above it" for one in shown)]
+    return markdown(headers, rows)
+
+
 def by_depth(ideas: File) -> str:
     """Returns a table of the decoder with and without ideas, by blocks and learning rate."""
     groups = measured.select(ideas, {})
@@ -146,6 +161,16 @@ def sample(inside: File, stage: str) -> str:
     return f"```text\n{_run(inside, stage)['sample']['text'].strip()}\n```"
 
 
+def exercises(stage: int) -> str:
+    """Returns a list of the exercises of a stage; that of 6 is over all."""
+    return "\n".join(
+        f"- **{one['id']} {one['title']}** ({one['kind']}). {one['sentence']} "
+        f"Write in `{one['file']}`, then `{one['command']}`."
+        for one in catalogue.listing()
+        if one["stage"] == str(stage)
+    )
+
+
 def n_gram(inside: File, order: int) -> str:
     """Returns the loss of n-grams of an order, counted in the training split, by two digits."""
     return number(measured.value(inside, "n_grams", str(order)), 2)
@@ -175,6 +200,8 @@ def functions(root: Path) -> dict[str, Callable[..., str]]:
     return {
         "bought": of("compare_stages_equal_flops", bought),
         "without": of("ideas", without),
+        "gaps": of("texts", gaps),
+        "exercises": exercises,
         "by_depth": of("ideas_by_depth", by_depth),
         **{one.__name__: of("inside", one) for one in (kinds, heads, sample, n_gram)},
     }

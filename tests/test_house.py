@@ -29,12 +29,12 @@ LAYERS = [
     "training",
     "inspection",
     "reporting",
-    "course",
     "playground_page",
     "sweep_engine",
     *("train", "harness", "generate", "evaluate", "export", "report", "look_inside", "playground"),
     *("main", "ladder", "sweeps"),
     "exercises",
+    "course",
 ]
 QUESTIONS = "What|How|Whether|Where|Which|That"
 EXPERIMENTS = default.LADDER
