@@ -25,7 +25,7 @@ UNSEEN = re.compile(r"(?<=\])\([^)\s]*(?: \"[^\"]*\")?\)|<https?://[^>]*>|<!--.*
 # Versions of software, and numbers of exercises and of a paper's sections, are names.
 NAMES = re.compile(
     r"\b(?:Python|JAX|Flax|CUDA|Chrome|Firefox|Safari|version|[Ee]xercises?|[Ss]ections?)"
-    r"\s\d+(?:\.\d+)+(?:(?:,|\sand|\sor|\sto)\s\d+(?:\.\d+)+)*"
+    r"\s+\d+(?:\.\d+)*(?:(?:,|,?\s+and|,?\s+or|\s+to)\s+\d+(?:\.\d+)*)*"
 )
 DECIMAL = re.compile(r"(?<![\w.])[-+]?\d[\d,]*\.\d+")
 
