@@ -9,7 +9,7 @@ RUNS ?= runs/ladder
 # `make ladder PRESET=smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup setup-gpu lock ladder dashboard test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison clean
+.PHONY: help setup setup-gpu lock ladder dashboard test soak lint peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison texts clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -83,6 +83,14 @@ comparison: .venv/setup.stamp  ## Redo what docs/comparison.md measures: a night
 	  .venv/bin/python report.py $$folder --output=$$folder/report.html \
 	    --data=docs/measured/$$sweep.json --figures=$$folder/figures; \
 	done
+
+TEXTS := runs/texts
+texts: .venv/setup.stamp  ## Train the stages on made texts that need one idea each: runs/texts/report.html.
+	.venv/bin/python sweeps/run.py sweeps/texts.yaml --workdir=$(TEXTS) --workers=$(WORKERS)
+	.venv/bin/python report.py $(TEXTS) --output=$(TEXTS)/report.html --data=docs/measured/texts.json \
+	  --figures=$(TEXTS)/figures
+	.venv/bin/python -m benchmarks.induction --workdir=runs/induction
+	.venv/bin/python report.py runs/induction --output=runs/induction/report.html --figures=runs/induction/figures
 
 lint: .venv/dev.stamp  ## Check style and formatting.
 	.venv/bin/ruff check .
