@@ -62,11 +62,11 @@ def five_back(tables: np.random.Generator, rng: np.random.Generator, num: int) -
 def two_places(tables: np.random.Generator, rng: np.random.Generator, num: int) -> Windows:
     """Draws windows whose letters each depend on two: what both places say is multiplied."""
     two_VV, five_VV = tables.normal(scale=SPREAD, size=(2, V, V))
+    p_VVV = np.exp(two_VV[:, None] + five_VV[None])
+    p_KV = (p_VVV / p_VVV.sum(-1, keepdims=True)).reshape(-1, V)
     made = _random(rng, num)
     for t in range(5, T):
-        logits_NV = two_VV[made.tokens[:, t - 2]] + five_VV[made.tokens[:, t - 5]]
-        p_NV = np.exp(logits_NV)
-        _write(made, t, p_NV / p_NV.sum(-1, keepdims=True), rng)
+        _write(made, t, p_KV, V * made.tokens[:, t - 2] + made.tokens[:, t - 5], rng)
     return made
 
 
@@ -125,7 +125,7 @@ def _markov(table_VV: np.ndarray, rng: np.random.Generator, num: int, back: int)
     """Draws each letter from the table's row of the letter `back` places before it."""
     made = _random(rng, num)
     for t in range(back, T):
-        _write(made, t, table_VV[made.tokens[:, t - back]], rng)
+        _write(made, t, table_VV, made.tokens[:, t - back], rng)
     return made
 
 
@@ -135,14 +135,17 @@ def _random(rng: np.random.Generator, num: int) -> Windows:
     return Windows(tokens_NT, np.zeros((num, T), bool), np.zeros((num, T)))
 
 
-def _write(made: Windows, t: int, p_NV: np.ndarray, rng: np.random.Generator) -> None:
-    """Draws letter `t` of each window, which counts, from its probabilities."""
-    drawn_N1 = rng.random((len(p_NV), 1))
-    # The last sum may be a rounding below 1.
-    letters_N = np.minimum((drawn_N1 > p_NV.cumsum(-1)).sum(-1), V - 1)
+def _write(
+    made: Windows, t: int, p_KV: np.ndarray, rows_N: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Draws letter `t` of each window, which counts, by a row of a table of probabilities."""
+    # One search for all windows: row k of the table has the numbers from k to k + 1.
+    ends = (np.arange(len(p_KV))[:, None] + p_KV.cumsum(-1)).ravel()
+    places_N = np.searchsorted(ends, rows_N + rng.random(len(rows_N)), side="right")
+    letters_N = np.minimum(places_N - V * rows_N, V - 1)  # A last sum may be a rounding below 1.
     made.tokens[:, t] = letters_N
     made.counted[:, t] = True
-    made.nats[:, t] = -np.log(p_NV[np.arange(len(p_NV)), letters_N])
+    made.nats[:, t] = -np.log(p_KV[rows_N, letters_N])
 
 
 def windows(name: str, split: str, num: int) -> Windows:
