@@ -26,7 +26,7 @@ OUTPUT = flags.DEFINE_string(
 PRESET = flags.DEFINE_string("preset", "", "Preset to add, such as smoke.")
 
 EXPERIMENT = "transformer_decoder.py:text-new_table"
-EVERY = 10  # Updates between evaluations.
+EVERY = 20  # Updates between evaluations.
 SPAN = 100  # Updates in which the greatest fall of the loss is looked for.
 FLAGS = (
     f"--config.eval.every_steps={EVERY}",

@@ -16,7 +16,7 @@ from inspection import heads, interception
 from runtime import programs
 
 MASSES = ("previous", "induction")
-NUM_WINDOWS = 512
+NUM_WINDOWS = 256
 
 
 def keys(windows_BT: np.ndarray, is_target_BT: np.ndarray) -> np.ndarray:
