@@ -5,7 +5,6 @@ The floor is the loss of the text's own generator (input_pipeline/made_texts.py)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import fmean
 
 import altair as alt
@@ -17,7 +16,9 @@ FLOOR = "val_floor"  # In environment.json.
 HEADING = "Gap of each stage above the floor of each text, in nats (in brackets: that floor)"
 # Opacity of a cell with the greatest gap: its number stays readable, on light and on dark.
 DARKEST = 0.6
-ROW_HEIGHT = 46
+ROW_HEIGHT, LINE_HEIGHT = 46, 13
+# A model with a smaller gap has learned the text.
+NEAR = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,21 @@ def _gap(group: list[Run]) -> Gap | None:
 
 
 def statements(found: Sequence[Gap]) -> list[str]:
-    """Says of each text which model lowers the gap most, compared with the one before it."""
+    """Says of each text which model is the first near its floor, and how far the one before is."""
     told = []
     for text, of_text in group_by(found, lambda gap: gap.text).items():
         floor = f"{text}: the floor is {of_text[0].floor:.3f} nats"
-        steps = list(pairwise(of_text))
-        if not steps:
-            told.append(f"{floor}, and {of_text[0].model} is {of_text[0].gap:.3f} above it.")
+        place = next((i for i, one in enumerate(of_text) if one.gap < NEAR), None)
+        if place is None:
+            told.append(f"{floor}, and no model comes within {NEAR} nats of it.")
             continue
-        before, after = max(steps, key=lambda step: step[0].gap - step[1].gap)
-        fewest = min(of_text, key=lambda gap: gap.gap)
-        told.append(
-            f"{floor}. The gap falls most from {before.model} to {after.model}, from "
-            f"{before.gap:.3f} to {after.gap:.3f} nats; it is least for {fewest.model}: "
-            f"{fewest.gap:.3f}."
-        )
+        first = of_text[place]
+        sentence = f"{floor}; the first model within {NEAR} nats of it is {first.model}"
+        sentence += f", {first.gap:.3f} above"
+        if place:
+            before = of_text[place - 1]
+            sentence += f"; {before.model}, before it, is {before.gap:.3f} above"
+        told.append(f"{sentence}.")
     return told
 
 
@@ -81,17 +82,22 @@ def chart(found: Sequence[Gap]) -> Spec:
         for one in found
     ]
     order = {name: list(dict.fromkeys(row[name] for row in rows)) for name in ("text", "model")}
+    plain = {"ticks": False, "domain": False, "labelOverlap": False, "labelFontSize": 11}
+    # A line for each word of a name; Vega leaves room for fewer of them.
+    lines = max(model.count("_") for model in order["model"])
     x_axis = alt.Axis(
-        orient="top", labelAngle=0, labelExpr="split(datum.label, '_')", labelFontSize=11
+        orient="top",
+        labelAngle=0,
+        labelExpr="split(datum.label, '_')",
+        labelPadding=6 + LINE_HEIGHT * lines,
+        **plain,
     )
-    y_axis = alt.Axis(labelExpr="split(datum.label, ' ')", labelFontSize=11)
-    plain = {"ticks": False, "domain": False, "labelPadding": 6, "labelOverlap": False}
-    x_axis, y_axis = (alt.Axis(**axis.to_dict(), **plain) for axis in (x_axis, y_axis))
+    y_axis = alt.Axis(labelExpr="split(datum.label, ' ')", labelPadding=6, **plain)
     base = inline(rows).encode(
         alt.X("model:N", title=None, sort=order["model"], axis=x_axis),
         alt.Y("text:N", title=None, sort=order["text"], axis=y_axis),
     )
-    greatest = max(row["gap"] for row in rows)
+    greatest = max(NEAR, *(row["gap"] for row in rows))
     opacity = alt.Scale(domain=[0, greatest], range=[0, DARKEST], clamp=True)
     cells = base.mark_rect(color=COLORS[1]).encode(
         alt.Opacity("gap:Q", scale=opacity, legend=None),
