@@ -160,7 +160,7 @@ def windows(name: str, split: str, num: int) -> Windows:
     return TEXTS[name](tables, drawn, num)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def draw(name: str) -> MadeText:
     """Returns a made text."""
     train, val = (
