@@ -9,7 +9,7 @@ RUNS ?= runs/ladder
 # `make ladder PRESET=smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup setup-gpu lock ladder dashboard docs test soak lint notebooks peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison ideas figures clean
+.PHONY: help setup setup-gpu lock ladder dashboard docs test soak lint notebooks peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison ideas texts figures clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -139,7 +139,19 @@ figures: .venv/setup.stamp  ## Write docs/measured and docs/figures anew, from t
 	  $(call copy,$(RUNS)/figures,inside); \
 	else echo "left as they are: figures of $(RUNS), which is not there: make ladder"; fi
 	@$(call draw,$(TAKEN_AWAY),$(IDEAS))
+	@$(call draw,runs,texts)
+	@[ ! -d runs/induction ] || { $(call induction); }
 	@$(call draw,$(COMPARED),$(COMPARISONS) $(EXPLORED))
+
+texts: .venv/setup.stamp  ## Train the stages on made texts that need one idea each: docs/measured/texts.json.
+	.venv/bin/python sweeps/run.py sweeps/texts.yaml --workdir=runs/texts --workers=$(WORKERS)
+	@$(call draw,runs,texts)
+	.venv/bin/python -m benchmarks.induction --workdir=runs/induction
+	@$(call induction)
+
+induction = .venv/bin/python report.py runs/induction --output=runs/induction/report.html \
+	  --figures=runs/induction/figures; \
+	  $(call copy,runs/induction/figures,induction)
 
 lint: .venv/dev.stamp  ## Check style and formatting.
 	.venv/bin/ruff check .

@@ -81,7 +81,8 @@ def main(*folders: str) -> None:
     write(OUTPUT, shown)
     if DATA.value:
         found = [statement for sweep, _ in swept for statement in sweeps.statements(sweep)]
-        write(DATA, json.dumps(records(runs, found), indent=1) + "\n")
+        gaps = [gap for sweep, _ in swept for gap in sweep.gaps]
+        write(DATA, json.dumps(records(runs, found, gaps), indent=1) + "\n")
     drawn: list[Path] = []
     if FIGURES.value:
         drawn = figures.write(Path(FIGURES.value), runs, [specs for _, specs in swept])
@@ -150,7 +151,8 @@ def print_sweep(sweep: sweeps.Sweep) -> None:
     print(f"sweep {sweep.sweep_id}: {sweeps.counts(sweep)}")
     if sweep.question:
         print(sweep.question)
-    if best := sweep.best:
+    # A loss is comparable on one text alone.
+    if (best := sweep.best) and not sweep.gaps:
         print(f"best {sweep.metric} {sweep.value(best):.4f}, {best.name}: {sweeps.command(best)}")
     for statement in sweeps.statements(sweep):
         print(f"- {statement}")

@@ -5,7 +5,7 @@ model. Large batches (8,192 characters) reduce the gradient noise in the rare ro
 longer run overfits: after 5,000 steps the validation loss has risen by 0.01.
 """
 
-from experiments import default
+from experiments import default, made_texts
 from experiments.default import Preset
 
 
@@ -21,7 +21,7 @@ def get_config(preset: str = ""):
     config.train.num_steps = 1500
     config.eval.every_steps = 500
     config.sample.every_steps = 500
-    return default.with_preset(config, preset, PRESETS)
+    return default.with_preset(config, preset, PRESETS, made_texts)
 
 
 def _tokens(millions: float) -> Preset:

@@ -51,7 +51,8 @@ def get_config() -> ConfigDict:
     config.seed = 0  # Seeds the initial parameters, the batches, dropout and the samples.
 
     config.data = ConfigDict()
-    # Or "text" (your own, from data.path), or "tfds:<name>" (a prepared TFDS data set).
+    # Or "text" (your own, from data.path), "tfds:<name>" (a prepared TFDS data set), or
+    # "made:<name>" (drawn, to need one idea: experiments/made_texts.py has the names).
     config.data.name = "tiny_shakespeare"
     # For "text": a UTF-8 file, a folder of .txt files, a glob, or several of them with commas
     # between. For Tiny Shakespeare: a local copy.

@@ -8,7 +8,7 @@ block took a third more time per step for the same loss (1.624 with four, 1.623 
 to overfit. The larger presets use it.
 """
 
-from experiments import comparison, default, sizes, without
+from experiments import comparison, default, made_texts, sizes, without
 from experiments.default import Preset
 
 
@@ -46,7 +46,7 @@ def get_config(preset: str = ""):
     config.train.precision = "bfloat16"
     config.eval.every_steps = 1000
     config.sample.every_steps = 1000
-    return default.with_preset(config, preset, PRESETS, sizes, comparison, without)
+    return default.with_preset(config, preset, PRESETS, sizes, comparison, without, made_texts)
 
 
 # Each changes one thing in the published GPT-2's architecture, objective or optimizer;

@@ -6,7 +6,7 @@ end at 2.10 with 3e-3, 1.99 with 6e-3 and 1.95 with 1e-2. Thirty-two heads take 
 lower the loss by 0.06.
 """
 
-from experiments import comparison, default, without
+from experiments import comparison, default, made_texts, without
 
 
 def get_config(preset: str = ""):
@@ -22,7 +22,7 @@ def get_config(preset: str = ""):
     config.train.batch_size = 16
     config.train.num_steps = 1500
     config.train.precision = "bfloat16"
-    return default.with_preset(config, preset, PRESETS, comparison, without)
+    return default.with_preset(config, preset, PRESETS, comparison, without, made_texts)
 
 
 PRESETS = {

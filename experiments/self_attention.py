@@ -5,7 +5,7 @@ the batch size and other learning rates from 3e-3 to 1e-2 all end within 0.01 of
 stage stays small, and trains for five seconds.
 """
 
-from experiments import comparison, default, without
+from experiments import comparison, default, made_texts, without
 
 
 def get_config(preset: str = ""):
@@ -21,7 +21,7 @@ def get_config(preset: str = ""):
     config.train.num_steps = 2500
     config.eval.every_steps = 500
     config.sample.every_steps = 500
-    return default.with_preset(config, preset, PRESETS, comparison, without)
+    return default.with_preset(config, preset, PRESETS, comparison, without, made_texts)
 
 
 PRESETS = {

@@ -5,7 +5,7 @@ number of tokens, a context of 128 ended 0.15 higher. Two blocks of 192 were no 
 128. A learning rate of 1e-2 was too high: 1.93 after 1,500 steps, against 1.76 at 3e-3.
 """
 
-from experiments import comparison, default, without
+from experiments import comparison, default, made_texts, without
 
 
 def get_config(preset: str = ""):
@@ -24,7 +24,7 @@ def get_config(preset: str = ""):
     config.train.precision = "bfloat16"
     config.eval.every_steps = 1000
     config.sample.every_steps = 1000
-    return default.with_preset(config, preset, PRESETS, comparison, without)
+    return default.with_preset(config, preset, PRESETS, comparison, without, made_texts)
 
 
 PRESETS = {

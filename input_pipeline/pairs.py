@@ -64,6 +64,45 @@ class Pairs:
         return ~self.tokens[: np.argmax(self.tokens >= 0)]
 
 
+class Records(Pairs):
+    """Windows [N, T] of a made text: as pairs, but of one length and with targets anywhere.
+
+    `nats` [N, T] are -log p of each target, by the generator that drew it.
+    """
+
+    def __init__(self, tokens: np.ndarray, nats: np.ndarray) -> None:
+        num, length = tokens.shape
+        self.tokens = tokens.reshape(-1)
+        self.left_out = 0
+        self.nats = nats
+        self._starts = np.arange(num) * length
+        self._lengths = np.full(num, length)
+
+    def fitting(self, context_length: int, name: str) -> "Records":
+        """Returns the beginnings of the windows that fit a context with the token after it.
+
+        Raises UserError, which calls the split `name`, if none of those has a target.
+        """
+        size = context_length + 1
+        marked_NT = self.tokens.reshape(len(self), -1)[:, :size]
+        if not (marked_NT >= 0).any():
+            raise UserError(
+                f"--config.model.context_length={context_length}: the windows {name} have nothing "
+                "to predict in so short a context: raise it"
+            )
+        return Records(marked_NT, self.nats[:, :size])
+
+    @property
+    def floor(self) -> float:
+        """The generator's mean nats over the targets: the lowest loss that a model can reach."""
+        return float(self.nats.reshape(-1)[self.tokens >= 0].mean())
+
+    @property
+    def text(self) -> np.ndarray:
+        """The tokens of all windows, one after the other, unmarked."""
+        return np.maximum(self.tokens, ~self.tokens)
+
+
 def pieces(files: list[Path], prompt_field: str, field: str, separator: str) -> Iterator[str]:
     """Yields the prompt, the answer and `separator` of each record, one after the other.
 

@@ -58,7 +58,7 @@ def find(data: ConfigDict) -> Source:
         return Source(digest, partial(_read_prepared, folder, data.document_separator), ())
     raise UserError(
         f"--config.data.name={data.name!r}: expected tiny_shakespeare, text (with "
-        "--config.data.path) or tfds:<name>"
+        "--config.data.path), tfds:<name> or made:<name>"
     )
 
 

@@ -9,6 +9,7 @@
     ngrams.py, yardstick.py   n-grams, and the one that is as good as a model
     context.py       how far back it looks
     heads.py         what each head attends to, and what it buys
+    induction.py     induction heads on a made text
     layers.py        logit lens, the logit as a sum, activation patching
     tables.py        what follows one token; embeddings of tokens and of positions
     growth.py        a model at each snapshot of its training

@@ -99,8 +99,17 @@ def nats_without(
 ) -> jax.Array:
     """Returns the mean nats of each window [N, B] for each setting of the switches.
 
-    At switch 0 a head's output is replaced by its mean over these windows. The switches are an
-    argument: one program serves all ablations.
+    The switches are an argument: one program serves all ablations.
+    """
+    return nats_of_settings(model, params, windows_BT, switches_NLH).mean(-1)
+
+
+def nats_of_settings(
+    model: nn.Module, params: Any, windows_BT: jax.Array, switches_NLH: jax.Array
+) -> jax.Array:
+    """Returns the nats of each target [N, B, T] for each setting of the switches.
+
+    At switch 0 a head's output is replaced by its mean over these windows.
     """
     inputs_BT, targets_BT = windows_BT[:, :-1], windows_BT[:, 1:]
     found = interception.attentions(model, params)
@@ -113,7 +122,7 @@ def nats_without(
 
         edits = interception.head_edits(found, switch)
         logits_BTV = interception.run(model, params, inputs_BT, **edits).logits
-        return metrics.next_token_nats(logits_BTV, targets_BT).mean(-1)
+        return metrics.next_token_nats(logits_BTV, targets_BT)
 
     return jax.lax.map(of_setting, switches_NLH)
 

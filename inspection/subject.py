@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import linen as nn
 
-from input_pipeline.pairs import Pairs
+from input_pipeline.pairs import Pairs, Records
 from input_pipeline.tokenizers import Tokenizer
 from runtime.errors import UserError
 
@@ -29,7 +29,12 @@ class Subject(NamedTuple):
     others: Sequence["Subject"] = ()  # Models of earlier stages.
 
     def check(self) -> "Subject":
-        """Returns itself. Raises UserError for a text that has no passages, or too little of it."""
+        """Returns itself, of a made text with all its windows as one text.
+
+        Raises UserError for a text that has no passages, or too little of it.
+        """
+        if isinstance(self.tokens, Records) and isinstance(self.train, Records):
+            return self._replace(tokens=self.tokens.text, train=self.train.text).check()
         if isinstance(self.tokens, Pairs) or isinstance(self.train, Pairs):
             raise UserError(f"{self.name} was trained on pairs: only texts can be looked into")
         if len(self.tokens) <= (least := 2 * self.context_length):

@@ -10,11 +10,12 @@ MAX_LENGTH = 256
 def spread(tokens: np.ndarray, context_length: int) -> np.ndarray:
     """Returns at most NUM_WINDOWS windows of T + 1 tokens, spread evenly over a text, int32.
 
-    T is the context length, but at most MAX_LENGTH; the last T tokens are the targets.
+    T is the context length, but at most MAX_LENGTH; the last T tokens are the targets. Each begins
+    where a window of an exact evaluation may: at a multiple of T, so at a record of a made text.
     """
     length = min(context_length, MAX_LENGTH, len(tokens) - 1)
-    num = min(NUM_WINDOWS, len(tokens) // length)
-    firsts = np.linspace(0, len(tokens) - length - 1, num).astype(int)
+    whole = (len(tokens) - 1) // length
+    firsts = length * np.linspace(0, whole - 1, min(NUM_WINDOWS, whole)).astype(int)
     return tokens[firsts[:, None] + np.arange(length + 1)].astype(np.int32)
 
 

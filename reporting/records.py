@@ -1,9 +1,11 @@
 """The results of runs as data, for other programs and docs/measured: `report.py --data=FILE`."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from reporting.groups import BOOKKEEPING
+from reporting.made_texts import Gap
 from reporting.rows import differences
 from reporting.runs import Run, number
 
@@ -15,10 +17,12 @@ RESULTS = ("val/loss", "val/bits_per_byte", "tokens_seen", "train_flops", "secon
 MACHINE = ("device", "num_devices", "num_cpus", "python", "jax", "flax", "git_commit", "precision")
 
 
-def records(runs: Sequence[Run], statements: Sequence[str]) -> dict[str, Any]:
+def records(
+    runs: Sequence[Run], statements: Sequence[str], gaps: Sequence[Gap] = ()
+) -> dict[str, Any]:
     """Returns where the runs were made, what they share, the findings, and a record of each run.
 
-    A value that a run lacks is None.
+    A value that a run lacks is None. `gaps` are those of made texts.
     """
     differ, _ = differences(runs)
     keys = dict.fromkeys([*ALWAYS, *(key for key in differ if key in runs[0].config)])
@@ -30,6 +34,7 @@ def records(runs: Sequence[Run], statements: Sequence[str]) -> dict[str, Any]:
             if key not in keys and not key.startswith(BOOKKEEPING)
         },
         "findings": list(statements),
+        **({"gaps": [asdict(one) for one in gaps]} if gaps else {}),
         "runs": [
             {
                 "name": run.name,

@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from reporting import frontier_charts, scaling_charts, statistics, vocabulary_charts
+from reporting import frontier_charts, made_texts, scaling_charts, statistics, vocabulary_charts
 from reporting.charts import COLORS, TICKS, Rows, Spec, bar_chart, inline, to_spec
 from reporting.effects import is_grid
 from reporting.groups import SEED, label, text, value
@@ -30,6 +30,8 @@ def charts(sweep: Sweep) -> dict[str, Spec]:
     if sweep.frontiers:
         sizes = {run.vocab_size for run in sweep.finished}
         return frontier_charts.charts(sweep.frontiers, sizes.pop() if len(sizes) == 1 else None)
+    if sweep.gaps:
+        return {made_texts.HEADING: made_texts.chart(sweep.gaps)}
     specs: dict[str, Spec] = {}
     if sweep.scaling_law:
         specs |= scaling_charts.charts(*sweep.scaling_law)

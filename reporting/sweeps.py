@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import run_folder
-from reporting import comparison, effects, frontier, rows, scaling, statistics
+from reporting import comparison, effects, frontier, made_texts, rows, scaling, statistics
 from reporting.groups import SEED, text, value
 from reporting.runs import Run, group_by, sanitize
 
@@ -87,9 +87,14 @@ class Sweep:
         return frontier.frontiers(self.finished)
 
     @cached_property
+    def gaps(self) -> list[made_texts.Gap]:
+        """The gap of each model above the floor of each text; empty unless texts are made ones."""
+        return made_texts.gaps(self.settings()) if self.metric == "val/loss" else []
+
+    @cached_property
     def effects(self) -> list[effects.Effect]:
         """Effects of one number, where a grid asks for them; empty for a law or a frontier."""
-        if self.scaling_law or self.frontiers:
+        if self.scaling_law or self.frontiers or self.gaps:
             return []
         names = [name for name in self.varying if name != SEED]
         return effects.find(self.finished, names, self.value)
@@ -128,7 +133,7 @@ class Sweep:
     @cached_property
     def differences(self) -> list[statistics.Difference]:
         """The tested differences between `best_settings`; empty where something else is asked."""
-        if self.scaling_law or self.frontiers or self.effects:
+        if self.scaling_law or self.frontiers or self.gaps or self.effects:
             return []
         groups = self.best_settings()
         bases = dict.fromkeys(self.baselines.values()) if self.compares_experiments else {}
@@ -244,13 +249,15 @@ def counts(sweep: Sweep) -> str:
 def statements(sweep: Sweep) -> list[str]:
     """Describes the tested differences between models or experiments, a sentence each.
 
-    Of a sweep over sizes, describes the scaling law instead; over budgets, the frontier; over one
-    number, its effect.
+    Of a sweep over sizes, describes the scaling law instead; over budgets, the frontier; over made
+    texts, the gaps above their floors; over one number, its effect.
     """
     if sweep.scaling_law:
         return scaling.statements(*sweep.scaling_law)
     if sweep.frontiers:
         return frontier.statements(sweep.frontiers)
+    if sweep.gaps:
+        return [compute(sweep), *made_texts.statements(sweep.gaps)]
     if sweep.effects:
         found = effects.statements(sweep.effects, sweep.metric, sweep.goal)
         return [compute(sweep), *found]

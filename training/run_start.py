@@ -24,7 +24,7 @@ from checkpoints.manager import Checkpoints, Restored
 from experiments import default
 from input_pipeline import batches, tokenizers
 from input_pipeline.corpus import Corpus
-from input_pipeline.pairs import Pairs
+from input_pipeline.pairs import Pairs, Records
 from input_pipeline.tokenizers import TrainedTokenizer
 from runtime.errors import UserError
 from runtime.process import processor_name
@@ -324,6 +324,11 @@ def text_line(data: Corpus) -> str:
 
 def pairs_line(train: Pairs, val: Pairs, context_length: int) -> str:
     """Returns how many pairs there are, and how many were left out of each split."""
+    if isinstance(val, Records):
+        return (
+            f"windows: {len(train):,} to train on, {len(val):,} to validate on; no model's loss is "
+            f"below {val.floor:.3f} nats, but by chance"
+        )
     line = f"pairs: {len(train):,} to train on, {len(val):,} to validate on"
     if train.left_out or val.left_out:
         line += (
@@ -337,6 +342,8 @@ def environment(data: Corpus, *, precision: str, mesh: Mesh) -> dict:
     """Returns what a run's numbers depend on besides its config; never environment variables."""
     changes = _git("status", "--porcelain")
     device = mesh.devices.flat[0]
+    # Of a made text alone: the lowest loss on its validation split that a model can reach.
+    floor = {"val_floor": data.val.floor} if isinstance(data.val, Records) else {}
     return {
         "command": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -351,6 +358,7 @@ def environment(data: Corpus, *, precision: str, mesh: Mesh) -> dict:
         "num_cpus": os.cpu_count(),
         "precision": precision,
         "text_sha256": data.digest,
+        **floor,
     }
 
 
