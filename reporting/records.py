@@ -38,6 +38,7 @@ def records(
         "runs": [
             {
                 "name": run.name,
+                "status": run.status,
                 **{key: run.config.get(key) for key in keys},
                 "num_params": number(run.summary.get("num_params")),
                 **{name: run.last(name) for name in RESULTS},
