@@ -468,3 +468,32 @@ def test_the_page_has_the_gaps_that_were_measured():
         shown = [float(gap.strip("*")) for gap in gaps.split(" | ")]
         wanted = [CELLS[text, stage].gap for stage in STAGES]
         assert shown == pytest.approx(wanted, abs=0.0006)
+
+
+INDUCTION = json.loads((ROOT / "docs/measured/induction.json").read_text())["runs"]
+
+
+def test_two_blocks_learn_a_new_table_suddenly_and_one_never():
+    two, one = (INDUCTION[name] for name in command.FORMS)
+    fall = two["greatest_fall"]
+    assert fall["from_loss"] - fall["to_loss"] > 1 and two["val/loss"] < 0.1
+    assert min(one["curve"]["val/loss"]) > 2
+    curve = list(zip(two["curve"]["step"], two["curve"]["val/loss"], strict=True))
+    assert command.greatest_fall(curve) == fall
+
+
+def test_the_page_has_the_heads_that_were_measured():
+    two = INDUCTION["two_blocks"]
+    rows = re.findall(r"^\| (\d) \| (\d) \| (\S+) \| (\S+) \| (\S+) \|$", PAGE, re.MULTILINE)
+    wanted = [
+        [one[key] for key in ("layer", "head", *induction.MASSES, "cost")] for one in two["heads"]
+    ]
+    assert np.array(rows, float) == pytest.approx(np.array(wanted), abs=0.0006)
+    ((first, last),) = re.findall(r"head (\d) of block 1.*head (\d) of block 2, the answer", PAGE)
+    shown = re.findall(r"^\| (\d+) \| (\d\.\d+) \| (\d\.\d+) \|$", PAGE, re.MULTILINE)
+    assert len(shown) > 5
+    for step, previous, answer in shown:
+        (heads_then,) = (one["heads"] for one in two["steps"] if one["step"] == int(step))
+        by_place = {(one["layer"], one["head"]): one for one in heads_then}
+        assert float(previous) == pytest.approx(by_place[1, int(first)]["previous"], abs=0.0006)
+        assert float(answer) == pytest.approx(by_place[2, int(last)]["induction"], abs=0.0006)
