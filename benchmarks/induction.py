@@ -19,12 +19,6 @@ from input_pipeline.pairs import Records
 from inspection import induction
 from runtime import errors, process
 
-WORKDIR = flags.DEFINE_string("workdir", "runs/induction", "Folder of the runs.")
-OUTPUT = flags.DEFINE_string(
-    "output", str(commands.ROOT / "docs/measured/induction.json"), "File to write."
-)
-PRESET = flags.DEFINE_string("preset", "", "Preset to add, such as smoke.")
-
 EXPERIMENT = "transformer_decoder.py:text-new_table"
 EVERY = 20  # Updates between evaluations.
 SPAN = 100  # Updates in which the greatest fall of the loss is looked for.
@@ -48,13 +42,13 @@ FORMS = {"two_blocks": Form(2, 60), "one_block": Form(1, 0)}
 
 def main() -> None:
     """Trains what is not trained yet, measures it, and writes the file."""
-    checks.check_output(OUTPUT.value)
+    checks.check_output(flags.FLAGS.output)
     process.configure_jax()
-    experiment = EXPERIMENT + f"+{PRESET.value}" * bool(PRESET.value)
+    experiment = EXPERIMENT + f"+{flags.FLAGS.preset}" * bool(flags.FLAGS.preset)
     training = [
         commands.start_training(
             experiment,
-            Path(WORKDIR.value).absolute() / name,
+            Path(flags.FLAGS.workdir).absolute() / name,
             f"--config.model.num_layers={form.num_layers}",
             f"--config.checkpoint.snapshots={form.snapshots}",
             *FLAGS,
@@ -63,10 +57,10 @@ def main() -> None:
     ]
     for each in training:
         commands.finish(each)
-    runs = {name: measure(Path(WORKDIR.value) / name) for name in FORMS}
+    runs = {name: measure(Path(flags.FLAGS.workdir) / name) for name in FORMS}
     machine = {**results.host(), "versions": results.versions("jax", "flax", "numpy")}
     content = {"machine": machine, "experiment": experiment, "runs": runs}
-    run_folder.write_json(Path(OUTPUT.value), content)
+    run_folder.write_json(Path(flags.FLAGS.output), content)
     for line in told(runs):
         print(line)
 
@@ -127,4 +121,9 @@ def told(runs: dict[str, dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
+    # Here, so that tests import this file beside others with the same flags.
+    flags.DEFINE_string("workdir", "runs/induction", "Folder of the runs.")
+    measured = str(commands.ROOT / "docs/measured/induction.json")
+    flags.DEFINE_string("output", measured, "File to write.")
+    flags.DEFINE_string("preset", "", "Preset to add, such as smoke.")
     errors.run_command(main)

@@ -1,8 +1,8 @@
 """Every command of README and how-to pages, run as it stands there in a copy of the checkout.
 
 Some are run in a shorter form: the ladder with `:smoke` sizes, long runs with few updates, the
-sweep with two runs, `make test` as a dry run (it is what runs this), the dashboard in a terminal
-that types q; and `wandb sync` talks to a server here.
+sweep with two runs, `make test` (it is what runs this) and `make notebooks` as dry runs, the
+dashboard in a terminal that types q; and `wandb sync` talks to a server here.
 """
 
 import os
@@ -50,10 +50,13 @@ COMMANDS = list(
     )
 )
 # The environments are not made again: they are the ones that this runs in.
-MAKE = "make -o .venv/setup.stamp -o .venv/dev.stamp"
+MAKE = "make -o .venv/setup.stamp -o .venv/dev.stamp -o .venv/docs.stamp"
 SHORTER = {
     "make ladder": f"{MAKE} ladder PRESET=smoke",
     "make test": f"{MAKE} --dry-run test",
+    "make docs": f"{MAKE} docs",
+    # tests/test_notebooks.py makes and runs them.
+    "make notebooks": f"{MAKE} --dry-run notebooks",
 }
 # For commands with these words: the last value of a flag counts. tests/test_speedrun.py trains a
 # speedrun to its end.
