@@ -28,7 +28,7 @@ def bought(comparison: File, stage: str) -> str:
     before = LADDER[LADDER.index(stage) - 1]
     rows = []
     for optimizer, name in OPTIMIZERS.items():
-        one, other = (_at_budget(comparison, each, optimizer) for each in (stage, before))
+        one, other = (at_budget(comparison, each, optimizer) for each in (stage, before))
         tested = {
             each: measured.values(comparison, measured.LOSS, runs)
             for each, runs in ((stage, one), (before, other))
@@ -54,7 +54,7 @@ def bought(comparison: File, stage: str) -> str:
     return markdown(headers, rows)
 
 
-def _at_budget(comparison: File, stage: str, optimizer: str) -> list[measured.Run]:
+def at_budget(comparison: File, stage: str, optimizer: str) -> list[measured.Run]:
     """Returns the runs of a stage with the largest budget up to BUDGET."""
     runs = [run for run in comparison.runs() if run["model.name"] == stage]
     if len({run["optimizer.name"] for run in runs}) > 1:

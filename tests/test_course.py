@@ -74,7 +74,7 @@ def test_what_a_stage_bought_is_what_the_report_found(stage):
         # A stage that is at its floor before has the loss of its floor.
         assert row[5] == at[1]
         means = [
-            fmean(run["val/loss"] for run in stages._at_budget(comparison, one, optimizer))
+            fmean(run["val/loss"] for run in stages.at_budget(comparison, one, optimizer))
             for one in (before, stage)
         ]
         assert [row[3], row[4]] == [f"{mean:.3f}" for mean in means]
@@ -113,3 +113,73 @@ def test_measured_files_name_the_machine_and_the_commit():
         content = json.loads(path.read_text())
         if "machines" in content:
             assert all(one["device"] and one["git_commit"] for one in content["machines"]), path
+
+
+def change(stage, idea):
+    """The difference of a stage without an idea from the stage, and if it is significant."""
+    rows = {row[0]: row for row in cells(stages.without(file("ideas"), stage))}
+    row = rows[f"without {idea.replace('_', ' ')}"]
+    return float(row[2]), row[4] == "yes"
+
+
+def gap(text, stage):
+    (found,) = (
+        one["gap"]
+        for one in file("texts").content["gaps"]
+        if (one["text"], one["model"]) == (text, stage)
+    )
+    return found
+
+
+def test_the_claims_of_the_pages_are_borne_out():
+    """Each sentence that a reader will remember, with what it stands on."""
+    single, heads, decoder, gpt2 = LADDER[1:]
+    text = {page.stem: " ".join(page.read_text().split()) for page in PAGES}
+    inside = {run["name"]: run for run in file("inside").content["runs"]}
+    order = ["positions", "mlp", "layer_norm", "residual", "heads"]
+    gains = [change(decoder, idea) for idea in order]
+    scale, steady = (losses("ideas", **{"model.name": single})[idea] for idea in ("scale", ""))
+    claims = {
+        ("1", "the table can't do better"): abs(
+            inside["bigram"]["loss"] - file("inside").content["n_grams"]["2"]
+        )
+        < 0.01,
+        ("2", "**Without the mask** the loss falls to almost nothing"): change(single, "mask")[0]
+        < -2,
+        ("2", "**Without positions** nearly all that attention gained is lost"): change(
+            single, "positions"
+        )[0]
+        > 0.7 * sum(inside[single]["gains"].values()),
+        ("2", "**Without the scale** the result depends on luck"): max(scale) - min(scale)
+        > 5 * (max(steady) - min(steady))
+        and not change(single, "scale")[1],
+        ("2", "letters from the fourth on get *worse*"): inside[single]["gains"][
+            "letters 4 and later"
+        ]
+        < 0,
+        ("3", "**One head** with as many parameters is no better than stage 2"): fmean(
+            losses("ideas", **{"model.name": heads})["heads"]
+        )
+        > fmean(steady),
+        ("3", "Here the difference is within the noise of seeds"): not change(heads, "projection")[
+            1
+        ],
+        ("4", "positions, the MLP, LayerNorm, the residual stream, heads"): gains
+        == sorted(gains, reverse=True)
+        and all(significant for _, significant in gains),
+        ("4", "**The scale and the output projection** make no difference"): not (
+            change(decoder, "scale")[1] or change(decoder, "projection")[1]
+        ),
+        ("5", "none of the four makes a difference that three seeds can show"): not any(
+            change(gpt2, idea)[1]
+            for idea in ("gelu", "biases", "initialization", "tied_embeddings")
+        ),
+    }
+    for (page, sentence), holds in claims.items():
+        assert sentence in text[page], (page, sentence)
+        assert holds, (page, sentence)
+    # Each text is learnt from the stage on that has its idea.
+    for text_of, stage in zip(
+        ("five_back", "two_places", "sum", "new_table"), (1, 2, 3, 3), strict=True
+    ):
+        assert gap(text_of, LADDER[stage]) < 0.1 < 0.5 < gap(text_of, LADDER[stage - 1])
