@@ -21,37 +21,39 @@ OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 
 
 def bought(comparison: File, stage: str) -> str:
-    """Returns a table of the loss of a stage and the one before it, for both optimizers.
+    """Returns a table of the loss of a stage and of the one before it, for both optimizers.
 
-    At BUDGET, or at the largest budget of a stage that is at its floor before.
+    Each at BUDGET, or at its largest budget if it is at its floor before.
     """
     before = LADDER[LADDER.index(stage) - 1]
     rows = []
     for optimizer, name in OPTIMIZERS.items():
-        one, other = (at_budget(comparison, each, optimizer) for each in (stage, before))
-        tested = {
-            each: measured.values(comparison, measured.LOSS, runs)
-            for each, runs in ((stage, one), (before, other))
+        runs = {one: at_budget(comparison, one, optimizer) for one in (before, stage)}
+        losses = {
+            one: measured.values(comparison, measured.LOSS, each) for one, each in runs.items()
         }
-        (found,) = statistics.differences(tested, before)
-        rows.append(
-            [
-                name,
-                *(measured.compute(runs[0]["train_flops"]) for runs in (other, one)),
-                *_losses(found, tested),
-            ]
-        )
-    headers = [
-        "optimizer",
-        f"FLOPs of {before}",
-        f"FLOPs of {stage}",
-        f"loss of {before}",
-        f"loss of {stage}",
-        "difference",
-        "95 % interval",
-        "significant",
-    ]
-    return markdown(headers, rows)
+        (found,) = statistics.differences(losses, before)
+        budgets = [measured.compute(each[0]["train_flops"]) for each in runs.values()]
+        means = [number(_mean(values)) for values in losses.values()]
+        rows.append([name, *budgets, *means, *_difference(found)])
+    headers = ["optimizer", "FLOPs before", "FLOPs now", "loss before", "loss now"]
+    return markdown([*headers, "difference", "95 % interval"], rows)
+
+
+def sizes(comparison: File, stage: str) -> str:
+    """Returns the sizes of the runs that `bought` compares with Muon, in words."""
+    place = LADDER.index(stage)
+    return "; ".join(
+        f"{one.replace('_', ' ')}, {_size(at_budget(comparison, one, 'muon')[0])}"
+        for one in LADDER[place - 1 : place + 1]
+    )
+
+
+def _size(run: measured.Run) -> str:
+    named = {"model.context_length": "context {}", "model.embed_dim": "{} wide"}
+    named |= {"model.num_heads": "heads: {}", "model.num_layers": "blocks: {}"}
+    shown = [words.format(run[key]) for key, words in named.items() if run[key]]
+    return ", ".join([*shown, f"{count(run['num_params'])} parameters"])
 
 
 def at_budget(comparison: File, stage: str, optimizer: str) -> list[measured.Run]:
@@ -63,15 +65,10 @@ def at_budget(comparison: File, stage: str, optimizer: str) -> list[measured.Run
     return [run for run in runs if run["train.flops"] == most]
 
 
-def _losses(found: Difference, tested: dict[str, list[float]]) -> list[str]:
-    """Returns the cells of both losses, their difference, its interval and the verdict."""
-    means = [number(sum(tested[name]) / len(tested[name])) for name in (found.other, found.one)]
-    return [*means, *_difference(found)]
-
-
 def _difference(found: Difference) -> list[str]:
-    verdict = "yes" if found.significant else "no"
-    return [signed(found.mean), f"{signed(found.low)} to {signed(found.high)}", verdict]
+    """Returns the cells of a difference, bold if it is significant, and of its interval."""
+    bold = "**" if found.significant else ""
+    return [f"{bold}{signed(found.mean)}{bold}", f"{signed(found.low)} to {signed(found.high)}"]
 
 
 def kinds(inside: File, stage: str) -> str:
@@ -91,11 +88,11 @@ def without(ideas: File, stage: str) -> str:
     for name, runs in measured.select(ideas, {"model.name": stage}).items():
         groups[name.partition("without_")[2]] = measured.values(ideas, measured.LOSS, runs)
     pairs = [(idea, "") for idea in groups if idea]
-    rows = [[f"{stage}", number(_mean(groups[""])), "", "", ""]]
+    rows = [[f"{stage.replace('_', ' ')}", number(_mean(groups[""])), "", ""]]
     for found in statistics.welch(groups, pairs):
         name = f"without {found.one.replace('_', ' ')}"
         rows.append([name, number(_mean(groups[found.one])), *_difference(found)])
-    return markdown(["", "loss", "difference", "95 % interval", "significant"], rows)
+    return markdown(["run", "loss", "difference", "95 % interval"], rows)
 
 
 def gaps(texts: File, stage: str) -> str:
@@ -144,16 +141,20 @@ def by_depth(ideas: File) -> str:
 
 def heads(inside: File, stage: str) -> str:
     """Returns a table of a run's heads: where they look, and what the loss is without each."""
+    found = _run(inside, stage)["heads"]
+    has_blocks = len({row["layer"] for row in found}) > 1
     rows = [
         [
-            f"{row['layer']}.{row['head']}",
-            *(f"{100 * row[name]:.0f} %" for name in ("previous", "induction", "entropy")),
+            f"{row['layer']}.{row['head']}" if has_blocks else f"{row['head']}",
+            *(f"{100 * row['distances'][distance]:.0f} %" for distance in (1, 2)),
+            f"{100 * row['induction']:.0f} %",
+            number(row["entropy"], 2),
             signed(row["cost"]),
         ]
-        for row in _run(inside, stage)["heads"]
+        for row in found
     ]
-    headers = ["block.head", "weight on the token before", "induction", "entropy", "loss without"]
-    return markdown(headers, rows)
+    name = "block.head" if has_blocks else "head"
+    return markdown([name, "1 back", "2 back", "induction", "entropy", "loss without"], rows)
 
 
 def sample(inside: File, stage: str) -> str:
@@ -199,6 +200,7 @@ def functions(root: Path) -> dict[str, Callable[..., str]]:
 
     return {
         "bought": of("compare_stages_equal_flops", bought),
+        "sizes": of("compare_stages_equal_flops", sizes),
         "without": of("ideas", without),
         "gaps": of("texts", gaps),
         "exercises": exercises,

@@ -111,7 +111,7 @@ def records(insides: Sequence[Inside], runs: Sequence[Run]) -> dict[str, Any]:
     """
     same, _ = inside_tokens.on_one_text(insides)
     gains = {one.name: one.gains for one in inside_account.steps(inside_tokens.align(same))}
-    rows, found, machines = heads(insides), numbers(insides), where(runs)
+    found, machines = numbers(insides), where(runs)
     by_name = {run.name: run for run in runs}
     n_grams: dict[int, float] = {}
     for inside in with_view(insides, "yardstick")[:1]:
@@ -131,7 +131,7 @@ def records(insides: Sequence[Inside], runs: Sequence[Run]) -> dict[str, Any]:
                     if key.rpartition("/")[0] == inside.name
                 },
                 "gains": gains.get(inside.name),
-                "heads": [row for row in rows if row["run"] == inside.name],
+                "heads": _heads(inside),
                 "sample": by_name[inside.name].samples[-1]
                 if by_name[inside.name].samples
                 else None,
@@ -139,6 +139,15 @@ def records(insides: Sequence[Inside], runs: Sequence[Run]) -> dict[str, Any]:
             for inside in insides
         ],
     }
+
+
+def _heads(inside: Inside) -> list[dict[str, Any]]:
+    """Returns a run's heads, with the weight on the tokens at distance 0, 1, 2 and 3 alone."""
+    return [
+        {name: x for name, x in row.items() if name != "spectrum"}
+        | {"distances": row["spectrum"][:4]}
+        for row in (inside.views.get("heads") or {}).get("heads", [])
+    ]
 
 
 def numbers(insides: Sequence[Inside]) -> dict[str, float | None]:
