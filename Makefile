@@ -109,7 +109,7 @@ comparison: .venv/setup.stamp  ## Redo what docs/comparison.md measures: a night
 
 TAKEN_AWAY := runs/ideas
 # The sweeps of the course's pages, docs/stages.
-IDEAS := ideas ideas_by_depth
+IDEAS := ideas ideas_by_depth ideas_by_length
 ideas: .venv/setup.stamp  ## Train each stage without each of its ideas: docs/measured/ideas.json.
 	@set -e; for sweep in $(IDEAS); do \
 	  folder=$(TAKEN_AWAY)/$$sweep; \

@@ -58,6 +58,7 @@ NOT_GPT2 = {
     "logit_soft_cap": 0.0,
     "num_pair_embeddings": 0,
     "mup_base_dim": 0,
+    "without": "",
 }
 
 # Tensors of a block, theirs and ours; one of theirs concatenates query, key and value.
