@@ -109,34 +109,33 @@ def gaps(texts: File, stage: str) -> str:
     return markdown(headers, rows)
 
 
-def by_depth(ideas: File) -> str:
-    """Returns a table of the decoder with and without ideas, by blocks and learning rate."""
-    groups = measured.select(ideas, {})
-    cells: dict[tuple[int, float], dict[str, list[float]]] = {}
-    for runs in groups.values():
-        run = runs[0]
-        at = cells.setdefault((run["model.num_layers"], run["optimizer.learning_rate"]), {})
-        at[run["model.without"]] = measured.values(ideas, measured.LOSS, runs)
-    changes = list(dict.fromkeys(name for at in cells.values() for name in at if name))
+def changes(ideas: File, columns: dict[str, str]) -> str:
+    """Returns a table of what a stage loses without each idea, by other settings.
+
+    `columns` has the key of a setting for each header. Tests are by Welch's t-test with Holm's
+    correction over the ideas of a row.
+    """
+    cells: dict[tuple[Any, ...], dict[str, list[float]]] = {}
+    for runs in measured.select(ideas, {}).values():
+        at = cells.setdefault(tuple(runs[0][key] for key in columns.values()), {})
+        at[runs[0]["model.without"]] = measured.values(ideas, measured.LOSS, runs)
+    names = list(dict.fromkeys(name for at in cells.values() for name in at if name))
     rows = []
-    for (num_layers, rate), at in sorted(cells.items()):
-        found = {one.one: one for one in statistics.welch(at, [(name, "") for name in changes])}
+    for setting, at in sorted(cells.items()):
+        found = {one.one: one for one in statistics.welch(at, [(name, "") for name in names])}
+        shown = [_setting(value) for value in setting]
         rows.append(
-            [
-                count(num_layers),
-                f"{rate:g}",
-                number(_mean(at[""])),
-                *(
-                    f"**{signed(found[name].mean)}**"
-                    if found[name].significant
-                    else signed(found[name].mean)
-                    for name in changes
-                ),
-            ]
+            [*shown, number(_mean(at[""])), *(_difference(found[name])[0] for name in names)]
         )
-    headers = ["blocks", "learning rate", "loss"]
-    headers += [f"without {name.replace('_', ' ')}" for name in changes]
+    headers = [*columns, "loss", *(f"without {name.replace('_', ' ')}" for name in names)]
     return markdown(headers, rows)
+
+
+def _setting(value: Any) -> str:
+    """Returns a setting as a page shows it."""
+    if isinstance(value, float):
+        return measured.compute(value) if value > 1e6 else f"{value:g}"
+    return OPTIMIZERS.get(value, f"{value}")
 
 
 def heads(inside: File, stage: str) -> str:
@@ -204,6 +203,6 @@ def functions(root: Path) -> dict[str, Callable[..., str]]:
         "without": of("ideas", without),
         "gaps": of("texts", gaps),
         "exercises": exercises,
-        "by_depth": of("ideas_by_depth", by_depth),
+        "changes": lambda name, columns: changes(opened(name), columns),
         **{one.__name__: of("inside", one) for one in (kinds, heads, sample, n_gram)},
     }

@@ -101,6 +101,30 @@ def test_a_stage_without_an_idea_is_compared_with_the_stage_by_welchs_test(stage
         assert is_bold(row[2]) == verdict
 
 
+def test_changes_by_setting_are_those_of_the_runs():
+    runs = file("ideas_by_depth").runs()
+    columns = {"blocks": "model.num_layers", "rate": "optimizer.learning_rate"}
+    rows = cells(stages.changes(file("ideas_by_depth"), columns))
+    assert [row[:2] for row in rows] == [
+        [f"{num_layers}", f"{rate}"] for num_layers in (2, 8) for rate in (0.001, 0.003, 0.01)
+    ]
+    for row in rows:
+
+        def of(idea, row=row):
+            return [
+                run["val/loss"]
+                for run in runs
+                if f"{run['model.num_layers']}" == row[0]
+                and f"{run['optimizer.learning_rate']:g}" == row[1]
+                and run["model.without"] == idea
+            ]
+
+        assert row[2] == f"{fmean(of('')):.3f}"
+        for cell, idea in zip(row[3:], ("layer_norm", "projection", "scale"), strict=True):
+            assert len(of(idea)) == 3
+            assert cell.strip("*") == f"{fmean(of(idea)) - fmean(of('')):+.3f}"
+
+
 @pytest.mark.parametrize("place", range(1, 5))
 def test_gains_by_kind_add_up_to_the_fall_of_the_loss(place):
     inside = file("inside")
