@@ -73,7 +73,7 @@ def value(file: File, *keys: str | int) -> Any:
 
 def label(run: Run) -> str:
     """Returns a run's name without its number in the sweep and without its seed."""
-    return re.sub(r"^\d+-|,?seed=\d+$", "", run["name"])
+    return re.sub(r"^\d+-|,?seed=\d+(?=,|$)", "", run["name"])
 
 
 def full_key(file: File, run: Run, key: str) -> str:

@@ -163,6 +163,10 @@ def test_the_claims_of_the_pages_are_borne_out():
     single, heads, decoder, gpt2 = LADDER[1:]
     text = {page.stem: " ".join(page.read_text().split()) for page in PAGES}
     inside = {run["name"]: run for run in file("inside").content["runs"]}
+    depths = {"blocks": "model.num_layers", "rate": "optimizer.learning_rate"}
+    by_depth = cells(stages.changes(file("ideas_by_depth"), depths))
+    lengths = {"optimizer": "optimizer.name", "FLOPs": "train.flops"}
+    by_length = cells(stages.changes(file("ideas_by_length"), lengths))
     order = ["positions", "mlp", "layer_norm", "residual", "heads"]
     gains = [change(decoder, idea) for idea in order]
     scale, steady = (losses("ideas", **{"model.name": single})[idea] for idea in ("scale", ""))
@@ -197,6 +201,21 @@ def test_the_claims_of_the_pages_are_borne_out():
         ("4", "**The scale and the output projection** make no difference"): not (
             change(decoder, "scale")[1] or change(decoder, "projection")[1]
         ),
+        ("4", "*without* LayerNorm is ahead at both depths and at each rate, most with eight"): all(
+            float(row[3].strip("*")) < 0 for row in by_depth
+        )
+        and max(float(row[3].strip("*")) for row in by_depth[3:]) < -0.05,
+        ("4", "the scale, which hardly mattered above, matters in each row"): all(
+            is_bold(row[5]) for row in by_depth
+        ),
+        ("4", "With AdamW the decoder is better without LayerNorm, with Muon it is worse"): all(
+            is_bold(row[3]) and (float(row[3].strip("*")) < 0) == (row[0] == "AdamW")
+            for row in by_length
+        ),
+        ("4", "The scale is worth more with AdamW than with Muon"): min(
+            float(row[4].strip("*")) for row in by_length[:2]
+        )
+        > max(float(row[4].strip("*")) for row in by_length[2:]),
         ("5", "none of the four makes a difference that three seeds can show"): not any(
             change(gpt2, idea)[1]
             for idea in ("gelu", "biases", "initialization", "tied_embeddings")
