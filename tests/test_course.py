@@ -158,74 +158,101 @@ def gap(text, stage):
     return found
 
 
-def test_the_claims_of_the_pages_are_borne_out():
-    """Each sentence that a reader will remember, with what it stands on."""
-    single, heads, decoder, gpt2 = LADDER[1:]
-    text = {page.stem: " ".join(page.read_text().split()) for page in PAGES}
+PAGE_TEXT = {page.stem: " ".join(page.read_text().split()) for page in PAGES}
+
+
+def assert_borne_out(claims):
+    """Asserts that each sentence is on its page, and that what it stands on holds."""
+    for (page, sentence), holds in claims.items():
+        assert sentence in PAGE_TEXT[page], (page, sentence)
+        assert holds, (page, sentence)
+
+
+def test_claims_about_the_first_stages_are_borne_out():
+    single, heads = LADDER[1:3]
     inside = {run["name"]: run for run in file("inside").content["runs"]}
+    scale, steady = (losses("ideas", **{"model.name": single})[idea] for idea in ("scale", ""))
+    gained = sum(inside[single]["gains"].values())
+    counted = file("inside").content["n_grams"]["2"]
+    one_head = fmean(losses("ideas", **{"model.name": heads})["heads"])
+    spreads = [max(values) - min(values) for values in (scale, steady)]
+    assert_borne_out(
+        {
+            ("1", "The table has learnt the counts"): abs(inside["bigram"]["loss"] - counted)
+            < 0.01,
+            ("2", "**Without the mask** the loss falls to almost nothing"): change(single, "mask")[
+                0
+            ]
+            < -2,
+            ("2", "**Without positions** four fifths of what attention gained is lost"): change(
+                single, "positions"
+            )[0]
+            == pytest.approx(0.8 * gained, abs=0.01),
+            ("2", "**Without the scale** the result depends on luck"): spreads[0] > 5 * spreads[1]
+            and not change(single, "scale")[1],
+            ("2", "letters from the fourth on get *worse*"): inside[single]["gains"][
+                "letters 4 and later"
+            ]
+            < 0,
+            ("3", "**One head** with as many parameters is no better than stage 2"): one_head
+            > fmean(steady),
+            ("3", "Here the difference is within the noise of seeds"): not change(
+                heads, "projection"
+            )[1],
+            ("3", "**The scale** makes no difference that three seeds could show"): not change(
+                heads, "scale"
+            )[1],
+        }
+    )
+
+
+def test_claims_about_the_last_stages_are_borne_out():
+    decoder, gpt2 = LADDER[3:]
+    order = ["positions", "mlp", "layer_norm", "residual", "heads"]
+    gains = [change(decoder, idea) for idea in order]
+    unneeded = ("gelu", "biases", "initialization", "tied_embeddings")
+    assert_borne_out(
+        {
+            ("4", "positions, the MLP, LayerNorm, the residual stream, heads"): gains
+            == sorted(gains, reverse=True)
+            and all(significant for _, significant in gains),
+            ("4", "**The scale and the output projection** make no difference"): not any(
+                change(decoder, idea)[1] for idea in ("scale", "projection")
+            ),
+            ("5", "none of the four makes a difference that three seeds can show"): not any(
+                change(gpt2, idea)[1] for idea in unneeded
+            ),
+        }
+    )
+
+
+def test_claims_about_depth_and_optimizer_are_borne_out():
     depths = {"blocks": "model.num_layers", "rate": "optimizer.learning_rate"}
     by_depth = cells(stages.changes(file("ideas_by_depth"), depths))
     lengths = {"optimizer": "optimizer.name", "FLOPs": "train.flops"}
     by_length = cells(stages.changes(file("ideas_by_length"), lengths))
-    order = ["positions", "mlp", "layer_norm", "residual", "heads"]
-    gains = [change(decoder, idea) for idea in order]
-    scale, steady = (losses("ideas", **{"model.name": single})[idea] for idea in ("scale", ""))
-    claims = {
-        ("1", "The table has learnt the counts"): abs(
-            inside["bigram"]["loss"] - file("inside").content["n_grams"]["2"]
-        )
-        < 0.01,
-        ("2", "**Without the mask** the loss falls to almost nothing"): change(single, "mask")[0]
-        < -2,
-        ("2", "**Without positions** four fifths of what attention gained is lost"): change(
-            single, "positions"
-        )[0]
-        == pytest.approx(0.8 * sum(inside[single]["gains"].values()), abs=0.01),
-        ("2", "**Without the scale** the result depends on luck"): max(scale) - min(scale)
-        > 5 * (max(steady) - min(steady))
-        and not change(single, "scale")[1],
-        ("2", "letters from the fourth on get *worse*"): inside[single]["gains"][
-            "letters 4 and later"
-        ]
-        < 0,
-        ("3", "**One head** with as many parameters is no better than stage 2"): fmean(
-            losses("ideas", **{"model.name": heads})["heads"]
-        )
-        > fmean(steady),
-        ("3", "Here the difference is within the noise of seeds"): not change(heads, "projection")[
-            1
-        ],
-        ("4", "positions, the MLP, LayerNorm, the residual stream, heads"): gains
-        == sorted(gains, reverse=True)
-        and all(significant for _, significant in gains),
-        ("4", "**The scale and the output projection** make no difference"): not (
-            change(decoder, "scale")[1] or change(decoder, "projection")[1]
-        ),
-        ("4", "*without* LayerNorm is ahead at both depths and at each rate, most with eight"): all(
-            float(row[3].strip("*")) < 0 for row in by_depth
-        )
-        and max(float(row[3].strip("*")) for row in by_depth[3:]) < -0.05,
-        ("4", "the scale, which hardly mattered above, matters in each row"): all(
-            is_bold(row[5]) for row in by_depth
-        ),
-        ("4", "With AdamW the decoder is better without LayerNorm, with Muon it is worse"): all(
-            is_bold(row[3]) and (float(row[3].strip("*")) < 0) == (row[0] == "AdamW")
-            for row in by_length
-        ),
-        ("4", "The scale is worth more with AdamW than with Muon"): min(
-            float(row[4].strip("*")) for row in by_length[:2]
-        )
-        > max(float(row[4].strip("*")) for row in by_length[2:]),
-        ("5", "none of the four makes a difference that three seeds can show"): not any(
-            change(gpt2, idea)[1]
-            for idea in ("gelu", "biases", "initialization", "tied_embeddings")
-        ),
-    }
-    for (page, sentence), holds in claims.items():
-        assert sentence in text[page], (page, sentence)
-        assert holds, (page, sentence)
-    # Each text is learnt from the stage on that has its idea.
-    for text_of, stage in zip(
-        ("five_back", "two_places", "sum", "new_table"), (1, 2, 3, 3), strict=True
-    ):
-        assert gap(text_of, LADDER[stage]) < 0.1 < 0.5 < gap(text_of, LADDER[stage - 1])
+    norm_by_depth = [float(row[3].strip("*")) for row in by_depth]
+    norm, scale = ([float(row[place].strip("*")) for row in by_length] for place in (3, 4))
+    assert_borne_out(
+        {
+            (
+                "4",
+                "*without* LayerNorm is ahead at both depths and at each rate, most with eight",
+            ): max(norm_by_depth) < 0 and sum(norm_by_depth[3:]) < sum(norm_by_depth[:3]),
+            ("4", "the scale, which hardly mattered above, matters in each row"): all(
+                is_bold(row[5]) for row in by_depth
+            ),
+            ("4", "With AdamW the decoder is better without LayerNorm, with Muon it is worse"): all(
+                is_bold(row[3]) for row in by_length
+            )
+            and max(norm[:2]) < 0 < min(norm[2:]),
+            ("4", "The scale is worth more with AdamW than with Muon"): min(scale[:2])
+            > max(scale[2:]),
+        }
+    )
+
+
+def test_each_text_is_learnt_from_the_stage_on_that_has_its_idea():
+    needs = (("five_back", 1), ("two_places", 2), ("sum", 3), ("new_table", 3))
+    for name, stage in needs:
+        assert gap(name, LADDER[stage]) < 0.1 < 0.5 < gap(name, LADDER[stage - 1])

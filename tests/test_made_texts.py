@@ -43,7 +43,7 @@ def split_of(name, split):
 
 
 def frequencies(name, *backs):
-    """How often each letter follows each tuple of letters so many places back, where it counts."""
+    """Frequencies of the letters after each tuple of letters so many places back, if they count."""
     tokens, counted = split_of(name, "train")
     seen = np.zeros([V] * (len(backs) + 1))
     rows, places = np.nonzero(counted)

@@ -139,7 +139,7 @@ def test_the_runs_are_those_that_are_named_here(executed, checkout):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS[1:], ids=lambda path: path.stem)
 def test_a_cell_that_has_run_in_another_kernel_finds_the_finished_run(path, executed):
-    """That of the stage before, which the notebook before trained by the same call."""
+    """The run of the stage before, which its own notebook trained, is not trained again."""
     executed(PATHS[PATHS.index(path) - 1])
     texts = "".join(output.get("text", "") for output in outputs(executed(path)))
     before = default.LADDER[PATHS.index(path) - 1]
