@@ -53,7 +53,7 @@ def frequencies(name, *backs):
 
 
 def loss_of(p, name, *backs):
-    """What such a table loses on the validation split."""
+    """The loss of such a table on the validation split."""
     tokens, counted = split_of(name, "val")
     rows, places = np.nonzero(counted)
     before = [tokens[rows, places - back] for back in backs]

@@ -163,7 +163,7 @@ def test_stage_1_shows_what_it_counted(executed, checkout):
 
 
 def test_make_notebooks_makes_those_that_are_not_there(tmp_path):
-    """What a reader changed stays. Jupyter's place is taken by a command that ends."""
+    """A reader's changes stay. Jupyter's place is taken by a command that ends."""
     for name in ("Makefile", ".venv"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "notebooks").mkdir()
