@@ -134,7 +134,7 @@ copy = for figure in docs/figures/$(2)-*.svg; do \
 EXPLORED := scaling vocabulary width_transfer
 figures: .venv/setup.stamp  ## Write docs/measured and docs/figures anew, from the runs that are there.
 	@if [ -d $(RUNS) ]; then set -e; \
-	  .venv/bin/python report.py $(RUNS) --output=$(RUNS)/report.html --data=docs/measured/ladder.json; \
+	  .venv/bin/python report.py $(RUNS) --output=$(RUNS)/report.html; \
 	  .venv/bin/python look_inside.py $(RUNS) --data=docs/measured/inside.json --figures=$(RUNS)/figures; \
 	  $(call copy,$(RUNS)/figures,inside); \
 	else echo "left as they are: figures of $(RUNS), which is not there: make ladder"; fi

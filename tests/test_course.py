@@ -242,7 +242,7 @@ def test_claims_about_depth_and_optimizer_are_borne_out():
             ("4", "the scale, which hardly mattered above, matters in each row"): all(
                 is_bold(row[5]) for row in by_depth
             ),
-            ("4", "With AdamW the decoder is better without LayerNorm, with Muon it is worse"): all(
+            ("4", "with AdamW the decoder is better without LayerNorm, with Muon it is worse"): all(
                 is_bold(row[3]) for row in by_length
             )
             and max(norm[:2]) < 0 < min(norm[2:]),
