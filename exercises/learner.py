@@ -6,11 +6,11 @@ import difflib
 import faulthandler
 import io
 import os
+import runpy
 import signal
 import sys
 import threading
 import time
-import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,21 +70,19 @@ class Answer:
         self.path = folder / exercise.file
         self.name = os.path.relpath(self.path)
         self.printed = io.StringIO()
-        source = self._read()
-        self._check_blanks(ast.parse(source))
-        module = types.ModuleType(f"exercises.{self.path.stem}")
-        module.__file__ = str(self.path)
-        code = compile(source, str(self.path), "exec")
-        self._guard(self.path.name, lambda: exec(code, module.__dict__))
-        self.module = module
+        self._check_blanks(ast.parse(self._read()))
+        # As a file of one's own experiment is run: nothing of it is imported, or kept compiled.
+        self.names: dict[str, Any] = self._guard(
+            self.path.name, lambda: runpy.run_path(str(self.path), run_name=self.path.stem)
+        )
         for name in exercise.functions:
-            if not callable(getattr(module, name, None)):
+            if not callable(self.names.get(name)):
                 raise Wrong(f"{self.name}: {name} is not a function: expected def {name}(...)")
 
     def call(self, name: str, *args: Any) -> Any:
         """Returns the result of a function on copies of `args`. Raises Wrong if it fails."""
         copies = [arg.copy() if isinstance(arg, np.ndarray) else arg for arg in args]
-        return self._guard(f"{name}()", lambda: getattr(self.module, name)(*copies))
+        return self._guard(f"{name}()", lambda: self.names[name](*copies))
 
     def _read(self) -> str:
         try:

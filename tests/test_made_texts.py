@@ -45,7 +45,8 @@ def split_of(name, split):
 def frequencies(name, *backs):
     """Frequencies of the letters after each tuple of letters so many places back, if they count."""
     tokens, counted = split_of(name, "train")
-    seen = np.zeros([V] * (len(backs) + 1))
+    # A pair that the training split lacks is rare, not impossible.
+    seen = np.full([V] * (len(backs) + 1), 0.1)
     rows, places = np.nonzero(counted)
     before = [tokens[rows, places - back] for back in backs]
     np.add.at(seen, (*before, tokens[rows, places]), 1)
