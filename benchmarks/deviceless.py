@@ -1,16 +1,14 @@
-"""Ahead-of-time compilation for an H100 on a machine without a GPU.
+"""Ahead-of-time compilation for H100s on a machine without a GPU.
 
 It needs JAX's CUDA plugin, but neither driver nor GPU: `make gpu-compile` sets up an environment.
 XLA does not autotune here as it would on a device, so the programs are not for timing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import jax
-import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh
 
 from models.layers import target
 
@@ -47,12 +45,12 @@ device_description_str: "{H100}"
 """
 
 
-def mesh() -> Mesh:
-    """Returns a mesh of one H100 that programs can be compiled for, but not run on."""
+def devices(count: int = 1) -> Sequence[jax.Device]:
+    """Returns the H100s of a node that programs can be compiled for, but not run on."""
     described = topologies.get_topology_desc(
-        platform="cuda", target_config=TARGET_CONFIG, topology="1x1x1"
+        platform="cuda", target_config=TARGET_CONFIG, topology=f"1x1x{count}"
     )
-    return Mesh(np.asarray(described.devices), ("data",))
+    return described.devices
 
 
 @contextmanager
@@ -80,7 +78,7 @@ def compiling() -> Iterator[None]:
 def unavailable_reason() -> str:
     """Returns the reason why JAX cannot compile for a GPU here; empty if it can."""
     try:
-        mesh()
+        devices()
     except Exception as error:  # A missing or unfit plugin: the errors share no class.
         return str(error)
     return "" if jax.default_backend() == "cpu" else f"JAX's device is {jax.default_backend()}"

@@ -6,13 +6,13 @@ the peak memory that XLA plans. benchmarks/gpu_check.py measures on a GPU.
 """
 
 import json
+import math
 import os
 import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,7 @@ from typing import Any
 os.environ |= {"JAX_PLATFORMS": "cpu", "FAST_BFLOAT16": "true"}
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.table import Table
@@ -31,8 +28,8 @@ from rich.table import Table
 from benchmarks import deviceless, workloads
 from config import check
 from runtime import errors, process
+from training import plan
 from training.setup import check_config, set_up
-from training.step import draw_state, initial_metrics, train_steps
 
 # GPT-2 small as nanoGPT trains it on one GPU: 12 windows of 1,024 tokens, no dropout.
 SMALL = {"train.batch_size": 12, "model.dropout_rate": 0.0}
@@ -62,47 +59,54 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     Raises UserError for a wrong config or text.
     """
     check_config(config)
-    parts = set_up(config)
-    mesh = deviceless.mesh()
-    drawn = jax.eval_shape(partial(draw_state, parts.model, parts.tx), np.uint32(0))
-    state = place(drawn, mesh).replace(apply_fn=parts.model.apply, tx=parts.tx)
-    shape = config.train.batch_size, config.model.context_length + 1
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    arguments = (
-        jax.eval_shape(partial(initial_metrics, mesh)),
-        jax.ShapeDtypeStruct((config.train.steps_per_dispatch, *shape), jnp.int32),
-        *(number, number, jax.ShapeDtypeStruct((), jnp.uint32), number),
-        jax.eval_shape(lambda: parts.schedule),
-    )
+    parts = set_up(config, found=deviceless.devices(count_of(config.mesh)))
     started = time.perf_counter()
-    with jax.default_matmul_precision(parts.precision), deviceless.compiling():
-        compiled = train_steps.lower(
-            state,
-            *place(arguments, mesh),
-            num_parts=config.train.grad_accumulation_steps,
-            objective=parts.objective,
-        ).compile()
+    with deviceless.compiling():
+        args = plan.step_shapes(parts)
+        compiled = parts.lower_train_steps(args).compile()
     text = compiled.as_text()
     return {
         "device": deviceless.H100,
         "measured": False,
         "precision": parts.precision,
-        "num_params": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "num_params": sum(leaf.size for leaf in jax.tree.leaves(args[0].params)),
         "flops": parts.flops_per_step().gradient,
         "attention_forward": text.count('"__cudnn$fmhaSoftmax"'),
         "attention_backward": text.count('"__cudnn$fmhaSoftmaxBackward"'),
         "products": dict(Counter(factor_types(text))),
+        "collectives": collectives(text),
         "peak_bytes": compiled.memory_analysis().peak_memory_in_bytes,
         "compile_seconds": round(time.perf_counter() - started, 1),
     }
 
 
-def place(tree: Any, mesh: Mesh) -> Any:
-    """Returns the shapes and dtypes of a tree's leaves, replicated over `mesh`."""
-    sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding), tree
-    )
+def count_of(mesh: ConfigDict) -> int:
+    """Returns the number of GPUs that a config's `mesh` names; its -1 is one."""
+    return math.prod(abs(size) for size in mesh.values())
+
+
+# Communication in XLA's text, and the types and shapes of its results; "-start" begins one that
+# runs beside other work.
+COLLECTIVE = re.compile(
+    r"= (\(?[^=]*?\)?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)"
+    r"(-start)?\("
+)
+BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "u8": 1, "f16": 2, "s8": 1}
+
+
+def collectives(text: str) -> dict[str, int]:
+    """Returns the bytes that each kind of communication in a compiled program results in."""
+    found: Counter[str] = Counter()
+    # Long tuples hold comments such as /*index=5*/.
+    for results, kind, begins in COLLECTIVE.findall(re.sub(r"/\*.*?\*/", "", text)):
+        arrays = re.findall(r"(\w+)\[([0-9,]*)\]", results)
+        sizes = [
+            BYTES[dtype] * math.prod(map(int, filter(None, shape.split(","))))
+            for dtype, shape in arrays
+        ]
+        # One that begins returns its operands, too, and first.
+        found[kind] += sum(sizes[len(sizes) // 2 :] if begins else sizes)
+    return dict(found)
 
 
 # A matrix product in XLA's text: alone or in a fusion for Triton, or as a call of cuBLAS.

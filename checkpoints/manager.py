@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.training.train_state import TrainState
@@ -27,6 +26,7 @@ from checkpoints.file_format import Damaged
 from config import check
 from input_pipeline import tokenizers
 from input_pipeline.text_files import digest
+from models import padding
 from runtime import devices
 from runtime.errors import Failed, UserError
 from tracking.sink import Model
@@ -275,12 +275,12 @@ def load(workdir: Path, which: str) -> Trained:
     config = check.from_json(run_folder.read_json(workdir / run_folder.CONFIG), workdir)
     tokenizer = tokenizers.load(workdir / run_folder.TOKENIZER)
     model = models.build(config.model, tokenizer.vocab_size)
-    tokens_11 = jnp.zeros((1, 1), jnp.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_11)["params"]
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = jax.tree.map(lambda x: x.update(sharding=sharding), shapes)
+    shapes = jax.tree.map(lambda x: x.update(sharding=sharding), padding.shapes_of(model))
     with Checkpoints(workdir) as checkpoints:
         step, params = checkpoints.restore_params(which, shapes)
+    if config.model.pad_vocab_to:
+        model, params = padding.without_padding(model), padding.cut(params, model)
     # With the run's own sharding, its compiled programs are reused.
     params = devices.replicate(params, devices.data_mesh(1))
     return Trained(config, tokenizer, model, params, step)

@@ -25,7 +25,7 @@ from input_pipeline import hugging_face as tokenizer_files
 from input_pipeline import pretrained_tokenizer, tokenizers
 from input_pipeline.hugging_face import to_hugging_face
 from input_pipeline.tokenizers import Tokenizer
-from models import hugging_face
+from models import hugging_face, padding
 from runtime import devices
 from runtime.errors import UserError
 from runtime.files import check_not_a_pointer
@@ -149,10 +149,10 @@ def load_params(folder: Path, model: nn.Module) -> dict[str, Any]:
     """Returns the parameters of `model` from a folder of weights. Raises as `load` does."""
     tensors = weight_files.load(folder)
     try:
-        params = hugging_face.to_params(tensors, model)
+        params = hugging_face.to_params(tensors, padding.without_padding(model))
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
-    return hugging_face.with_gpt2_scales(params, _config(folder))
+    return padding.pad(hugging_face.with_gpt2_scales(params, _config(folder)), model)
 
 
 def open_model(workdir: Path, which: str) -> manager.Trained:

@@ -49,6 +49,10 @@ FRACTION = Range(lambda value: 0 <= value < 1, "0 or more, and less than 1")
 # typing error, or a file made to exhaust the memory.
 STEPS = 2**31 - 1
 AT_ENDS = " (first and last step only)"
+DEVICES = Range(
+    lambda value: value == -1 or 1 <= value <= 2**20,
+    "-1 (all devices that the other axes leave), or 1 to 1048576",
+)
 
 RANGES = {
     "seed": integer(0, MAX_SEED),
@@ -61,6 +65,7 @@ RANGES = {
         lambda value: value == -1 or 0 <= value < 1,
         "-1 (the value of --config.model.dropout_rate), or 0 or more, and less than 1",
     ),
+    "model.pad_vocab_to": integer(0, 2**24, " (off)"),
     "model.mlp_dim": integer(0, 2**18),
     "model.norm_epsilon": non_negative(),
     "model.num_kv_heads": integer(0, 2**10),
@@ -87,6 +92,7 @@ RANGES = {
     "train.z_loss": non_negative(),
     "train.loss_chunks": integer(1, 2**20),
     "train.max_skipped_updates": integer(0, STEPS),
+    **{f"mesh.{axis}": DEVICES for axis in ("data", "fsdp", "tensor")},
     "eval.every_steps": integer(0, STEPS, AT_ENDS),
     "eval.patience": integer(0, STEPS, " (off)"),
     "eval.min_delta": non_negative(),

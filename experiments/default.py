@@ -83,6 +83,10 @@ def get_config() -> ConfigDict:
     # "residual", "layer_norm", "mlp", "initialization"; "": none.
     config.model.without = ""
 
+    # Rows of the vocabulary's matrices; 0: as many as there are tokens. mesh.tensor can divide
+    # 50304, but not GPT-2's 50257. The rows beyond have probability 0.
+    config.model.pad_vocab_to = 0
+
     # Keys of stage 5 alone. Their defaults are GPT-2 as published (Radford et al., 2019).
     config.model.init_from = ""  # Folder or Hugging Face name of GPT-2 weights to start from.
     # Dropout on attention weights; -1: dropout_rate. A GPU's fused attention kernel needs 0.
@@ -138,6 +142,14 @@ def get_config() -> ConfigDict:
     # Or "blocks": recomputes activations in the backward pass, for less memory.
     config.train.remat = "none"
     config.train.max_skipped_updates = 0  # Updates to skip as not finite before stopping.
+
+    # Devices on each axis of the mesh; -1 on one of them: all that the others leave.
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # Each has its part of a batch, and the whole model.
+    config.mesh.fsdp = (
+        1  # Each has its part of a batch, and of every matrix and its optimizer state.
+    )
+    config.mesh.tensor = 1  # Each computes its part of every layer.
 
     config.eval = ConfigDict()
     # Steps between evaluations on the whole validation split; 0: first and last step only.

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from inference import metrics
 from input_pipeline import batches
+from models import sharding
 from runtime import devices, programs
 
 BATCHES_PER_CHUNK = 64  # Bounds the memory that a large split needs.
@@ -60,7 +61,8 @@ def evaluate(
     ):
         chunk = (devices.split_batches(array, mesh) for array in (windows_CBT, mask_CBT))
         args = (params, *chunk)
-        nats_C = programs.for_model(nats_of_batches, (model,), args)(*args)
+        with sharding.over(mesh):
+            nats_C = programs.for_model(nats_of_batches, (model,), args)(*args)
         # In float64: a float32 total over a long split would lose its last digits.
         nats += np.asarray(nats_C, np.float64).sum()
         targets = windows_CBT[..., 1:][mask_CBT]

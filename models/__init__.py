@@ -31,6 +31,7 @@ from models.bigram import Bigram
 from models.gpt2 import GPT2
 from models.gpt2_variants import CHOICES, GPT2Variant
 from models.multi_head_attention import MultiHeadAttentionModel
+from models.padding import Padded
 from models.self_attention import SelfAttentionModel
 from models.transformer_decoder import TransformerDecoder
 from models.without import IDEAS, Without
@@ -44,13 +45,31 @@ STAGES = {
     "gpt2": GPT2,
 }
 # Keys of `config.model` that every stage has, whether its module has the attribute or not.
-COMMON = {"name", "init_from", "context_length", "without"}
+COMMON = {"name", "init_from", "context_length", "without", "pad_vocab_to"}
 
 
 def build(
-    config: ConfigDict, vocab_size: int, *, splits: bool = False, remat: bool = False
+    config: ConfigDict, num_tokens: int, *, splits: bool = False, remat: bool = False
 ) -> nn.Module:
     """Returns the module that `config` (a whole config's `model`) describes.
+
+    It is `Padded` if `config` asks for a larger vocabulary, and else what `build_stage` returns.
+    Raises UserError as that does, and for a vocabulary of fewer rows than tokens.
+    """
+    if not (rows := config.pad_vocab_to):
+        return build_stage(config, num_tokens, splits=splits, remat=remat)
+    if rows < num_tokens:
+        raise UserError(
+            f"--config.model.pad_vocab_to={rows}: expected {num_tokens} or more, for the tokenizer "
+            "has so many tokens, or 0"
+        )
+    return Padded(build_stage(config, rows, splits=splits, remat=remat), num_tokens)
+
+
+def build_stage(
+    config: ConfigDict, vocab_size: int, *, splits: bool = False, remat: bool = False
+) -> nn.Module:
+    """Returns the module that `config` describes, with `vocab_size` rows.
 
     It is the stage's own class, `Without` for one that leaves an idea out, or GPT2Variant for a
     GPT-2 with other settings, one that `splits` into features and head, or one that recomputes its

@@ -1,32 +1,82 @@
-"""The layout over the devices: parameters on each of them, a batch split among them.
+"""The mesh of devices that a run or a command computes on, and the batches laid out over it.
 
-Whatever JAX finds is used: one CPU, one GPU, or all the GPUs of a node. XLA adds the sum of
-gradients over devices by itself, from where the arrays lie.
+Whatever JAX finds is used: one CPU, one GPU, or all the GPUs of a node. models/sharding.py says
+what the axes of a mesh divide; each divides batches, but for "tensor".
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from runtime.errors import UserError
+
+AXES = "data", "fsdp", "tensor"
+BATCH = "data", "fsdp"  # The axes that divide a batch.
+
+
+def mesh_of(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> Mesh:
+    """Returns the mesh of a config's `mesh`, the number of `devices` on each axis.
+
+    -1 stands for all that the other axes leave. Raises UserError for sizes that the devices do not
+    have, or that leave some of them over unless every size is given.
+    """
+    given = ", ".join(f"--config.mesh.{axis}={sizes[axis]}" for axis in AXES)
+    open_axes = [axis for axis in AXES if sizes[axis] == -1]
+    if len(open_axes) > 1:
+        raise UserError(f"{given}: expected -1 on one axis at most")
+    counts = {axis: sizes[axis] for axis in AXES}
+    taken = math.prod(count for count in counts.values() if count != -1)
+    if taken > len(devices):
+        raise UserError(f"{given}: JAX has {len(devices)} devices, not {taken}: lower one of them")
+    if open_axes:
+        if len(devices) % taken:
+            raise UserError(
+                f"{given}: {taken} does not divide JAX's {len(devices)} devices: expected a "
+                f"divisor, or a number of devices in place of -1"
+            )
+        counts[open_axes[0]] = len(devices) // taken
+    shape = [counts[axis] for axis in AXES]
+    return Mesh(np.asarray(devices[: math.prod(shape)]).reshape(shape), AXES)
+
 
 def data_mesh(*batch_sizes: int) -> Mesh:
-    """As many of the devices as divide every one of `batch_sizes`, on one axis "data"."""
+    """Returns as many of the devices as divide every one of `batch_sizes`, on the axis "data"."""
     devices = jax.devices()
     count = max(n for n in range(1, len(devices) + 1) if all(size % n == 0 for size in batch_sizes))
-    return Mesh(np.asarray(devices[:count]), ("data",))
+    return Mesh(np.asarray(devices[:count]).reshape(count, 1, 1), AXES)
+
+
+def batch_ways(mesh: Mesh) -> int:
+    """Returns the number of parts that a batch is divided into."""
+    return math.prod(mesh.shape[axis] for axis in BATCH)
+
+
+def divisible(batch_size: int, mesh: Mesh) -> int:
+    """Returns the next batch size from `batch_size` on that the devices can divide."""
+    return -(-batch_size // batch_ways(mesh)) * batch_ways(mesh)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """`tree` with a copy of each array on each device."""
+    """Returns `tree` with a copy of each array on each device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def gather(tree: Any, mesh: Mesh) -> Any:
+    """Returns `tree`, laid out over `mesh`, whole on this process's first device."""
+    if mesh.size == 1:
+        return tree
+    alone = Mesh(np.asarray(jax.local_devices()[:1]).reshape(1, 1, 1), AXES)
+    copies = jax.tree.map(lambda leaf: leaf.addressable_data(0), replicate(tree, mesh))
+    return replicate(copies, alone)
+
+
 def split_batches(batches: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Batches [K, B, ...] with B divided among the devices."""
-    return jax.device_put(batches, NamedSharding(mesh, PartitionSpec(None, "data")))
+    """Returns batches [K, B, ...] with B divided among the devices."""
+    return jax.device_put(batches, NamedSharding(mesh, PartitionSpec(None, BATCH)))
 
 
 def send_ahead(

@@ -188,6 +188,8 @@ def configure_jax() -> None:
             f"XLA_FLAGS={flags}: fast math hides numbers that are not finite, by which divergence "
             "is found; leave that flag out"
         )
+    # XLA's warnings of layouts that it changes on a mesh are lines for its developers.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         import jax
     except ValueError as error:

@@ -40,10 +40,14 @@ def test_a_part_of_a_batch_needs_less():
 
 
 def test_copies_are_counted_for_each_device_of_one_memory():
-    one = of_runs.Needs(10, 80, (1, 2, 5), copies=1)
+    one = of_runs.Needs(10, 80, (1, 2, 5), copies=1, parts=1)
     assert one.total == 10 * 8 + 80 + 40
     assert one._replace(copies=3).total == 3 * (10 * 8 + 80) + 40
     assert "x 3 devices" in one._replace(copies=3).arithmetic("adamw")
+    # Of what fsdp and tensor divide, each of eight devices has a quarter.
+    many = one._replace(copies=8, parts=4)
+    assert many.total == 2 * (10 * 8 + 80) + 40
+    assert "x 8 devices / 4 parts + 1 x 2 x 5 logits" in many.arithmetic("adamw")
 
 
 def test_this_machine_has_memory():

@@ -170,7 +170,8 @@ def test_what_a_run_leaves_behind(tmp_path):
     # An allow-list: nothing of the process's environment gets in.
     assert set(environment) == {
         *("command", "started", "git_commit", "git_dirty", "python", "jax", "flax"),
-        *("device", "platform", "num_devices", "num_cpus", "precision", "text_sha256"),
+        *("device", "platform", "num_devices", "mesh", "num_cpus", "precision"),
+        "text_sha256",
     }
 
 

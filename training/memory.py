@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from runtime import memory, programs
+from runtime import devices, memory, programs
 from runtime.errors import UserError
 from training.setup import Setup
 from training.step import creation
@@ -21,12 +21,13 @@ class Needs(NamedTuple):
     optimizer_bytes: int
     logits: tuple[int, int, int]  # Windows, tokens of each, vocabulary: of the largest batch.
     copies: int  # Of parameters and optimizer state in one memory.
+    parts: int  # Into which each device's copy is divided, by mesh.fsdp and mesh.tensor.
 
     @property
     def total(self) -> int:
         """The bytes of weights, gradients, optimizer state and one batch of logits."""
         replicated = 2 * FLOAT_BYTES * self.num_params + self.optimizer_bytes
-        return self.copies * replicated + FLOAT_BYTES * math.prod(self.logits)
+        return self.copies * replicated // self.parts + FLOAT_BYTES * math.prod(self.logits)
 
     def arithmetic(self, optimizer: str) -> str:
         """Returns the sum in words."""
@@ -34,7 +35,9 @@ class Needs(NamedTuple):
             f"{self.num_params:,} parameters x {FLOAT_BYTES} bytes x 2 (weights, gradients) + "
             f"{gigabytes(self.optimizer_bytes)} (state of {optimizer})"
         )
-        copied = f"({state}) x {self.copies} devices" if self.copies > 1 else state
+        copied = f"({state})" if self.copies > 1 or self.parts > 1 else state
+        copied += f" x {self.copies} devices" * (self.copies > 1)
+        copied += f" / {self.parts} parts" * (self.parts > 1)
         windows, length, vocab_size = self.logits
         logits = f"{windows:,} x {length:,} x {vocab_size:,} logits x {FLOAT_BYTES} bytes"
         return f"{copied} + {logits} = {gigabytes(self.total)}"
@@ -68,12 +71,13 @@ def needs_of(setup: Setup) -> Needs:
     of_training = train.batch_size // train.grad_accumulation_steps, length // train.loss_chunks
     windows, length = max(of_training, (setup.eval.batch_size, length), key=math.prod)
     # On a CPU all of JAX's devices share one memory; elsewhere each has its part of a batch.
-    shared = setup.mesh.devices.flat[0].platform == "cpu"
+    mesh = setup.mesh
+    shared = mesh.devices.flat[0].platform == "cpu"
     if not shared:
-        windows //= setup.mesh.size
+        windows //= devices.batch_ways(mesh)
     logits = windows, length, setup.data.tokenizer.vocab_size
-    copies = setup.mesh.size if shared else 1
-    return Needs(num_params, optimizer_bytes, logits, copies)
+    parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    return Needs(num_params, optimizer_bytes, logits, mesh.size if shared else 1, parts)
 
 
 def gigabytes(count: int) -> str:

@@ -35,6 +35,7 @@ from training.early_stopping import EarlyStopping
 # Config keys that may differ between a run and its resumption; another would make it another run.
 MAY_CHANGE = (
     "checkpoint.",
+    "mesh.",
     "tracking.",
     "sample.",
     "eval.",
@@ -57,6 +58,7 @@ VERSIONS = (
     "flax",
     "device",
     "num_devices",
+    "mesh",
     "precision",
 )
 # Names in the line that says what was left out of a text.
@@ -294,7 +296,7 @@ def write_start(
 
 def headline(config: ConfigDict, data: Corpus, num_params: int, precision: str, mesh: Mesh) -> str:
     """Returns what is about to train: the model, its size, the device, the text."""
-    devices = f"{mesh.size} x " * (mesh.size > 1) + mesh.devices.flat[0].platform
+    devices = device_line(mesh)
     unit = "characters" if config.data.tokenizer == "char" else "tokens"
     (num_train, _), (num_val, num_targets) = batches.size(data.train), batches.size(data.val)
     return " · ".join(
@@ -305,6 +307,16 @@ def headline(config: ConfigDict, data: Corpus, num_params: int, precision: str, 
             f"{num_train + num_val:,} {unit}, {num_targets:,} of them to predict",
         )
     )
+
+
+def device_line(mesh: Mesh) -> str:
+    """Returns the devices of `mesh`, as "8 x gpu (data 4, fsdp 2)", and how many it leaves idle."""
+    line = f"{mesh.size} x " * (mesh.size > 1) + mesh.devices.flat[0].platform
+    sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    if mesh.shape["data"] < mesh.size:
+        line += f" ({sizes})"
+    idle = len(jax.devices()) - mesh.size
+    return line + f", {idle} more idle" * (idle > 0)
 
 
 def text_line(data: Corpus) -> str:
@@ -355,6 +367,7 @@ def environment(data: Corpus, *, precision: str, mesh: Mesh) -> dict:
         "device": processor_name() if device.platform == "cpu" else device.device_kind,
         "platform": device.platform,
         "num_devices": mesh.size,
+        "mesh": dict(mesh.shape),
         "num_cpus": os.cpu_count(),
         "precision": precision,
         "text_sha256": data.digest,

@@ -4,6 +4,7 @@ A step whose loss or gradient is not finite changes nothing: it is skipped and c
 steps have been skipped than the run allows, the dispatch makes no further step.
 """
 
+import inspect
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from flax import linen as nn
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh
 
+from models import sharding
 from models.layers import reference
 from runtime import devices, programs
 from training import norms
@@ -51,15 +53,21 @@ def create_state(
     mesh: Mesh,
     cache_key: str | None = None,
 ) -> TrainState:
-    """Returns a TrainState with fresh parameters, on every device of `mesh`.
+    """Returns a TrainState with fresh parameters, laid out over `mesh`.
 
-    `cache_key` identifies model and `tx` for the program cache: see runtime/programs.py.
+    `cache_key` identifies model, `tx` and mesh for the program cache: see runtime/programs.py.
     """
     # The seed is an argument, not a constant of the program: another one compiles nothing.
     args = (np.uint32(seed),)
-    lower = partial(creation(model, tx).lower, *args)
-    state = programs.compiled("create", cache_key, args, lower)(*args)
-    return devices.replicate(state, mesh).replace(apply_fn=model.apply, tx=tx)
+    create = creation(model, tx)
+    if mesh.size > 1:
+        # No device has to hold what others will: each draws its own part, with the same numbers.
+        shardings = sharding.layout(create.eval_shape(*args), mesh)
+        create = jax.jit(partial(draw_state, model, tx), out_shardings=shardings)
+    state = programs.compiled("create", cache_key, args, partial(create.lower, *args))(*args)
+    if mesh.size == 1:
+        state = devices.replicate(state, mesh)
+    return state.replace(apply_fn=model.apply, tx=tx)
 
 
 @cache
@@ -148,6 +156,16 @@ def train_steps(
 
     _, state, metrics = jax.lax.while_loop(goes_on, body, (jnp.int32(first), state, metrics))
     return state, metrics
+
+
+def laid_out_train_steps(state: TrainState, metrics: Metrics) -> Any:
+    """Returns `train_steps` for a mesh: its results have the layouts of `state` and `metrics`."""
+    return jax.jit(
+        inspect.unwrap(train_steps),
+        static_argnames=("num_parts", "objective"),
+        donate_argnames="state",
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, (state, metrics)),
+    )
 
 
 class Flops(NamedTuple):

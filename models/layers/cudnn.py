@@ -4,10 +4,14 @@ It never writes the T x T weights to GPU memory: forward and backward recompute 
 (FlashAttention, Dao et al., 2022).
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from models.layers import target
+from runtime.devices import BATCH
 
 
 def can_attend(query: jax.Array) -> bool:
@@ -22,8 +26,17 @@ def can_attend(query: jax.Array) -> bool:
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Returns causal attention over [B, T, H, K] from start=0, in float32."""
-    T = query.shape[1]
+    """Returns causal attention over [B, T, H, K] from start=0, in float32.
+
+    On a mesh each device runs the kernel on its rows and heads; the compiler can't divide a kernel.
+    """
+    B, T, H, _ = query.shape
     factors = (x.astype(jnp.bfloat16) for x in (query, key[:, :T], value[:, :T]))
-    y_BTHK = jax.nn.dot_product_attention(*factors, is_causal=True, implementation="cudnn")
-    return y_BTHK.astype(jnp.float32)
+    kernel = partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty:
+        heads = "tensor" if H % mesh.shape["tensor"] == 0 else None
+        rows = BATCH if B % (mesh.size // mesh.shape["tensor"]) == 0 else None
+        part = PartitionSpec(rows, None, heads, None)
+        kernel = jax.shard_map(kernel, in_specs=(part,) * 3, out_specs=part, check_vma=False)
+    return kernel(*factors).astype(jnp.float32)
