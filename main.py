@@ -19,7 +19,7 @@ from ml_collections import config_flags
 import run_folder
 from config import check, list_flags
 from experiments import default, listing
-from runtime import errors
+from runtime import cluster, errors
 from runtime.terminal import announce
 from tracking import sweep
 
@@ -35,6 +35,16 @@ WORKDIR = flags.DEFINE_string(
     "workdir",
     "",
     "Run folder to write. Default: runs/<experiment>-<time>; in a W&B sweep runs/sweep-<id>/<run>.",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "Of several processes: HOST:PORT of process 0. SLURM and Open MPI tell it."
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", -1, "Processes that train the run; 1: alone, whatever started this process."
+)
+PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of the processes this is, from 0 on.")
+JOIN_SECONDS = flags.DEFINE_integer(
+    "join_seconds", 300, "Longest time to wait for the other processes.", lower_bound=1
 )
 LIST = flags.DEFINE_bool("list", False, "Lists all experiments and presets, a line each.")
 
@@ -64,13 +74,14 @@ def run(named: str, workdir: Path) -> None:
     """Trains the experiment that --config names."""
     announce(f"starting {default.name_of(named)}")
     # When the flags are known to be good: JAX takes a second to load.
+    cluster.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, JOIN_SECONDS.value)
     process.configure_jax()
     from train import train_and_evaluate
 
     config = CONFIG.value
     config.tracking.experiment = config.tracking.experiment or default.name_of(named)
     chosen = config_flags.get_override_values(flags.FLAGS["config"])
-    train_and_evaluate(config, workdir, chosen)
+    cluster.end_as_one(lambda: train_and_evaluate(config, workdir, chosen))
     if sys.stdout.isatty():
         prompt = " --prompt=ROMEO:" * (config.data.name == default.get_config().data.name)
         print(f"next: python generate.py --workdir={shlex.quote(str(workdir))}{prompt}")

@@ -8,7 +8,9 @@ import math
 import time
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,11 +24,12 @@ from checkpoints import pretrained, snapshots
 from checkpoints.manager import Checkpoints, Restored
 from checkpoints.snapshots import Snapshots
 from input_pipeline import corpus
-from runtime import signals
+from runtime import cluster, signals
 from runtime.errors import Diverged, Failed
 from runtime.phases import phase
-from tracking import Tracker, open_tracker, wandb_settings
+from tracking import Tracker, open_tracker, silent_tracker, wandb_settings
 from training import divergence, memory, norms, run_start
+from training.agreement import Agreement
 from training.due import Due, milestones
 from training.early_stopping import EarlyStopping
 from training.progress import Progress
@@ -47,6 +50,7 @@ class Run:
     tracker: Tracker
     workdir: Path
     log_model: str  # The checkpoint to track: tracking.log_model.
+    watch: cluster.Watch
     newest: dict[str, float]  # Each metric's newest value.
 
     def train(self, state: TrainState, step: int, stop: signals.Stop) -> int:
@@ -55,13 +59,14 @@ class Run:
         Raises Diverged, or what `stop` asks for after the state has been saved.
         """
         setup, due, progress = self.setup, self.due, self.progress
+        agreement = Agreement(setup.mesh, stop, due)
         metrics = before = setup.initial_metrics(state.params, progress.skipped)
         # The step compiles and its FLOPs are counted while the fresh model is evaluated.
         with phase("compile"), ThreadPoolExecutor(max_workers=2) as pool:
             compiling = pool.submit(setup.compile_train_steps, state, self.tracker.note)
             counting = pool.submit(setup.flops_per_step)
             if step == 0:
-                self.on_due(state, step, jax.device_get(metrics), stop)
+                self.on_due(state, step, metrics.fetch(), stop)
             train_steps, progress.flops = compiling.result(), counting.result()
         progress.start_clock()
         for chunk in setup.chunks(step):
@@ -72,11 +77,12 @@ class Run:
                 # At most two dispatches are in flight, for a request to stop waits for them: the
                 # one before the last has to end before the next begins.
                 jax.block_until_ready(before)
+                agreement.hear(before)
                 before = metrics
-                state, metrics = train_steps(state, metrics, chunk, step, until)
+                state, metrics = train_steps(state, agreement.ask(metrics), chunk, step, until)
                 step = until
                 if due.at(step) or stop.requested:
-                    measured = jax.device_get(metrics)  # Waits for the device.
+                    measured = metrics.fetch()  # Waits for the device.
                     progress.stop_clock()
                     self.on_due(state, step, measured, stop)
                     progress.start_clock()
@@ -130,7 +136,9 @@ class Run:
         # The sample is written token by token, which leaves the evaluation the core it needs.
         with ThreadPoolExecutor(max_workers=1) as pool:
             is_due = self.due.sample(step)
-            writing = pool.submit(self.setup.write_sample, params) if is_due else None
+            # Gathered first: processes communicate in one order.
+            own = self.setup.gather(params) if is_due else None
+            writing = pool.submit(self.setup.write_sample, own) if is_due else None
             scores = self.setup.evaluate(params) if self.due.evaluate(step) else {}
             sample = writing.result() if writing else None
         if scores:
@@ -139,7 +147,7 @@ class Run:
             if self.early_stopping.reason:
                 self.due.end_at(step)
                 if self.due.sample(step) and sample is None:
-                    sample = self.setup.write_sample(params)
+                    sample = self.setup.write_sample(self.setup.gather(params))
         return scores, sample
 
     def step_metrics(self, step: int, metrics: Metrics) -> dict[str, float]:
@@ -202,7 +210,11 @@ class Run:
             except KeyboardInterrupt:
                 status = "interrupted"
                 raise
+            except (ValueError, jax.errors.JaxRuntimeError) as error:
+                cluster.end_if_lost(error)
+                raise
             finally:
+                self.watch.stop()
                 self.checkpoints.wait()
                 seconds = time.perf_counter() - started
                 measured = {**self.newest, **self.progress.best}
@@ -225,10 +237,40 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, chosen: Container[str]
     on SIGINT or SIGTERM.
     """
     started = time.perf_counter()
+    config = cluster.everywhere(partial(complete, config, workdir, chosen))
+    cluster.first(partial(run_start.check_folder, config, workdir))
+    config, setup, num_params, weights = cluster.everywhere(partial(prepare, config, workdir))
+    with ExitStack() as stack:
+        cluster.first(lambda: stack.enter_context(run_start.locked(config, workdir)))
+        checkpoints = stack.enter_context(Checkpoints(workdir, config.checkpoint.keep))
+        step = checkpoints.latest_step()
+        if finished := run_start.describe_finished(workdir, step, config):
+            if cluster.is_first():
+                print(f"{workdir}: {finished}")
+            return
+        try:
+            run_in(config, workdir, setup, checkpoints, weights, num_params, started)
+        except OSError as error:
+            raise Failed(
+                f"{workdir} can't be written ({error}); what is saved is kept: make room and "
+                "resume with --config.checkpoint.resume=true"
+            ) from error
+
+
+def complete(config: ConfigDict, workdir: Path, chosen: Container[str]) -> ConfigDict:
+    """Returns `config` with what variables and pretrained weights set, checked as a whole."""
     config = wandb_settings.with_environment(config, chosen)
     config = pretrained.with_pretrained_shape(config, workdir)
     check_config(config)
-    run_start.check_folder(config, workdir)
+    return config
+
+
+def prepare(
+    config: ConfigDict, workdir: Path
+) -> tuple[ConfigDict, Setup, int, pretrained.Weights | None]:
+    """Returns the config with its number of steps, what it describes, the number of parameters,
+    and the pretrained weights to begin with. Nothing is written but the cache of tokens.
+    """
     data = corpus.load(run_start.data_config(config, workdir))
     config = with_num_steps(config, data.tokenizer.vocab_size)
     setup = set_up(config, data)
@@ -238,21 +280,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path, chosen: Container[str]
     weights = run_start.first_weights(
         config.model.init_from, setup.model, setup.data.tokenizer, workdir
     )
-    with (
-        run_start.locked(config, workdir),
-        Checkpoints(workdir, config.checkpoint.keep) as checkpoints,
-    ):
-        step = checkpoints.latest_step()
-        if finished := run_start.describe_finished(workdir, step, config):
-            print(f"{workdir}: {finished}")
-            return
-        try:
-            run_in(config, workdir, setup, checkpoints, weights, num_params, started)
-        except OSError as error:
-            raise Failed(
-                f"{workdir} can't be written ({error}); what is saved is kept: make room and "
-                "resume with --config.checkpoint.resume=true"
-            ) from error
+    return config, setup, num_params, weights
 
 
 def run_in(
@@ -287,6 +315,7 @@ def run_in(
         tracker,
         workdir,
         log_model,
+        cluster.Watch(),
         newest,
     )
     run.run_to_end(restored.state, restored.step, started)
@@ -311,23 +340,43 @@ def begin(
         if checkpoints.latest_step() is not None:
             state = creating.result()
             restored = run_start.restore(checkpoints, state, config.train.max_skipped_updates)
-        notes = run_start.write_start(
-            config,
-            workdir,
-            setup.data,
-            prompt=setup.prompt,
-            num_params=num_params,
-            precision=setup.precision,
-            mesh=setup.mesh,
-            weights_digest=weights and weights.digest,
-            resumed=restored is not None,
+        tracker = open_folder(
+            config, workdir, setup, num_params, weights and weights.digest, restored
         )
-        resumed_from = restored and restored.step
-        tracker = open_tracker(config, workdir, num_params=num_params, resumed_from=resumed_from)
         checkpoints.note = tracker.note  # Until here, to standard error.
-        for note in notes:
-            tracker.note(note)
         return restored or run_start.fresh(creating.result()), tracker
+
+
+def open_folder(
+    config: ConfigDict,
+    workdir: Path,
+    setup: Setup,
+    num_params: int,
+    weights_digest: str | None,
+    restored: Restored | None,
+) -> Tracker:
+    """Writes the folder's files and prints the run's first lines; returns its tracker.
+
+    Of several processes, process 0 alone writes and prints.
+    """
+    if not cluster.is_first():
+        return silent_tracker()
+    notes = run_start.write_start(
+        config,
+        workdir,
+        setup.data,
+        prompt=setup.prompt,
+        num_params=num_params,
+        precision=setup.precision,
+        mesh=setup.mesh,
+        weights_digest=weights_digest,
+        resumed=restored is not None,
+    )
+    resumed_from = restored and restored.step
+    tracker = open_tracker(config, workdir, num_params=num_params, resumed_from=resumed_from)
+    for note in notes:
+        tracker.note(note)
+    return tracker
 
 
 def due_of(config: ConfigDict) -> Due:
@@ -341,6 +390,7 @@ def due_of(config: ConfigDict) -> Due:
         sample=config.sample.every_steps if config.sample.num_tokens else None,
         save=config.checkpoint.every_steps,
         save_minutes=config.checkpoint.every_minutes,
+        has_clock=cluster.count() == 1,
         evaluate_at=milestones(num_steps) if config.eval.milestones else (),
         sample_at=milestones(num_steps) if config.sample.milestones else (),
         snapshot_at=snapshots.steps_of(num_steps, config.checkpoint.snapshots),

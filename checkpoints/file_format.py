@@ -17,8 +17,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 import run_folder
+from runtime import cluster, devices
 from runtime.errors import UserError
 from runtime.files import atomic_write, fsync
 
@@ -109,8 +111,25 @@ def read(path: Path, name: str, like: Any) -> Any:
             loaded = {key: tensors.get_tensor(key) for key in wanted}
     except SafetensorError as error:
         raise Damaged(f"{file.name} can't be read: {error}") from None
-    placed = [jax.device_put(loaded[key], leaf.sharding) for key, leaf in leaves.items()]
+    placed = [devices.place(loaded[key], leaf.sharding) for key, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), placed)
+
+
+def fetch(tree: Any) -> Any:
+    """Returns copies of all arrays, as NumPy arrays; of several processes, in process 0 alone.
+
+    Gathers one array after the other, for the devices may not have room for all.
+    """
+    if cluster.count() == 1:
+        return jax.tree.map(lambda leaf: np.array(leaf, copy=True), jax.device_get(tree))
+
+    def gathered(leaf: jax.Array) -> np.ndarray | None:
+        assert isinstance(leaf.sharding, NamedSharding)
+        whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+        copy = devices.place(leaf, whole).addressable_data(0)
+        return np.array(copy, copy=True) if cluster.is_first() else None
+
+    return jax.tree.map(gathered, tree)
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from config import check
 from input_pipeline import tokenizers
 from input_pipeline.text_files import digest
 from models import padding
-from runtime import devices
+from runtime import cluster, devices
 from runtime.errors import Failed, UserError
 from tracking.sink import Model
 
@@ -113,13 +113,15 @@ class Checkpoints(contextlib.AbstractContextManager):
         return Model(self._folder(step), step, loss, aliases)
 
     def save(self, step: int, state: TrainState, progress: dict, val_loss: float | None) -> None:
-        """Copies the arrays and starts to write them in the background."""
+        """Copies the arrays and starts to write them in the background.
+
+        Of several processes, process 0 alone writes.
+        """
         self.wait()
         # Copies, for the next update reuses the buffers of these arrays.
-        trees = jax.tree.map(
-            lambda leaf: np.array(leaf, copy=True),
-            jax.device_get({"params": state.params, "opt_state": state.opt_state}),
-        )
+        trees = file_format.fetch({"params": state.params, "opt_state": state.opt_state})
+        if not cluster.is_first():
+            return
         tokenizer = digest([self._tokenizer])
         metadata = {"step": step, "progress": progress, BEST_BY: val_loss, "tokenizer": tokenizer}
         self._saving = step, self._thread.submit(self._write, step, trees, metadata)
@@ -244,6 +246,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         raise Damaged(f"{file_format.METADATA} holds no progress of a run")
 
     def _set_aside(self, damaged: dict[int, Damaged], whole: int) -> None:
+        if not cluster.is_first():
+            return
         for step in damaged:
             aside = self._path / f"{step}.damaged"
             shutil.rmtree(aside, ignore_errors=True)

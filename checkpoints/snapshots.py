@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import run_folder
 from checkpoints import file_format
 from input_pipeline.text_files import digest
+from runtime import cluster
 
 
 def steps_of(num_steps: int, count: int) -> list[int]:
@@ -35,9 +34,12 @@ class Snapshots:
 
     def save(self, step: int, params: Any, note: Callable[[str], None]) -> None:
         """Writes the parameters of `step`; where that fails, says so by `note`."""
+        own = file_format.fetch(params)
+        if not cluster.is_first():
+            return
         metadata = {"step": step, "tokenizer": digest([self._tokenizer])}
         try:
-            file_format.write(self._path / f"{step}", {"params": jax.device_get(params)}, metadata)
+            file_format.write(self._path / f"{step}", {"params": own}, metadata)
         except OSError as error:
             note(f"The snapshot of step {step} was not saved ({error}); training goes on.")
 
@@ -51,5 +53,5 @@ class Snapshots:
     def remove_after(self, step: int) -> None:
         """Removes the snapshots of later steps, which a run resumed from `step` makes again."""
         for later in self.steps():
-            if later > step:
+            if later > step and cluster.is_first():
                 file_format.remove(self._path / f"{later}")

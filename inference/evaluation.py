@@ -38,7 +38,7 @@ def nats_of_batches(
         nats_BT = metrics.next_token_nats(logits_BTV, windows_BT[:, 1:])
         return jnp.sum(nats_BT, where=mask_BT)
 
-    return jax.lax.map(nats_of_batch, (windows_CBT, mask_CBT))
+    return sharding.whole(jax.lax.map(nats_of_batch, (windows_CBT, mask_CBT)))
 
 
 def evaluate(

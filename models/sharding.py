@@ -94,6 +94,13 @@ def _lay_out(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     return output
 
 
+def whole(x: jax.Array) -> jax.Array:
+    """Returns `x` on every device, for each process to read; on one device itself."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
 def constrain(x: jax.Array, last: str | None) -> jax.Array:
     """Returns `x` [B, T, ...] with B divided over the mesh, and its last dimension over an axis.
 

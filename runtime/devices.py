@@ -28,6 +28,11 @@ def mesh_of(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> Mesh:
     open_axes = [axis for axis in AXES if sizes[axis] == -1]
     if len(open_axes) > 1:
         raise UserError(f"{given}: expected -1 on one axis at most")
+    if jax.process_count() > 1 and not open_axes and math.prod(sizes.values()) != len(devices):
+        raise UserError(
+            f"{given}: expected the {len(devices)} devices of all {jax.process_count()} processes, "
+            "or -1 on one axis"
+        )
     counts = {axis: sizes[axis] for axis in AXES}
     taken = math.prod(count for count in counts.values() if count != -1)
     if taken > len(devices):
@@ -62,7 +67,25 @@ def divisible(batch_size: int, mesh: Mesh) -> int:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Returns `tree` with a copy of each array on each device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: place(leaf, whole), tree)
+
+
+def place(array: Any, layout: NamedSharding) -> jax.Array:
+    """Returns `array` laid out over the devices of all processes, each of which has all of it."""
+    if layout.is_fully_addressable:
+        return jax.device_put(array, layout)
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return jax.jit(lambda x: x, out_shardings=layout)(array)
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, layout, lambda index: host[index])
+
+
+def one_each(value: int, mesh: Mesh) -> jax.Array:
+    """Returns an integer for each device of `mesh`; those of this process are `value`."""
+    layout = NamedSharding(mesh, PartitionSpec(AXES))
+    own = np.full(1, value, np.int32)
+    return jax.make_array_from_callback((mesh.size,), layout, lambda _: own)
 
 
 def gather(tree: Any, mesh: Mesh) -> Any:
@@ -76,7 +99,7 @@ def gather(tree: Any, mesh: Mesh) -> Any:
 
 def split_batches(batches: np.ndarray, mesh: Mesh) -> jax.Array:
     """Returns batches [K, B, ...] with B divided among the devices."""
-    return jax.device_put(batches, NamedSharding(mesh, PartitionSpec(None, BATCH)))
+    return place(batches, NamedSharding(mesh, PartitionSpec(None, BATCH)))
 
 
 def send_ahead(

@@ -70,6 +70,18 @@ def run_command(
     )
 
 
+def code_of(ending: BaseException) -> int:
+    """Returns the exit code of a command that ends with one of the exceptions of this module."""
+    codes = {
+        Terminated: TERMINATED,
+        KeyboardInterrupt: INTERRUPTED,
+        UserError: USER_ERROR,
+        Diverged: DIVERGED,
+        Failed: FAILED,
+    }
+    return next(code for kind, code in codes.items() if isinstance(ending, kind))
+
+
 def _terminate(*_) -> None:
     raise Terminated
 
@@ -77,20 +89,15 @@ def _terminate(*_) -> None:
 def _exit_with(main: Callable[[], None]) -> None:
     try:
         main()
-    except Terminated as stop:
-        _exit(str(stop) or "terminated", TERMINATED)
     except KeyboardInterrupt as stop:
-        _exit(str(stop) or "interrupted", INTERRUPTED)
+        usual = "terminated" if isinstance(stop, Terminated) else "interrupted"
+        _exit(str(stop) or usual, code_of(stop))
     except BrokenPipeError:
         # The reader, `head` for example, has closed the pipe: a flush at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PIPE_CLOSED)
-    except UserError as error:
-        _fail(error, USER_ERROR)
-    except Diverged as error:
-        _fail(error, DIVERGED)
-    except Failed as error:
-        _fail(error, FAILED)
+    except (UserError, Diverged, Failed) as error:
+        _fail(error, code_of(error))
 
 
 def _parse_flags(

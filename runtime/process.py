@@ -175,6 +175,11 @@ NEEDED: dict[str, Any] = {
 DEVICES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES", "CUDA_VISIBLE_DEVICES")
 
 
+def quiet_compiler() -> None:
+    """Hides XLA's warnings, which are for its developers; call it before JAX is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
 def configure_jax() -> None:
     """Sets up JAX: persistent compilation cache, float32 matrix products, the options in NEEDED.
 
@@ -188,8 +193,7 @@ def configure_jax() -> None:
             f"XLA_FLAGS={flags}: fast math hides numbers that are not finite, by which divergence "
             "is found; leave that flag out"
         )
-    # XLA's warnings of layouts that it changes on a mesh are lines for its developers.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    quiet_compiler()
     try:
         import jax
     except ValueError as error:

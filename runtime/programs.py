@@ -70,19 +70,30 @@ def compiled(
     # A second run in this process has another optimizer object, and the same program.
     place = key, jax.tree.structure((args, out))
     if place not in LOADED:
-        program = _load(_recall(_recall(key)), args, out)
-        if program is None:
-            lowered = lower()
-            digest = _digest(lowered.as_text(), str(lowered.out_tree), _shapes(args))
-            program = _load(_recall(digest), args, out) or _compile(lowered, digest, out)
-            _keep(key, digest)
-        LOADED[place] = program
+        # A kept program does not know which of its devices are those of other processes.
+        alone = jax.process_count() == 1
+        LOADED[place] = _recalled(key, args, lower, out) if alone else lower().compile()
     return LOADED[place]
+
+
+def _recalled(
+    key: str, args: tuple, lower: Callable[[], jax.stages.Lowered], out: Any
+) -> jax.stages.Compiled:
+    """Returns the kept program, or the one that is now compiled and kept."""
+    if program := _load(_recall(_recall(key)), args, out):
+        return program
+    lowered = lower()
+    digest = _digest(lowered.as_text(), str(lowered.out_tree), _shapes(args))
+    program = _load(_recall(digest), args, out) or _compile(lowered, digest, out)
+    _keep(key, digest)
+    return program
 
 
 def is_kept(name: str, cache_key: str | None, args: tuple) -> bool:
     """Returns True if `compiled` will probably find the program, and not compile it."""
-    return cache_key is not None and _recall(_key(name, cache_key, args)) is not None
+    if cache_key is None or jax.process_count() > 1:
+        return False
+    return _recall(_key(name, cache_key, args)) is not None
 
 
 def cached(name: str, cache_key: str | None, args: tuple, make: Callable[[], Any]) -> Any:

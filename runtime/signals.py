@@ -12,26 +12,35 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from runtime import cluster
 from runtime.errors import Terminated
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Request to stop, by the first signal that arrived."""
+    """Request to stop, by the first signal that arrived here; of several processes, in any."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note
-        self._number = 0
+        self.number = 0  # Of the signal that has arrived in this process.
+        self._agreed = 0
 
     @property
     def requested(self) -> bool:
-        """Returns True once a signal has arrived."""
-        return self._number != 0
+        """Returns True once a signal has arrived, and all processes know."""
+        return self._agreed != 0
+
+    def agree(self, number: int) -> None:
+        """Takes the signal that all processes have agreed on, whichever of them it reached."""
+        if not self.number:
+            name = signal.Signals(number).name
+            self._note(f"{name} in another process: saving after the current updates")
+        self._agreed = number
 
     def raise_as(self, message: str) -> NoReturn:
         """Raises `message` as the exception whose exit code is that of the signal."""
-        raise (Terminated if self._number == signal.SIGTERM else KeyboardInterrupt)(message)
+        raise (Terminated if self._agreed == signal.SIGTERM else KeyboardInterrupt)(message)
 
     def listen(self, pipe: int) -> None:
         """Reads signal numbers from `pipe` until it is closed."""
@@ -39,10 +48,12 @@ class Stop:
             for number in numbers:
                 if number not in SIGNALS:
                     continue
-                if self._number:
+                if self.number:
                     os.write(2, b"stopped without saving; the last checkpoint is kept\n")
                     os._exit(128 + number)
-                self._number = number
+                self.number = number
+                if cluster.count() == 1:
+                    self._agreed = number
                 note = (
                     f"{signal.Signals(number).name}: saving after the current updates; a second "
                     "signal stops without saving"

@@ -73,7 +73,7 @@ def train(stage, optimizer, shape, folder):
         "losses": losses,
         # Programs that take longer to compile, for the stage with all layers.
         "val": setup.evaluate(state.params)["val/loss"] if stage == "gpt2" else None,
-        "sample": setup.write_sample(state.params) if stage == "gpt2" else None,
+        "sample": setup.write_sample(setup.gather(state.params)) if stage == "gpt2" else None,
         "held": held,
         "stays": layout == [leaf.sharding for leaf in jax.tree.leaves(state)],
         "devices": setup.mesh.size,

@@ -37,13 +37,20 @@ from tracking.wandb_run import WandbRun
 SINKS = ("wandb", "tensorboard")
 
 
+class NoRecord(Sink):
+    """Record of a process whose run another one writes."""
+
+    def sync(self) -> None:
+        """Flushes nothing."""
+
+
 class Tracker:
     """Passes what a run measures to a record and to other sinks.
 
     `log`, `log_sample` and `sync` raise OSError if the record can't be written.
     """
 
-    def __init__(self, record: JsonLines, console: PlainLines) -> None:
+    def __init__(self, record: JsonLines | NoRecord, console: Sink) -> None:
         self._record = record
         self._console = console
         self._others: list[Sink] = [console]
@@ -108,6 +115,11 @@ def choose_sinks(configured: Sequence[str]) -> set[str]:
     for name in sorted(set(configured).difference(SINKS)):
         raise UserError(f"--config.tracking.sinks={name!r}: expected some of {', '.join(SINKS)}")
     return set(configured)
+
+
+def silent_tracker() -> Tracker:
+    """Returns a tracker that shows and writes nothing."""
+    return Tracker(NoRecord(), Sink())
 
 
 def open_tracker(

@@ -18,7 +18,7 @@ class Due:
     Everything is due at the last step, and an evaluation and a sample before the first one. An
     interval of 0 steps adds no other step; `sample` may be None, for no sample at all, and `norms`
     0, for none at all. Further steps are `evaluate_at` and `sample_at`; snapshots are due at
-    `snapshot_at` alone.
+    `snapshot_at` alone. Without a clock of its own, it is told when minutes are over.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class Due:
         save: int,
         norms: int = 0,
         save_minutes: float = 0.0,
+        has_clock: bool = True,
         evaluate_at: Collection[int] = (),
         sample_at: Collection[int] = (),
         snapshot_at: Collection[int] = (),
@@ -41,6 +42,7 @@ class Due:
         self._evaluate_at, self._sample_at = evaluate_at, sample_at
         self._snapshot_at = snapshot_at
         self._save_seconds = 60 * save_minutes
+        self._has_clock = has_clock
         self.saved()
 
     def next(self, step: int, end: int) -> int:
@@ -77,8 +79,16 @@ class Due:
         """Returns True if a checkpoint is due: by step, with each evaluation, or by the clock."""
         if step == 0:
             return False
-        minutes_are_over = 0 < self._save_seconds <= time.monotonic() - self._saved_at
-        return self.evaluate(step) or self._divides(self._save, step) or minutes_are_over
+        by_clock = self._is_asked or (self._has_clock and self.minutes_are_over())
+        return self.evaluate(step) or self._divides(self._save, step) or by_clock
+
+    def minutes_are_over(self) -> bool:
+        """Returns True if the last checkpoint is too old."""
+        return 0 < self._save_seconds <= time.monotonic() - self._saved_at
+
+    def ask_to_save(self) -> None:
+        """Makes a checkpoint due after the next step, whichever it is."""
+        self._is_asked = True
 
     def snapshot(self, step: int) -> bool:
         """Returns True if a snapshot is due."""
@@ -91,6 +101,7 @@ class Due:
     def saved(self) -> None:
         """Starts the minutes until the next checkpoint anew."""
         self._saved_at = time.monotonic()  # A clock that nobody can set back.
+        self._is_asked = False
 
     def _divides(self, every: int, step: int) -> bool:
         return step in (0, self._num_steps) or (every > 0 and step % every == 0)

@@ -48,7 +48,7 @@ def check(setup: Setup, optimizer: str) -> Needs:
 
     Raises UserError if its weights and logits do not fit into the free memory.
     """
-    device = setup.mesh.devices.flat[0]
+    device = jax.local_devices()[0]
     needs, free = needs_of(setup), memory.free_bytes(device)
     if free is not None and needs.total > free:
         raise UserError(
@@ -76,8 +76,9 @@ def needs_of(setup: Setup) -> Needs:
     if not shared:
         windows //= devices.batch_ways(mesh)
     logits = windows, length, setup.data.tokenizer.vocab_size
+    copies = len(mesh.local_devices) if shared else 1
     parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
-    return Needs(num_params, optimizer_bytes, logits, mesh.size if shared else 1, parts)
+    return Needs(num_params, optimizer_bytes, logits, copies, parts)
 
 
 def gigabytes(count: int) -> str:

@@ -35,6 +35,12 @@ class Metrics(NamedTuple):
     # By layer [2, layers]: of the gradient before clipping, and of the parameters after the step.
     # Of a dispatch's last step alone; None where they are not measured.
     norms: jax.Array | None = None
+    # Of several processes, what each device's process wishes, then the greatest: agreement.py.
+    wishes: jax.Array | None = None
+
+    def fetch(self) -> "Metrics":
+        """Waits for the device, and returns the numbers that are the same for all processes."""
+        return jax.device_get(self._replace(wishes=None))
 
 
 def initial_metrics(mesh: Mesh, skipped: int = 0, layer_norms: Any = None) -> Metrics:
@@ -43,7 +49,9 @@ def initial_metrics(mesh: Mesh, skipped: int = 0, layer_norms: Any = None) -> Me
     Steps measure the norms of layers if `layer_norms` are given: those of norms.initial.
     """
     zero = np.float32(0)
-    return Metrics(*devices.replicate((zero, zero, zero, np.int32(skipped), layer_norms), mesh))
+    measured = devices.replicate((zero, zero, zero, np.int32(skipped), layer_norms), mesh)
+    wishes = devices.one_each(0, mesh) if jax.process_count() > 1 else None
+    return Metrics(*measured)._replace(wishes=wishes)
 
 
 def create_state(
@@ -119,7 +127,7 @@ def train_step(
         layer_norms = jax.lax.cond(
             norms_due, lambda: norms.measure(gradient, state.params), lambda: before.norms
         )
-    return state, Metrics(loss, norm, learning_rate, skipped, layer_norms)
+    return state, Metrics(loss, norm, learning_rate, skipped, layer_norms, before.wishes)
 
 
 @partial(jax.jit, static_argnames=("num_parts", "objective"), donate_argnames="state")
@@ -155,6 +163,9 @@ def train_steps(
         )
 
     _, state, metrics = jax.lax.while_loop(goes_on, body, (jnp.int32(first), state, metrics))
+    if metrics.wishes is not None:
+        agreed = jnp.full_like(metrics.wishes, metrics.wishes.max())
+        metrics = metrics._replace(wishes=agreed)
     return state, metrics
 
 
@@ -207,7 +218,7 @@ def _shapes_of(model: nn.Module) -> Any:
 def _count(function: Any, *args: Any) -> float:
     """Returns the operations of a jitted function."""
     # Counted for the CPU wherever the run is: the plugins of other devices do not count.
-    with jax.default_device(jax.devices("cpu")[0]), reference.forced():
+    with jax.default_device(jax.local_devices(backend="cpu")[0]), reference.forced():
         cost = function.lower(*args).cost_analysis()
     assert cost is not None, "XLA counts the operations of a CPU's program"
     return cost["flops"]

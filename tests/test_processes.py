@@ -1,0 +1,199 @@
+"""Runs of several processes: they train as one, stop as one, and end when one of them dies."""
+
+import itertools
+import signal
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import run_folder
+from runtime import cluster
+from runtime.errors import UserError
+from tests.command import assert_refused, run, wait_until
+from tests.processes import Processes, free_port
+
+ON_FOUR = (
+    *("--config.train.batch_size=8", "--config.train.precision=float32"),
+    *("--config.mesh.data=2", "--config.mesh.fsdp=2"),
+)
+SMOKE = ("--config=gpt2:smoke", *ON_FOUR)
+SHORT = ("--config=self_attention:smoke", *ON_FOUR)  # It compiles faster.
+CLOCK = ("seconds", "train/tokens_per_second")
+
+
+def lines(workdir):
+    """Returns the record of a run by step, without what a clock measures."""
+    return {
+        line["step"]: {key: value for key, value in line.items() if key not in CLOCK}
+        for line in run_folder.read_lines(workdir / run_folder.METRICS)
+    }
+
+
+def saved(workdir, step):
+    """Returns all arrays of a checkpoint."""
+    folder = workdir / f"checkpoints/{step}"
+    return {
+        (file, name): array
+        for file in ("params", "opt_state")
+        for name, array in load_file(folder / f"{file}.safetensors").items()
+    }
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """Returns the folder of a run of one process with four devices."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    variables = {"JAX_NUM_CPU_DEVICES": "4", "WANDB_MODE": "disabled"}
+    result = run("main.py", *SMOKE, f"--workdir={workdir}", **variables)
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+def assert_equal_runs(one, many):
+    """They have the same numbers, up to the order of summation, and the same samples."""
+    for step, line in lines(one).items():
+        assert lines(many)[step] == pytest.approx(line, rel=1e-6), step
+    samples = [list(run_folder.read_lines(path / run_folder.SAMPLES)) for path in (one, many)]
+    assert samples[0] == samples[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "devices"), [(2, 2), (4, 1)])
+def test_processes_train_as_one(count, devices, one, tmp_path):
+    workdir = tmp_path / "run"
+    (first, *others) = Processes(count, *SMOKE, f"--workdir={workdir}", devices=devices).wait()
+    assert (first[0], first[2]) == (0, "")
+    assert " · 4 x cpu (data 2, fsdp 2), float32 · " in first[1]
+    assert "done: val loss" in first[1] and "Gloo" not in first[1]
+    assert others == [(0, "", "")] * (count - 1)  # Process 0 alone writes.
+    assert_equal_runs(one, workdir)
+    for name, array in saved(one, 20).items():
+        np.testing.assert_allclose(saved(workdir, 20)[name], array, rtol=1e-4, atol=1e-5)
+    assert run_folder.read_json(workdir / "summary.json")["status"] == "done"
+
+
+def started(workdir, *flags):
+    """Returns two processes of a long run that have made their first steps."""
+    endless = ["--config.train.num_steps=100000", "--config.checkpoint.every_steps=10"]
+    endless += ["--config.eval.every_steps=0", "--config.sample.every_steps=0"]
+    # The same learning rate whatever the number of steps.
+    endless += [
+        f"--config.optimizer.{key}=0.01" for key in ("learning_rate", "final_learning_rate")
+    ]
+    both = Processes(2, *SHORT, *endless, *flags, f"--workdir={workdir}", devices=2)
+    wait_until(lambda: (workdir / "checkpoints/20").exists() or both.all[0].poll() is not None)
+    return both, endless[1:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other_in_one_line(victim, tmp_path):
+    both, flags = started(tmp_path / "run")
+    both.all[victim].kill()
+    ((code, _, error),) = both.wait(without=[victim])
+    assert code not in (0, None)
+    assert error.startswith("error: another process of this run has ended, or does not answer (")
+    assert error.endswith("--config.checkpoint.resume=true\n") and error.count("\n") == 1
+    # It goes on with one process, where it was saved.
+    last = max(int(path.name) for path in (tmp_path / "run/checkpoints").glob("[0-9]*"))
+    more = [*flags, "--config.checkpoint.resume=true", f"--config.train.num_steps={last + 5}"]
+    alone = run(
+        "main.py",
+        *(*SHORT, *more, f"--workdir={tmp_path / 'run'}"),
+        JAX_NUM_CPU_DEVICES="4",
+        WANDB_MODE="disabled",
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert max(lines(tmp_path / "run")) == last + 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("receiver", [0, 1])
+def test_a_signal_to_one_process_stops_all_after_the_same_step(receiver, tmp_path):
+    both, flags = started(tmp_path / "run")
+    both.all[receiver].send_signal(signal.SIGTERM)
+    (code, shown, error), other = both.wait()
+    assert (code, other) == (143, (143, "", ""))
+    (step,) = (line.split(",")[0].split()[-1] for line in error.splitlines())
+    assert error.startswith(f"stopped at step {step}, which is saved: resume with ")
+    assert ("SIGTERM in another process" in shown) == (receiver == 1)
+    assert max(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()) == int(step)
+    if receiver == 0:
+        return
+    # Resumed by as many, it equals a run that never stopped, bit for bit.
+    more = [*flags, f"--config.train.num_steps={int(step) + 10}"]
+    again = ["--config.checkpoint.resume=true", f"--workdir={tmp_path / 'run'}"]
+    resumed = Processes(2, *SHORT, *more, *again, devices=2).wait()
+    whole = Processes(2, *SHORT, *more, f"--workdir={tmp_path / 'whole'}", devices=2).wait()
+    assert [code for code, _, _ in (*resumed, *whole)] == [0] * 4
+    end = int(step) + 10
+    for name, array in saved(tmp_path / "whole", end).items():
+        np.testing.assert_array_equal(saved(tmp_path / "run", end)[name], array)
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_answer_ends_the_other(tmp_path):
+    both, _ = started(tmp_path / "run")
+    both.all[1].send_signal(signal.SIGSTOP)
+    ((code, _, error),) = both.wait(without=[1])
+    assert code not in (0, None)
+    assert error.startswith("error: another process of this run has ended, or does not answer (")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_refusal_is_one_line_and_reaches_all(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    taken = Processes(2, *SMOKE, f"--workdir={file}", devices=2).wait()
+    assert taken == [
+        (2, "", f"error: --workdir={file} is a file; a run needs a folder\n"),
+        (2, "", ""),
+    ]
+    each = [["--config.seed=0"], ["--config.train.batch_size=6"]]
+    own = Processes(2, *SMOKE, f"--workdir={tmp_path / 'run'}", devices=2, each=each).wait()
+    assert own[0] == (2, "", "")
+    assert own[1][2].startswith("error: --config.train.batch_size=6 can't be divided among 4 dev")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_come_are_waited_for_so_long():
+    flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", "--join_seconds=2"]
+    for number in (0, 1):
+        each = f"--process_id={number}"
+        result = run("main.py", *SMOKE, *flags, each, TF_CPP_MIN_LOG_LEVEL="2")
+        assert_refused(result, "the other processes have not joined within 2 s: start all of them")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("", 2, -1), "--num_processes=2: expected all of --coordinator, --num_processes and"),
+        (("host:1", -1, 0), "--coordinator=host:1 --process_id=0: expected all of --coordinator,"),
+        (("host", 2, 0), "--coordinator=host: expected HOST:PORT of process 0"),
+        (("host:1", 2, 2), "--num_processes=2 --process_id=2: expected a number of processes of"),
+        (("host:1", 0, 0), "--num_processes=0 --process_id=0: expected a number of processes of"),
+    ],
+)
+def test_wrong_flags_are_refused(flags, message):
+    with pytest.raises(UserError) as refused:
+        cluster.join(*flags, 1)
+    assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize("names", cluster.LAUNCHERS)
+def test_a_launcher_of_several_processes_is_found(names, monkeypatch):
+    for name in itertools.chain(*cluster.LAUNCHERS):
+        monkeypatch.delenv(name, raising=False)
+    assert not cluster.is_launched()
+    for name in names:
+        monkeypatch.setenv(name, "2")
+    assert cluster.is_launched()
+    monkeypatch.setenv(names[0], "1")  # One process alone.
+    assert not cluster.is_launched()
+    monkeypatch.setenv(names[0], "2")
+    monkeypatch.delenv(names[1])  # An allocation without `srun`.
+    assert not cluster.is_launched()
+    cluster.join("", 1, -1, 1)  # Alone, whatever started it: nothing to wait for.
