@@ -1,4 +1,4 @@
-"""Training step compiled for one H100 on a machine without a GPU: `make gpu-compile`.
+"""Training step compiled for one H100, or for eight, without a GPU: `make gpu-compile`.
 
 Prints a row for each of ROWS, or for the experiment of --config, whose keys are flags as in
 main.py: attention kernels forward and backward, matrix products by the types of their factors, and
@@ -35,6 +35,9 @@ from training.setup import check_config, set_up
 SMALL = {"train.batch_size": 12, "model.dropout_rate": 0.0}
 CHUNKS = {"train.loss_chunks": 8}
 REMAT = {"train.remat": "blocks"}
+# The same on each of eight GPUs: whole models, or a part of every matrix.
+DATA = {**SMALL, "train.batch_size": 96, "mesh.data": 8}
+FSDP = {**SMALL, "train.batch_size": 96, "mesh.fsdp": 8}
 ROWS = [
     ("bigram.py", {}),
     ("self_attention.py", {}),
@@ -45,6 +48,9 @@ ROWS = [
     ("gpt2.py:small", SMALL),
     ("gpt2.py:small", {**SMALL, **CHUNKS}),
     ("gpt2.py:small", {**SMALL, **CHUNKS, **REMAT}),
+    ("gpt2.py:small", DATA),
+    ("gpt2.py:small", FSDP),
+    ("gpt2.py:small", {**FSDP, "optimizer.name": "muon"}),
 ]
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -54,7 +60,9 @@ AS_JSON = flags.DEFINE_bool("json", False, "Print each row as a line of JSON ins
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:
-    """Compiles the training step of a config for one H100 and returns the row's figures.
+    """Compiles the training step of a config for H100s and returns the row's figures.
+
+    Bytes and kernels are those of one of them.
 
     Raises UserError for a wrong config or text.
     """
@@ -67,6 +75,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     text = compiled.as_text()
     return {
         "device": deviceless.H100,
+        "num_devices": parts.mesh.size,
         "measured": False,
         "precision": parts.precision,
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(args[0].params)),
@@ -154,14 +163,17 @@ def main() -> None:
         for row in rows():
             print(json.dumps(row), flush=True)
         return
-    columns = ("one update on an H100", "FLOPs", "attention", "products", "peak GB", "compiled, s")
+    columns = ("one update on an H100", "FLOPs", "attention", "products", "peak GB")
+    columns += ("sent GB", "compiled, s")
     table = Table(*columns, title="compiled, not measured")
     for row in rows():
         kernels = f"{row['attention_forward']} + {row['attention_backward']}"
         products = ", ".join(f"{count} {kind}" for kind, count in row["products"].items())
         peak = f"{row['peak_bytes'] / 1e9:.2f}"
+        sent = f"{sum(row['collectives'].values()) / 1e9:.2f}"
         seconds = f"{row['compile_seconds']}"
-        table.add_row(row["experiment"], f"{row['flops']:.2e}", kernels, products, peak, seconds)
+        flops = f"{row['flops']:.2e}"
+        table.add_row(row["experiment"], flops, kernels, products, peak, sent, seconds)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 

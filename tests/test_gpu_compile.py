@@ -1,4 +1,4 @@
-"""Training compiled for an H100: its kernels, its products and its memory.
+"""Training compiled for H100s: its kernels, its products, its memory, and what they send.
 
 The tests need the environment of `make gpu-compile`. With CI set the first test makes it; otherwise
 they are left out with a warning if it is missing.
@@ -20,6 +20,8 @@ from tests.command import AS_USERS_DO, ROOT, assert_refused, run
 STAMP = ROOT / ".venv-gpu-compile/setup.stamp"
 PYTHON = ROOT / ".venv-gpu-compile/bin/python"
 SMALL = "gpt2.py:small train.batch_size=12 model.dropout_rate=0.0"
+FSDP = "train.batch_size=96 model.dropout_rate=0.0 mesh.fsdp=8"
+EIGHT = [FSDP.replace("fsdp", "data"), FSDP, f"{FSDP} optimizer.name=muon"]
 
 
 def is_wanted():
@@ -61,7 +63,7 @@ class TestCompiled:
     __test__ = is_wanted()
 
     def test_the_five_stages_and_the_presets_for_a_gpu_are_compiled(self, rows):
-        assert len(rows) == 9
+        assert len(rows) == 12
         for row in rows.values():
             assert row["device"] == deviceless.H100
             assert row["measured"] is False
@@ -107,6 +109,24 @@ class TestCompiled:
     )
     def test_gpt2_small_needs_so_much_memory_at_most(self, changes, most_gigabytes, rows):
         assert rows[SMALL + changes]["peak_bytes"] <= most_gigabytes * 1e9
+
+    def test_eight_gpus_divide_a_model_at_little_cost(self, rows):
+        data, fsdp, muon = (rows[f"gpt2.py:small {changes}"] for changes in EIGHT)
+        for row in (data, fsdp, muon):
+            assert row["num_devices"] == 8
+            assert (row["attention_forward"], row["attention_backward"]) == (12, 12)
+            assert set(row["products"]) == {"bf16"}
+        # The gradient of each parameter is summed once, those of the tied embedding twice.
+        tied = 50_257 * 768
+        assert data["collectives"] == {
+            "all-reduce": pytest.approx(4 * (data["num_params"] + tied), rel=1e-3)
+        }
+        assert fsdp["peak_bytes"] <= 1.05 * data["peak_bytes"]
+        sent = fsdp["collectives"]
+        # Every matrix is gathered in bfloat16, and its gradient arrives as an eighth in float32.
+        assert 2 * fsdp["num_params"] <= sent["all-gather"] <= 0.6e9
+        assert sent["reduce-scatter"] + sent["all-reduce"] <= 0.6e9
+        assert sum(muon["collectives"].values()) <= 1.5 * sum(sent.values())
 
     def test_a_named_experiment_is_compiled_with_its_flags(self, environment):
         target = ["EXPERIMENT=self_attention.py:smoke", "FLAGS=--config.train.batch_size=6"]

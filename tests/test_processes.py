@@ -1,7 +1,9 @@
 """Runs of several processes: they train as one, stop as one, and end when one of them dies."""
 
 import itertools
+import os
 import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from safetensors.numpy import load_file
 import run_folder
 from runtime import cluster
 from runtime.errors import UserError
-from tests.command import assert_refused, run, wait_until
+from tests.command import OF_A_COMMAND, ROOT, assert_refused, run, wait_until
 from tests.processes import Processes, free_port
 
 ON_FOUR = (
@@ -73,23 +75,26 @@ def test_processes_train_as_one(count, devices, one, tmp_path):
     assert run_folder.read_json(workdir / "summary.json")["status"] == "done"
 
 
-def started(workdir, *flags):
+# Flags of a run that is stopped: the learning rate is the same whatever the number of steps.
+ENDLESS = (
+    *("--config.checkpoint.every_steps=10", "--config.eval.every_steps=0"),
+    *("--config.sample.every_steps=0", "--config.optimizer.learning_rate=0.01"),
+    "--config.optimizer.final_learning_rate=0.01",
+)
+
+
+def started(workdir):
     """Returns two processes of a long run that have made their first steps."""
-    endless = ["--config.train.num_steps=100000", "--config.checkpoint.every_steps=10"]
-    endless += ["--config.eval.every_steps=0", "--config.sample.every_steps=0"]
-    # The same learning rate whatever the number of steps.
-    endless += [
-        f"--config.optimizer.{key}=0.01" for key in ("learning_rate", "final_learning_rate")
-    ]
-    both = Processes(2, *SHORT, *endless, *flags, f"--workdir={workdir}", devices=2)
+    flags = [*SHORT, *ENDLESS, "--config.train.num_steps=100000", f"--workdir={workdir}"]
+    both = Processes(2, *flags, devices=2)
     wait_until(lambda: (workdir / "checkpoints/20").exists() or both.all[0].poll() is not None)
-    return both, endless[1:]
+    return both
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_other_in_one_line(victim, tmp_path):
-    both, flags = started(tmp_path / "run")
+    both = started(tmp_path / "run")
     both.all[victim].kill()
     ((code, _, error),) = both.wait(without=[victim])
     assert code not in (0, None)
@@ -97,7 +102,7 @@ def test_a_killed_process_ends_the_other_in_one_line(victim, tmp_path):
     assert error.endswith("--config.checkpoint.resume=true\n") and error.count("\n") == 1
     # It goes on with one process, where it was saved.
     last = max(int(path.name) for path in (tmp_path / "run/checkpoints").glob("[0-9]*"))
-    more = [*flags, "--config.checkpoint.resume=true", f"--config.train.num_steps={last + 5}"]
+    more = [*ENDLESS, "--config.checkpoint.resume=true", f"--config.train.num_steps={last + 5}"]
     alone = run(
         "main.py",
         *(*SHORT, *more, f"--workdir={tmp_path / 'run'}"),
@@ -111,7 +116,7 @@ def test_a_killed_process_ends_the_other_in_one_line(victim, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("receiver", [0, 1])
 def test_a_signal_to_one_process_stops_all_after_the_same_step(receiver, tmp_path):
-    both, flags = started(tmp_path / "run")
+    both = started(tmp_path / "run")
     both.all[receiver].send_signal(signal.SIGTERM)
     (code, shown, error), other = both.wait()
     assert (code, other) == (143, (143, "", ""))
@@ -122,7 +127,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(receiver, tmp_pat
     if receiver == 0:
         return
     # Resumed by as many, it equals a run that never stopped, bit for bit.
-    more = [*flags, f"--config.train.num_steps={int(step) + 10}"]
+    more = [*ENDLESS, f"--config.train.num_steps={int(step) + 10}"]
     again = ["--config.checkpoint.resume=true", f"--workdir={tmp_path / 'run'}"]
     resumed = Processes(2, *SHORT, *more, *again, devices=2).wait()
     whole = Processes(2, *SHORT, *more, f"--workdir={tmp_path / 'whole'}", devices=2).wait()
@@ -134,7 +139,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(receiver, tmp_pat
 
 @pytest.mark.slow
 def test_a_process_that_does_not_answer_ends_the_other(tmp_path):
-    both, _ = started(tmp_path / "run")
+    both = started(tmp_path / "run")
     both.all[1].send_signal(signal.SIGSTOP)
     ((code, _, error),) = both.wait(without=[1])
     assert code not in (0, None)
@@ -197,3 +202,58 @@ def test_a_launcher_of_several_processes_is_found(names, monkeypatch):
     monkeypatch.delenv(names[1])  # An allocation without `srun`.
     assert not cluster.is_launched()
     cluster.join("", 1, -1, 1)  # Alone, whatever started it: nothing to wait for.
+
+
+SRUN = """#!/bin/bash
+shift  # srun's own option.
+for number in 0 1; do
+  SLURM_PROCID=$number SLURM_LOCALID=$number "$@" & pids+=($!)
+done
+echo "${pids[@]}" > "$PIDS"
+code=0
+for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
+exit $code
+"""
+
+
+@pytest.mark.slow
+def test_the_slurm_script_resumes_a_job_that_was_stopped(tmp_path):
+    """In place of SLURM: two processes with its variables, and commands of its names."""
+    (tmp_path / "srun").write_text(SRUN)
+    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" >> {tmp_path / "requeued"}\n')
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    variables = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PIDS": str(tmp_path / "pids"),
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_ID": f"{free_port()}",  # JAX makes its port of it.
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+        "JAX_NUM_CPU_DEVICES": "2",
+        "WANDB_MODE": "disabled",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    workdir = tmp_path / "run"
+
+    def submit(num_steps):
+        flags = [*SHORT, *ENDLESS, f"--config.train.num_steps={num_steps}", f"--workdir={workdir}"]
+        script = ["bash", ROOT / "launch/slurm.sh", *flags]
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(script, env=variables, cwd=tmp_path, text=True, **output)
+
+    job = submit(100_000)
+    wait_until(lambda: (workdir / "checkpoints/20").exists() or job.poll() is not None)
+    os.kill(int((tmp_path / "pids").read_text().split()[1]), signal.SIGTERM)
+    _, error = job.communicate(timeout=OF_A_COMMAND)
+    assert job.returncode == 143, error
+    assert error.startswith("stopped at step ") and error.count("\n") == 1
+    requeued = f"requeue {variables['SLURM_JOB_ID']}\n"
+    assert (tmp_path / "requeued").read_text() == requeued
+    step = max(lines(workdir))
+    again = submit(step + 20)
+    shown, error = again.communicate(timeout=OF_A_COMMAND)
+    assert (again.returncode, error) == (0, "")
+    assert " · 4 x cpu (data 2, fsdp 2), float32 · " in shown
+    assert max(lines(workdir)) == step + 20
+    assert (tmp_path / "requeued").read_text() == requeued  # It has ended.
