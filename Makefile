@@ -9,7 +9,7 @@ RUNS ?= runs/ladder
 # `make ladder PRESET=smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup setup-gpu lock ladder dashboard docs test soak lint notebooks peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison ideas texts figures clean
+.PHONY: help setup setup-gpu lock ladder dashboard docs test soak lint notebooks peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison ideas ideas-by-depth texts figures clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -108,14 +108,19 @@ comparison: .venv/setup.stamp  ## Redo what docs/comparison.md measures: a night
 	@$(call draw,$(COMPARED),$(COMPARISONS))
 
 TAKEN_AWAY := runs/ideas
-# The sweeps of the course's pages, docs/stages.
-IDEAS := ideas ideas_by_depth ideas_by_length
+# The sweeps of the course's pages, docs/stages: each idea, and when its gain holds.
+IDEAS := ideas
+BY_DEPTH := ideas_by_depth ideas_by_length
 ideas: .venv/setup.stamp  ## Train each stage without each of its ideas: docs/measured/ideas.json.
-	@set -e; for sweep in $(IDEAS); do \
-	  folder=$(TAKEN_AWAY)/$$sweep; \
-	  .venv/bin/python sweeps/run.py sweeps/$$sweep.yaml --workdir=$$folder --workers=$(WORKERS); \
-	done
-	@$(call draw,$(TAKEN_AWAY),$(IDEAS))
+	@$(call take_away,$(IDEAS))
+
+ideas-by-depth: .venv/setup.stamp  ## The same for two ideas by depth, optimizer and length.
+	@$(call take_away,$(BY_DEPTH))
+
+take_away = set -e; for sweep in $(1); do \
+	  .venv/bin/python sweeps/run.py sweeps/$$sweep.yaml --workdir=$(TAKEN_AWAY)/$$sweep --workers=$(WORKERS); \
+	done; \
+	$(call draw,$(TAKEN_AWAY),$(1))
 
 # $(call draw,FOLDER,SWEEPS) writes what docs/measured and docs/figures keep of sweeps in FOLDER.
 draw = set -e; for sweep in $(2); do \
@@ -138,7 +143,7 @@ figures: .venv/setup.stamp  ## Write docs/measured and docs/figures anew, from t
 	  .venv/bin/python look_inside.py $(RUNS) --data=docs/measured/inside.json --figures=$(RUNS)/figures; \
 	  $(call copy,$(RUNS)/figures,inside); \
 	else echo "left as they are: figures of $(RUNS), which is not there: make ladder"; fi
-	@$(call draw,$(TAKEN_AWAY),$(IDEAS))
+	@$(call draw,$(TAKEN_AWAY),$(IDEAS) $(BY_DEPTH))
 	@$(call draw,runs,texts)
 	@[ ! -d runs/induction ] || { $(call induction); }
 	@$(call draw,$(COMPARED),$(COMPARISONS) $(EXPLORED))
