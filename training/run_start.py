@@ -367,7 +367,8 @@ def environment(data: Corpus, *, precision: str, mesh: Mesh) -> dict:
         "device": processor_name() if device.platform == "cpu" else device.device_kind,
         "platform": device.platform,
         "num_devices": mesh.size,
-        "mesh": dict(mesh.shape),
+        # A string: W&B would show a nested value under other names than the config's.
+        "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
         "num_cpus": os.cpu_count(),
         "precision": precision,
         "text_sha256": data.digest,
