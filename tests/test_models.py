@@ -452,7 +452,7 @@ def test_parameter_tree(name, tree):
 def test_published_sizes_count_exactly(size, count):
     from experiments import gpt2
 
-    model = models.build(gpt2.get_config(size).model, vocab_size=50257)
+    model = models.build(gpt2.get_config(size).model, 50257)
     tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     assert sum(leaf.size for leaf in jax.tree.leaves(tree)) == count
 
@@ -517,5 +517,5 @@ def test_build_names_what_does_not_fit(changes, message):
         config.update(embed_dim=16, num_heads=4, num_layers=2)
     config.update(changes)
     with pytest.raises(UserError) as error:
-        models.build(config, vocab_size=V)
+        models.build(config, V)
     assert message in str(error.value)
