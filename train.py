@@ -343,7 +343,8 @@ def begin(
         tracker = open_folder(
             config, workdir, setup, num_params, weights and weights.digest, restored
         )
-        checkpoints.note = tracker.note  # Until here, to standard error.
+        if cluster.is_first():
+            checkpoints.note = tracker.note  # Until here, and of other processes, standard error.
         return restored or run_start.fresh(creating.result()), tracker
 
 

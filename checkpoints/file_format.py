@@ -4,6 +4,9 @@
     opt_state.safetensors   the optimizer's state, likewise
     checkpoint.json         the run's numbers at that step, and the size and sha256 of each file
 
+Several processes deal out the tensors (parts.py): params-0-of-2.safetensors, and so on. Any number
+of processes reads the files of any other.
+
 Writing makes a temporary directory, calls fsync and renames. Reading checks each file's sha256,
 then the names, shapes and types against the model's, and only then loads. The format holds only
 numbers and names, so no code in a checkpoint can run, and no name in one decides which files open.
@@ -12,14 +15,15 @@ numbers and names, so no code in a checkpoint can run, and no name in one decide
 import hashlib
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 import run_folder
+from checkpoints import parts
 from runtime import cluster, devices
 from runtime.errors import UserError
 from runtime.files import atomic_write, fsync
@@ -40,24 +44,31 @@ class Damaged(Exception):
     """Error of a checkpoint that differs from what was written; the message is one line."""
 
 
-def write(path: Path, trees: dict[str, Any], metadata: dict[str, Any]) -> None:
+def write(
+    path: Path, trees: dict[str, Any], metadata: dict[str, Any], *, finite: bool = False
+) -> None:
     """Writes a checkpoint of NumPy trees and `metadata`, in place of one that is at `path`.
 
-    Raises OSError, and leaves what was there, if writing fails.
-    """
-    from safetensors.numpy import save
+    Of several processes each writes its part, as `parts.fetch` has dealt it, and process 0 the
+    metadata, when all parts are there.
 
+    Raises OSError, and leaves what was there, if writing fails in one of them; and ValueError, with
+    `finite`, for numbers that are not finite.
+    """
     temporary = path.with_name(f".{path.name}.new")
+    place = f"{path.parent.name}/{path.name}"
     try:
-        remove(temporary)
-        temporary.mkdir(parents=True)
-        files = {}
-        for name, tree in trees.items():
-            leaves = {key: np.asarray(leaf, order="C") for key, leaf in named_leaves(tree).items()}
-            content = save(leaves)
-            with atomic_write(temporary / f"{name}.safetensors") as file:
-                file.write(content)
-            files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        with cluster.meeting(f"{place} is written"):
+            with cluster.meeting(f"{place} is begun"):
+                if cluster.is_first():
+                    remove(temporary)
+                    temporary.mkdir(parents=True)
+            if finite and not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)):
+                raise ValueError("it holds numbers that are not finite")
+            parts.write_digests(temporary, _write_files(temporary, trees))
+        if not cluster.is_first():
+            return
+        files = parts.read_digests(temporary)
         about = run_folder.finite({**metadata, "files": files})
         run_folder.write_json(temporary / METADATA, {"about": about, "sha256": digest_of(about)})
         remove(path)
@@ -65,7 +76,23 @@ def write(path: Path, trees: dict[str, Any], metadata: dict[str, Any]) -> None:
         for folder in (path.parent, path.parent.parent):  # The first save creates both.
             fsync(folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if cluster.is_first():
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_files(folder: Path, trees: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Writes a file for each tree; returns their sizes and sha256 by their names."""
+    from safetensors.numpy import save
+
+    files = {}
+    for name, tree in trees.items():
+        leaves = {key: np.asarray(leaf, order="C") for key, leaf in named_leaves(tree).items()}
+        content = save(leaves)
+        part = parts.name(name, cluster.index(), cluster.count())
+        with atomic_write(folder / f"{part}.safetensors") as file:
+            file.write(content)
+        files[part] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return files
 
 
 def remove(path: Path) -> None:
@@ -96,40 +123,48 @@ def read(path: Path, name: str, like: Any) -> Any:
 
     Raises Damaged, or UserError if an undamaged tree does not fit `like`.
     """
+    check_files(path, name)
+    return load(path, name, like)
+
+
+def load(path: Path, name: str, like: Any) -> Any:
+    """Returns what `read` does, of files that `check_files` has passed.
+
+    Of several processes each reads what its own devices get, a tensor at a time.
+    """
     from safetensors import SafetensorError, safe_open
 
-    file = path / f"{name}.safetensors"
-    check_content(file, read_metadata(path)["files"].get(name))
     leaves = named_leaves(like)
     wanted = {key: (DTYPES[leaf.dtype.name], *leaf.shape) for key, leaf in leaves.items()}
+    names = parts.names(name, read_metadata(path)["files"])
+    file = path / f"{names[0]}.safetensors"
     try:
-        with safe_open(file, framework="numpy") as tensors:
-            names = tensors.keys()
-            kinds = {key: tensors.get_slice(key) for key in names}
-            there = {key: (kind.get_dtype(), *kind.get_shape()) for key, kind in kinds.items()}
-            check_fit(file, there, wanted)
-            loaded = {key: tensors.get_tensor(key) for key in wanted}
+        with ExitStack() as stack:
+            found: dict[str, Any] = {}
+            for part in names:
+                file = path / f"{part}.safetensors"
+                tensors = stack.enter_context(safe_open(file, framework="numpy"))
+                keys = tensors.keys()
+                found |= {key: tensors.get_slice(key) for key in keys}
+            there = {key: (kind.get_dtype(), *kind.get_shape()) for key, kind in found.items()}
+            check_fit(path / f"{name}{'-*' * (len(names) > 1)}.safetensors", there, wanted)
+            placed = [
+                devices.place_slices(found[key], leaf.shape, leaf.sharding)
+                for key, leaf in leaves.items()
+            ]
     except SafetensorError as error:
         raise Damaged(f"{file.name} can't be read: {error}") from None
-    placed = [devices.place(loaded[key], leaf.sharding) for key, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), placed)
 
 
-def fetch(tree: Any) -> Any:
-    """Returns copies of all arrays, as NumPy arrays; of several processes, in process 0 alone.
+def check_files(path: Path, name: str) -> None:
+    """Raises Damaged unless the files of tree `name` are as they were written.
 
-    Gathers one array after the other, for the devices may not have room for all.
+    Of several processes each checks a share of the files: `cluster.exchange` what they find.
     """
-    if cluster.count() == 1:
-        return jax.tree.map(lambda leaf: np.array(leaf, copy=True), jax.device_get(tree))
-
-    def gathered(leaf: jax.Array) -> np.ndarray | None:
-        assert isinstance(leaf.sharding, NamedSharding)
-        whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-        copy = devices.place(leaf, whole).addressable_data(0)
-        return np.array(copy, copy=True) if cluster.is_first() else None
-
-    return jax.tree.map(gathered, tree)
+    files = read_metadata(path)["files"]
+    for part in parts.names(name, files)[cluster.index() :: cluster.count()]:
+        check_content(path / f"{part}.safetensors", files.get(part))
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from flax import linen as nn
 from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
 import models
 import run_folder
-from checkpoints import file_format
+from checkpoints import file_format, parts
 from checkpoints.file_format import Damaged
 from config import check
 from input_pipeline import tokenizers
@@ -102,7 +101,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         """
         latest, best = self.latest_step(), self.best_step()
         step = latest if which == "final" or best is None else best
-        if which == "none" or step is None:
+        if which == "none" or step is None or not cluster.is_first():
             return None
         try:
             loss = file_format.read_metadata(self._folder(step)).get(BEST_BY)
@@ -115,13 +114,11 @@ class Checkpoints(contextlib.AbstractContextManager):
     def save(self, step: int, state: TrainState, progress: dict, val_loss: float | None) -> None:
         """Copies the arrays and starts to write them in the background.
 
-        Of several processes, process 0 alone writes.
+        Of several processes each writes a part.
         """
         self.wait()
         # Copies, for the next update reuses the buffers of these arrays.
-        trees = file_format.fetch({"params": state.params, "opt_state": state.opt_state})
-        if not cluster.is_first():
-            return
+        trees = parts.fetch({"params": state.params, "opt_state": state.opt_state})
         tokenizer = digest([self._tokenizer])
         metadata = {"step": step, "progress": progress, BEST_BY: val_loss, "tokenizer": tokenizer}
         self._saving = step, self._thread.submit(self._write, step, trees, metadata)
@@ -134,9 +131,10 @@ class Checkpoints(contextlib.AbstractContextManager):
         try:
             saving[1].result()
         except (OSError, ValueError) as error:
+            own = f"Process {cluster.index()}: " * (not cluster.is_first())
             self.note(
-                f"The checkpoint of step {saving[0]} was not saved ({error}); training goes on "
-                "and tries the next one."
+                f"{own}The checkpoint of step {saving[0]} was not saved ({error}); training goes "
+                "on and tries the next one."
             )
             return False
         return True
@@ -165,12 +163,20 @@ class Checkpoints(contextlib.AbstractContextManager):
         """
         damaged = {}
         for step in self.steps()[::-1]:
-            folder = self._folder(step)
+            folder, damage = self._folder(step), ""
             try:
                 progress = self._read_progress(folder)
-                params = file_format.read(folder, "params", state.params)
-                opt_state = file_format.read(folder, "opt_state", state.opt_state)
+                file_format.check_files(folder, "params")
+                file_format.check_files(folder, "opt_state")
             except Damaged as error:
+                damage = str(error)
+            if found := next(filter(None, cluster.exchange(damage)), None):
+                damaged[step] = Damaged(found)
+                continue
+            try:
+                params = file_format.load(folder, "params", state.params)
+                opt_state = file_format.load(folder, "opt_state", state.opt_state)
+            except Damaged as error:  # Written wrongly: as all processes see.
                 damaged[step] = error
                 continue
             self._set_aside(damaged, step)
@@ -226,12 +232,13 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     def _write(self, step: int, trees: dict[str, Any], metadata: dict[str, Any]) -> None:
         """Writes a checkpoint and removes those no longer kept; runs in the thread."""
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)):
-            raise ValueError("it holds numbers that are not finite")
-        for pattern in (".*.old", ".*.new"):  # Left by a process killed in a removal or a save.
+        # Left by a process killed in a removal or a save.
+        for pattern in (".*.old", ".*.new") if cluster.is_first() else ():
             for path in self._path.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)
-        file_format.write(self._folder(step), trees, metadata)
+        file_format.write(self._folder(step), trees, metadata, finite=True)
+        if not cluster.is_first():
+            return
         kept = {*self.steps()[-self._keep :], self.best_step()}
         for old in set(self.steps()) - kept:
             file_format.remove(self._folder(old))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import run_folder
-from checkpoints import file_format
+from checkpoints import file_format, parts
 from input_pipeline.text_files import digest
 from runtime import cluster
 
@@ -34,9 +34,7 @@ class Snapshots:
 
     def save(self, step: int, params: Any, note: Callable[[str], None]) -> None:
         """Writes the parameters of `step`; where that fails, says so by `note`."""
-        own = file_format.fetch(params)
-        if not cluster.is_first():
-            return
+        own = parts.fetch(params)
         metadata = {"step": step, "tokenizer": digest([self._tokenizer])}
         try:
             file_format.write(self._path / f"{step}", {"params": own}, metadata)

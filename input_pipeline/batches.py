@@ -62,8 +62,11 @@ def train_batches(
     steps_per_dispatch: int,
     start_step: int,
     num_steps: int,
+    rows: np.ndarray | slice = slice(None),
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (first_step, int32 windows [K, B, T+1]), one dispatch of K steps at a time.
+
+    With `rows`, only those of each batch are taken from the text: the rows of one process.
 
     The first dispatch contains `start_step`, the last one step `num_steps - 1`. Each window starts
     at one of `len(tokens) - T` offsets, or is one of the pairs, drawn uniformly. `tokens` must hold
@@ -86,7 +89,7 @@ def train_batches(
         draws = generator.random_raw(steps_per_dispatch * counters * 4)
         draws_KB = draws.reshape(steps_per_dispatch, -1)[:, :batch_size]
         # The bias of the modulo towards low offsets is at most num_windows / 2**64.
-        return first_step, take(draws_KB % num_windows).astype(np.int32)
+        return first_step, take(draws_KB[:, rows] % num_windows).astype(np.int32)
 
     first_step = start_step // steps_per_dispatch * steps_per_dispatch
     last = num_steps if start_step < num_steps else first_step

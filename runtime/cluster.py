@@ -5,6 +5,7 @@ Process 0 alone writes to the run folder, to W&B and to the terminal. If one pro
 answering, the others end: a resumed run may have fewer of them, or more.
 """
 
+import contextlib
 import itertools
 import os
 import re
@@ -12,12 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
 from runtime import process
-from runtime.errors import FAILED, USER_ERROR, Diverged, UserError, code_of
+from runtime.errors import FAILED, USER_ERROR, Diverged, Failed, UserError, code_of
 from runtime.terminal import escape_controls
 
 Result = TypeVar("Result")
@@ -35,6 +37,8 @@ EVERY, PATIENCE = 5, 45
 HEARTBEAT = 50  # Seconds until JAX itself gives up a process 0 that does not answer.
 # Seconds that the end of process 0 may take after that of the others.
 LEAVING = 900
+# Seconds that a process may take to write its part of a checkpoint after the others.
+WRITING = 600
 # XLA's option by which CPUs of different processes send and receive in one order. With the other
 # scheduler each has an order of its own, and a run of two devices a process hangs or aborts.
 ONE_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
@@ -140,11 +144,16 @@ def count() -> int:
     return jax.process_count()
 
 
-def is_first() -> bool:
-    """Returns True for process 0, which writes; a process that is alone is process 0."""
+def index() -> int:
+    """Returns the number of this process."""
     import jax
 
-    return jax.process_index() == 0
+    return jax.process_index()
+
+
+def is_first() -> bool:
+    """Returns True for process 0, which writes; a process that is alone is process 0."""
+    return index() == 0
 
 
 def everywhere(action: Callable[[], Result]) -> Result:
@@ -165,22 +174,55 @@ def first(action: Callable[[], Result]) -> Result | None:
 
 
 def _agreed(action: Callable[[], Result]) -> Result:
-    from jax.experimental import multihost_utils
-
     error = None
     try:
         result = action()
     except UserError as refusal:
         error = refusal
-    import jax
-    import numpy as np
-
-    refused = multihost_utils.process_allgather(np.int32(error is not None))
-    if not refused.any():
+    refusing = [number for number, text in enumerate(exchange(str(error or ""))) if text]
+    if not refusing:
         return result
-    if error and refused.argmax() == jax.process_index():
+    if error and refusing[0] == index():
         raise error
     sys.exit(USER_ERROR)
+
+
+def exchange(text: str) -> list[str]:
+    """Returns the `text` of each process, up to 2,000 bytes of it; all of them have to call this.
+
+    It is a computation of the devices: the main thread's, in the same place of its order.
+    """
+    if count() == 1:
+        return [text]
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    padded = np.frombuffer(text.encode()[:2000].ljust(2000, b"\0"), np.uint8)
+    rows = multihost_utils.process_allgather(padded)
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
+
+
+@contextlib.contextmanager
+def meeting(key: str) -> Iterator[None]:
+    """At its end waits until all processes have come to the end of theirs, however each ends.
+
+    Any thread may meet; each time in a process, a `key` is another one. Raises OSError if they have
+    not all come within WRITING seconds.
+    """
+    try:
+        yield
+    finally:
+        if count() > 1:
+            from orbax.checkpoint import multihost
+
+            _met[key] += 1
+            try:
+                multihost.get_barrier_sync_fn()(key=f"{key} {_met[key]}", timeout_ms=1000 * WRITING)
+            except Exception as error:  # JAX's, of several classes.
+                raise OSError(f"not all processes have written within {WRITING} s") from error
+
+
+_met: Counter[str] = Counter()
 
 
 def end_as_one(action: Callable[[], None]) -> None:
@@ -197,7 +239,7 @@ def end_as_one(action: Callable[[], None]) -> None:
     except (SystemExit, UserError):
         leave(PATIENCE)
         raise
-    except (KeyboardInterrupt, Diverged) as ending:
+    except (KeyboardInterrupt, Diverged, Failed) as ending:
         leave(LEAVING)
         if is_first():
             raise

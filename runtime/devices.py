@@ -76,9 +76,23 @@ def place(array: Any, layout: NamedSharding) -> jax.Array:
     if layout.is_fully_addressable:
         return jax.device_put(array, layout)
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
-        return jax.jit(lambda x: x, out_shardings=layout)(array)
+        return jax.jit(_same, out_shardings=layout)(array)
     host = np.asarray(array)
     return jax.make_array_from_callback(host.shape, layout, lambda index: host[index])
+
+
+def place_slices(tensor: Any, shape: tuple[int, ...], layout: Any) -> jax.Array:
+    """Returns a tensor of a file laid out over devices; each process reads what its own get.
+
+    `tensor` is a slice of safetensors, which reads what it is indexed by.
+    """
+    if layout.is_fully_addressable:
+        return jax.device_put(tensor[...], layout)
+    return jax.make_array_from_callback(shape, layout, lambda index: tensor[index])
+
+
+def _same(array: jax.Array) -> jax.Array:
+    return array
 
 
 def one_each(value: int, mesh: Mesh) -> jax.Array:
@@ -97,19 +111,33 @@ def gather(tree: Any, mesh: Mesh) -> Any:
     return replicate(copies, alone)
 
 
+def own_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Returns which rows of a batch the devices of this process have, in order."""
+    layout = NamedSharding(mesh, PartitionSpec(BATCH))
+    parts = layout.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique([np.arange(batch_size)[part] for part in parts])
+
+
 def split_batches(batches: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Returns batches [K, B, ...] with B divided among the devices."""
+    """Returns batches [K, B, ...] with B divided among the devices; each process has all rows."""
     return place(batches, NamedSharding(mesh, PartitionSpec(None, BATCH)))
 
 
+def join_rows(rows: np.ndarray, batch_size: int, mesh: Mesh) -> jax.Array:
+    """Returns batches [K, B, ...], B divided among the devices, from each process's own rows."""
+    layout = NamedSharding(mesh, PartitionSpec(None, BATCH))
+    shape = (rows.shape[0], batch_size, *rows.shape[2:])
+    return jax.make_array_from_process_local_data(layout, rows, shape)
+
+
 def send_ahead(
-    chunks: Iterator[tuple[int, np.ndarray]], mesh: Mesh
+    chunks: Iterator[tuple[int, np.ndarray]], batch_size: int, mesh: Mesh
 ) -> Iterator[tuple[int, jax.Array]]:
     """Yields (first_step, batches [K, B, ...]) on the devices, each after the next has been sent.
 
     A copy to a GPU then takes place while the device works on the batches before.
     """
-    sent = ((first, split_batches(batches, mesh)) for first, batches in chunks)
+    sent = ((first, join_rows(rows, batch_size, mesh)) for first, rows in chunks)
     ahead = next(sent, None)
     while ahead is not None:
         now, ahead = ahead, next(sent, None)

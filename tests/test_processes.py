@@ -2,14 +2,19 @@
 
 import itertools
 import os
+import random
+import resource
+import shutil
 import signal
 import subprocess
+import time
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import run_folder
+from checkpoints import file_format
 from runtime import cluster
 from runtime.errors import UserError
 from tests.command import OF_A_COMMAND, ROOT, assert_refused, run, wait_until
@@ -21,6 +26,7 @@ ON_FOUR = (
 )
 SMOKE = ("--config=gpt2:smoke", *ON_FOUR)
 SHORT = ("--config=self_attention:smoke", *ON_FOUR)  # It compiles faster.
+TREES = ("params", "opt_state")
 CLOCK = ("seconds", "train/tokens_per_second")
 
 
@@ -33,13 +39,16 @@ def lines(workdir):
 
 
 def saved(workdir, step):
-    """Returns all arrays of a checkpoint."""
+    """Returns all arrays of a checkpoint, which one of its files has each."""
     folder = workdir / f"checkpoints/{step}"
-    return {
-        (file, name): array
-        for file in ("params", "opt_state")
-        for name, array in load_file(folder / f"{file}.safetensors").items()
-    }
+    files = [path for path in folder.iterdir() if path.suffix == ".safetensors"]
+    named = [
+        ((path.name.partition("-")[0].partition(".")[0], name), array)
+        for path in files
+        for name, array in load_file(path).items()
+    ]
+    assert len(named) == len(dict(named))
+    return dict(named)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +82,38 @@ def test_processes_train_as_one(count, devices, one, tmp_path):
     for name, array in saved(one, 20).items():
         np.testing.assert_allclose(saved(workdir, 20)[name], array, rtol=1e-4, atol=1e-5)
     assert run_folder.read_json(workdir / "summary.json")["status"] == "done"
+    assert_dealt(workdir / "checkpoints/20", count)
+    assert_every_flipped_bit_is_found(workdir / "checkpoints/20")
+
+
+def assert_dealt(folder, count):
+    """Each process has written a part of about the same size, and left nothing else."""
+    parts = {
+        f"{tree}-{number}-of-{count}.safetensors"
+        for tree in ("params", "opt_state")
+        for number in range(count)
+    }
+    assert {path.name for path in folder.iterdir()} == {*parts, "checkpoint.json"}
+    sizes = [
+        sum((folder / f"{tree}-{number}-of-{count}.safetensors").stat().st_size for tree in TREES)
+        for number in range(count)
+    ]
+    assert max(sizes) < 1.3 * min(sizes)
+
+
+def assert_every_flipped_bit_is_found(folder):
+    """One bit in any file of a checkpoint, whoever wrote it."""
+    draw = random.Random(0)
+    for path in folder.glob("*.safetensors"):
+        content = path.read_bytes()
+        changed = bytearray(content)
+        changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        with pytest.raises(file_format.Damaged, match=f"^{path.name} has sha256"):
+            file_format.check_files(folder, path.name.partition("-")[0])
+        path.write_bytes(content)
+    for tree in TREES:
+        file_format.check_files(folder, tree)
 
 
 # Flags of a run that is stopped: the learning rate is the same whatever the number of steps.
@@ -138,10 +179,84 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(receiver, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_process_that_does_not_answer_ends_the_other(tmp_path):
+def test_a_process_that_can_not_write_costs_that_checkpoint_only(tmp_path):
+    workdir = tmp_path / "run"
+    both = started(workdir)
+    pid = both.all[1].pid
+    _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (100, most))
+    newest = max(lines(workdir))  # One under way may still be saved.
+    wait_until(lambda: max(lines(workdir)) > newest + 30 or both.all[0].poll() is not None)
+    kept = newest_saved(workdir)
+    assert kept <= newest + 10
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
+    wait_until(lambda: newest_saved(workdir) > kept or both.all[0].poll() is not None)
+    both.all[0].send_signal(signal.SIGTERM)
+    (code, shown, _), (other, _, own) = both.wait()
+    assert (code, other) == (143, 143)
+    lost = kept + 10
+    message = f"The checkpoint of step {lost} was not saved (process 1 has not written its part); t"
+    assert message in " ".join(shown.split())
+    assert own.startswith(
+        f"warning: Process 1: The checkpoint of step {lost} was not saved ([Errno"
+    )
+
+
+def newest_saved(workdir):
+    """Returns the step of the newest checkpoint."""
+    return max(int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*"))
+
+
+@pytest.mark.slow
+def test_a_damaged_part_is_found_by_one_process_and_passed_over_by_all(tmp_path):
+    workdir = tmp_path / "run"
+    flags = [*SHORT, *ENDLESS, f"--workdir={workdir}", "--config.checkpoint.keep=2"]
+    made = Processes(4, *flags, "--config.train.num_steps=20").wait()
+    assert [code for code, _, _ in made] == [0] * 4
+    part = workdir / "checkpoints/20/opt_state-3-of-4.safetensors"  # That process 1 checks.
+    content = bytearray(part.read_bytes())
+    content[-5] ^= 4
+    part.write_bytes(content)
+    more = [*flags, "--config.checkpoint.resume=true", "--config.train.num_steps=25"]
+    first, other = Processes(2, *more, devices=2).wait()
+    assert (first[0], other) == (0, (0, "", ""))
+    assert "checkpoint 20 is damaged (opt_state-3-of-4.safetensors has sha256" in first[2]
+    assert "set aside: resuming from step 10" in " ".join(first[2].split())
+    names = {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert names == {"20", "20.damaged", "25"}
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_resumes_the_same_run(tmp_path):
+    """Saved by four, resumed by 1, 2 and 4, which goes on bit for bit as if it had not stopped."""
+    flags = [*SHORT, *ENDLESS, "--config.checkpoint.resume=true"]
+    made = Processes(4, *flags, f"--workdir={tmp_path / '4'}", "--config.train.num_steps=10").wait()
+    assert [code for code, _, _ in made] == [0] * 4
+    for name in ("1", "2"):
+        shutil.copytree(tmp_path / "4", tmp_path / name)
+    more = [*flags, "--config.train.num_steps=15"]
+    alone = {"JAX_NUM_CPU_DEVICES": "4", "WANDB_MODE": "disabled"}
+    one = run("main.py", *more, f"--workdir={tmp_path / '1'}", **alone)
+    assert one.returncode == 0, one.stderr
+    for count, name in ((2, "2"), (4, "4"), (4, "whole")):
+        ended = Processes(count, *more, f"--workdir={tmp_path / name}", devices=4 // count).wait()
+        assert [code for code, _, _ in ended] == [0] * count
+    whole = saved(tmp_path / "whole", 15)
+    for name, array in whole.items():
+        np.testing.assert_array_equal(saved(tmp_path / "4", 15)[name], array)
+        for other in ("1", "2"):
+            close = dict(rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(saved(tmp_path / other, 15)[name], array, **close)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_does_not_answer_ends_the_other(victim, tmp_path):
     both = started(tmp_path / "run")
-    both.all[1].send_signal(signal.SIGSTOP)
-    ((code, _, error),) = both.wait(without=[1])
+    both.all[victim].send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    ((code, _, error),) = both.wait(without=[victim])
+    assert time.monotonic() - stopped < 60
     assert code not in (0, None)
     assert error.startswith("error: another process of this run has ended, or does not answer (")
     assert error.count("\n") == 1

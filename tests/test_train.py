@@ -657,11 +657,11 @@ def test_a_chunk_of_batches_is_used_after_the_next_has_been_sent():
             yield first, np.full((2, 4, 3), first)
 
     seen = []
-    for first, batches_KBT in devices.send_ahead(chunks(), data_mesh(4)):
+    for first, batches_KBT in devices.send_ahead(chunks(), 4, data_mesh(4)):
         seen.append((first, max(made)))
         assert isinstance(batches_KBT, jax.Array) and (batches_KBT == first).all()
     assert seen == [(0, 1), (1, 2), (2, 2)]
-    assert list(devices.send_ahead(iter(()), data_mesh(4))) == []
+    assert list(devices.send_ahead(iter(()), 4, data_mesh(4))) == []
 
 
 def test_samples_of_no_tokens_are_not_written(tmp_path):

@@ -108,7 +108,9 @@ class Setup(NamedTuple):
         layer_norms = norms.initial(params) if self.train.log_norms_every_steps else None
         return initial_metrics(self.mesh, skipped, layer_norms)
 
-    def train_batches(self, start_step: int, num_steps: int) -> Iterator[tuple[int, np.ndarray]]:
+    def train_batches(
+        self, start_step: int, num_steps: int, rows: np.ndarray | slice = slice(None)
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """Yields what `batches.train_batches` does, for steps `start_step` + 1 to `num_steps`."""
         return batches.train_batches(
             self.data.train,
@@ -118,13 +120,15 @@ class Setup(NamedTuple):
             steps_per_dispatch=self.train.steps_per_dispatch,
             start_step=start_step,
             num_steps=num_steps,
+            rows=rows,
         )
 
     def chunks(self, start_step: int) -> Iterator[Chunk]:
         """Yields the batches from `start_step` to the end: a pure function of (seed, step)."""
-        last = self.train.num_steps
-        drawn = self.train_batches(start_step, last)
-        for first, batches_KBT in devices.send_ahead(drawn, self.mesh):
+        last, batch_size = self.train.num_steps, self.train.batch_size
+        rows = devices.own_rows(batch_size, self.mesh)
+        drawn = self.train_batches(start_step, last, rows)
+        for first, batches_KBT in devices.send_ahead(drawn, batch_size, self.mesh):
             yield Chunk(first, min(first + len(batches_KBT), last), batches_KBT)
 
     def compile_train_steps(
