@@ -50,7 +50,6 @@ class Run:
     tracker: Tracker
     workdir: Path
     log_model: str  # The checkpoint to track: tracking.log_model.
-    watch: cluster.Watch
     newest: dict[str, float]  # Each metric's newest value.
 
     def train(self, state: TrainState, step: int, stop: signals.Stop) -> int:
@@ -214,7 +213,7 @@ class Run:
                 cluster.end_if_lost(error)
                 raise
             finally:
-                self.watch.stop()
+                cluster.end_watch()
                 self.checkpoints.wait()
                 seconds = time.perf_counter() - started
                 measured = {**self.newest, **self.progress.best}
@@ -315,7 +314,6 @@ def run_in(
         tracker,
         workdir,
         log_model,
-        cluster.Watch(),
         newest,
     )
     run.run_to_end(restored.state, restored.step, started)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,6 +89,7 @@ def join(coordinator: str, num_processes: int, process_id: int, seconds: int) ->
         raise UserError(f"{given}: the processes can't be joined ({error})") from None
     finally:
         late.cancel()
+    threading.Thread(target=_watch, daemon=True).start()
 
 
 def check(coordinator: str, num_processes: int, process_id: int, given: str) -> None:
@@ -228,7 +230,8 @@ _met: Counter[str] = Counter()
 def end_as_one(action: Callable[[], None]) -> None:
     """Runs `action`, and leaves the other processes when all of them have ended alike.
 
-    Where they end with an error, process 0 alone says so.
+    Where they end with an error, process 0 alone says so. A process that fails alone ends at once,
+    which ends the others.
     """
     if count() == 1:
         action()
@@ -239,11 +242,16 @@ def end_as_one(action: Callable[[], None]) -> None:
     except (SystemExit, UserError):
         leave(PATIENCE)
         raise
-    except (KeyboardInterrupt, Diverged, Failed) as ending:
+    except (KeyboardInterrupt, Diverged) as ending:
         leave(LEAVING)
         if is_first():
             raise
         sys.exit(code_of(ending))
+    except Failed as error:
+        end(str(error), FAILED)
+    except BaseException:  # A mistake in the code.
+        traceback.print_exc()
+        os._exit(FAILED)
 
 
 def leave(seconds: int) -> None:
@@ -251,6 +259,7 @@ def leave(seconds: int) -> None:
     import jax
     from orbax.checkpoint import multihost
 
+    end_watch()
     try:
         # Process 0 still writes the summary, and what W&B gets.
         multihost.get_barrier_sync_fn()(key="end", timeout_ms=1000 * seconds)
@@ -261,32 +270,27 @@ def leave(seconds: int) -> None:
     jax.distributed.shutdown()
 
 
-class Watch:
-    """Thread that gives signs of life, and ends this process when another one has none."""
+def _watch() -> None:
+    """Gives signs of life, and ends this process when another one gives none."""
+    from orbax.checkpoint import multihost
 
-    def __init__(self) -> None:
-        self._is_over = count() == 1
-        if not self._is_over:
-            threading.Thread(target=self._wait, daemon=True).start()
+    barrier = multihost.get_barrier_sync_fn()
+    for number in itertools.count():
+        try:
+            barrier(key=f"alive {number}", timeout_ms=1000 * PATIENCE)
+        except Exception as error:  # JAX's, of several classes.
+            if not _is_over.is_set():
+                end_lost(error)
+        if _is_over.wait(EVERY):
+            return
 
-    def stop(self) -> None:
-        """Ends the watch: the other processes may end now."""
-        self._is_over = True
 
-    def _wait(self) -> None:
-        from orbax.checkpoint import multihost
+_is_over = threading.Event()
 
-        barrier = multihost.get_barrier_sync_fn()
-        for number in itertools.count():
-            try:
-                barrier(key=f"alive {number}", timeout_ms=1000 * PATIENCE)
-            except Exception as error:  # JAX's, of several classes.
-                if not self._is_over:
-                    end_lost(error)
-                return
-            if self._is_over:
-                return
-            time.sleep(EVERY)
+
+def end_watch() -> None:
+    """Ends the signs of life: the processes may end now, each when it is done."""
+    _is_over.set()
 
 
 def end_if_lost(error: Exception) -> None:

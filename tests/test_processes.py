@@ -1,12 +1,10 @@
 """Runs of several processes: they train as one, stop as one, and end when one of them dies."""
 
 import itertools
-import os
 import random
 import resource
 import shutil
 import signal
-import subprocess
 import time
 
 import numpy as np
@@ -17,25 +15,10 @@ import run_folder
 from checkpoints import file_format
 from runtime import cluster
 from runtime.errors import UserError
-from tests.command import OF_A_COMMAND, ROOT, assert_refused, run, wait_until
-from tests.processes import Processes, free_port
+from tests.command import assert_refused, run, wait_until
+from tests.processes import ENDLESS, SHORT, SMOKE, Processes, free_port, lines
 
-ON_FOUR = (
-    *("--config.train.batch_size=8", "--config.train.precision=float32"),
-    *("--config.mesh.data=2", "--config.mesh.fsdp=2"),
-)
-SMOKE = ("--config=gpt2:smoke", *ON_FOUR)
-SHORT = ("--config=self_attention:smoke", *ON_FOUR)  # It compiles faster.
 TREES = ("params", "opt_state")
-CLOCK = ("seconds", "train/tokens_per_second")
-
-
-def lines(workdir):
-    """Returns the record of a run by step, without what a clock measures."""
-    return {
-        line["step"]: {key: value for key, value in line.items() if key not in CLOCK}
-        for line in run_folder.read_lines(workdir / run_folder.METRICS)
-    }
 
 
 def saved(workdir, step):
@@ -114,14 +97,6 @@ def assert_every_flipped_bit_is_found(folder):
         path.write_bytes(content)
     for tree in TREES:
         file_format.check_files(folder, tree)
-
-
-# Flags of a run that is stopped: the learning rate is the same whatever the number of steps.
-ENDLESS = (
-    *("--config.checkpoint.every_steps=10", "--config.eval.every_steps=0"),
-    *("--config.sample.every_steps=0", "--config.optimizer.learning_rate=0.01"),
-    "--config.optimizer.final_learning_rate=0.01",
-)
 
 
 def started(workdir):
@@ -317,58 +292,3 @@ def test_a_launcher_of_several_processes_is_found(names, monkeypatch):
     monkeypatch.delenv(names[1])  # An allocation without `srun`.
     assert not cluster.is_launched()
     cluster.join("", 1, -1, 1)  # Alone, whatever started it: nothing to wait for.
-
-
-SRUN = """#!/bin/bash
-shift  # srun's own option.
-for number in 0 1; do
-  SLURM_PROCID=$number SLURM_LOCALID=$number "$@" & pids+=($!)
-done
-echo "${pids[@]}" > "$PIDS"
-code=0
-for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
-exit $code
-"""
-
-
-@pytest.mark.slow
-def test_the_slurm_script_resumes_a_job_that_was_stopped(tmp_path):
-    """In place of SLURM: two processes with its variables, and commands of its names."""
-    (tmp_path / "srun").write_text(SRUN)
-    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" >> {tmp_path / "requeued"}\n')
-    for name in ("srun", "scontrol"):
-        (tmp_path / name).chmod(0o755)
-    variables = os.environ | {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "PIDS": str(tmp_path / "pids"),
-        "SLURM_SUBMIT_DIR": str(ROOT),
-        "SLURM_JOB_ID": f"{free_port()}",  # JAX makes its port of it.
-        "SLURM_NTASKS": "2",
-        "SLURM_STEP_NODELIST": "localhost",
-        "JAX_NUM_CPU_DEVICES": "2",
-        "WANDB_MODE": "disabled",
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-    }
-    workdir = tmp_path / "run"
-
-    def submit(num_steps):
-        flags = [*SHORT, *ENDLESS, f"--config.train.num_steps={num_steps}", f"--workdir={workdir}"]
-        script = ["bash", ROOT / "launch/slurm.sh", *flags]
-        output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(script, env=variables, cwd=tmp_path, text=True, **output)
-
-    job = submit(100_000)
-    wait_until(lambda: (workdir / "checkpoints/20").exists() or job.poll() is not None)
-    os.kill(int((tmp_path / "pids").read_text().split()[1]), signal.SIGTERM)
-    _, error = job.communicate(timeout=OF_A_COMMAND)
-    assert job.returncode == 143, error
-    assert error.startswith("stopped at step ") and error.count("\n") == 1
-    requeued = f"requeue {variables['SLURM_JOB_ID']}\n"
-    assert (tmp_path / "requeued").read_text() == requeued
-    step = max(lines(workdir))
-    again = submit(step + 20)
-    shown, error = again.communicate(timeout=OF_A_COMMAND)
-    assert (again.returncode, error) == (0, "")
-    assert " · 4 x cpu (data 2, fsdp 2), float32 · " in shown
-    assert max(lines(workdir)) == step + 20
-    assert (tmp_path / "requeued").read_text() == requeued  # It has ended.

@@ -43,6 +43,10 @@ FLAGS = (
 )
 # The phases that a run marks: see runtime/phases.py. Kills fall on files and on these in turn.
 PHASES = ("compile", "train", "evaluate", "save", "log")
+ENVIRONMENT = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # Or the run would start itself anew.
+    "PYTHONPATH": str(ROOT),
+}
 MOMENTS = ("save", "file", "train", "file", "evaluate", "file", "log", "file", "compile")
 
 
@@ -80,7 +84,7 @@ class Harness:
         """Returns the file operations and phases of an uninterrupted run, kept in <stage>."""
         code, output = self.train(stage, self.folder / stage, {})
         assert code == 0, output
-        return json.loads(re.search(r"^VICTIM (.*)$", output, re.MULTILINE)[1])
+        return totals(output)
 
     def lap(self, stage: str, kills: int) -> None:
         """One run, killed until it ends, and compared."""
@@ -92,10 +96,14 @@ class Harness:
             acknowledged += lines(workdir, run_folder.METRICS)
             if code == 0:
                 return self.compare(self.folder / stage, workdir, acknowledged)
-            assert code == KILLED, f"exit code {code}, at {moment}: {output}"
+            assert code == self.code(moment), f"exit code {code}, at {moment}: {output}"
             phase = re.search(r"^KILLED ([^:]*): (.*)$", output, re.MULTILINE)
             self.killed[phase[1]] += 1
         raise AssertionError(f"{workdir} never ended")
+
+    def code(self, moment: dict) -> int:
+        """Returns the exit code of a run that was stopped at `moment`."""
+        return KILLED
 
     def moment(self, totals: dict) -> dict:
         """Returns a moment within the first half of a run, for what is left of one may be short.
@@ -117,15 +125,8 @@ class Harness:
         """Exit code and output of one process."""
         log = self.folder / "log"
         log.write_text("")
-        victim = ROOT / "tests/faults/victim.py"
-        flags = [f"--config=experiments/{stage}.py:smoke", f"--workdir={workdir}", *FLAGS]
-        argv = [sys.executable, str(victim), json.dumps(moment), str(ROOT / "main.py"), *flags]
-        environment = {
-            **os.environ,
-            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # Or the run would start itself anew.
-            "PYTHONPATH": str(ROOT),
-        }
-        self.workers.start("run", argv, environment, log, self.folder / "lock")
+        argv = victim(moment, stage, workdir)
+        self.workers.start("run", argv, {**os.environ, **ENVIRONMENT}, log, self.folder / "lock")
         until = time.monotonic() + OF_A_COMMAND
         while not (ended := self.workers.wait(1)):
             assert time.monotonic() < until, "the run hangs"
@@ -133,12 +134,13 @@ class Harness:
 
     def compare(self, whole: Path, resumed: Path, acknowledged: list[dict]) -> None:
         """Raises AssertionError if anything but the clock tells two runs apart."""
-        for name in ("params", "opt_state"):
-            file = f"checkpoints/60/{name}.safetensors"
-            one, other = load_file(whole / file), load_file(resumed / file)
-            assert one.keys() == other.keys()
-            for key in one:
-                np.testing.assert_array_equal(one[key], other[key])
+        files = [{path.name for path in saved(folder)} for folder in (whole, resumed)]
+        assert files[0] == files[1]
+        for one, other in zip(saved(whole), saved(resumed), strict=True):
+            tensors = load_file(one), load_file(other)
+            assert tensors[0].keys() == tensors[1].keys()
+            for key in tensors[0]:
+                np.testing.assert_array_equal(tensors[0][key], tensors[1][key])
         for name in (run_folder.METRICS, run_folder.SAMPLES):
             assert lines(whole, name) == lines(resumed, name)
         record = lines(resumed, run_folder.METRICS)
@@ -156,6 +158,11 @@ class Harness:
         return f"{self.killed.total()} kills ({phases}), {self.laps} runs, 0 losses"
 
 
+def saved(workdir: Path) -> list[Path]:
+    """The files of the last checkpoint's tensors."""
+    return sorted((workdir / "checkpoints/60").glob("*.safetensors"))
+
+
 def lines(workdir: Path, name: str) -> list[dict]:
     """The lines of a record, without what a clock measured."""
     return [
@@ -164,13 +171,25 @@ def lines(workdir: Path, name: str) -> list[dict]:
     ]
 
 
-def main() -> None:
+def victim(moment: dict, stage: str, workdir: Path) -> list[str]:
+    """The command of a run that ends at `moment`."""
+    script = str(ROOT / "tests/faults/victim.py")
+    flags = [f"--config=experiments/{stage}.py:smoke", f"--workdir={workdir}", *FLAGS]
+    return [sys.executable, script, json.dumps(moment), str(ROOT / "main.py"), *flags]
+
+
+def totals(output: str) -> dict:
+    """What an uninterrupted run has counted."""
+    return json.loads(re.search(r"^VICTIM (.*)$", output, re.MULTILINE)[1])
+
+
+def main(kind: type[Harness] = Harness) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        harness = Harness(Path(folder), arguments.seed)
+        harness = kind(Path(folder), arguments.seed)
         started = time.monotonic()
         try:
             harness.run(arguments.kills)

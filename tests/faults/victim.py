@@ -2,8 +2,9 @@
 
 MOMENT is JSON: {"file": 12}, at the twelfth operation on a file of the run folder, or
 {"phase": "save", "entry": 3, "seconds": 0.3}, so many seconds after the run enters that phase for
-the third time; {} lets the run end and prints how often each was entered and for how long. The run
-marks its phases itself, by audit events: see runtime/phases.py.
+the third time; {} lets the run end and prints how often each was entered and for how long. With
+"signal" it sends itself that one instead. The run marks its phases itself, by audit events: see
+runtime/phases.py.
 """
 
 import json
@@ -80,8 +81,9 @@ class Watch:
         self.die(phase, f"{self.moment['seconds']:.3f} s after entering {self.moment['phase']}")
 
     def die(self, phase: str, where: str) -> None:
-        os.write(2, f"\nKILLED {phase}: {where}\n".encode())
-        os.kill(os.getpid(), signal.SIGKILL)
+        # Not to number 2, where a run of several processes keeps the lines of native libraries.
+        os.write(sys.stderr.fileno(), f"\nKILLED {phase}: {where}\n".encode())
+        os.kill(os.getpid(), self.moment.get("signal", signal.SIGKILL))
 
 
 if __name__ == "__main__":
