@@ -9,7 +9,7 @@ RUNS ?= runs/ladder
 # `make ladder PRESET=smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup setup-gpu lock ladder dashboard docs test soak lint notebooks peers interop gpu-compile gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison ideas ideas-by-depth texts figures clean
+.PHONY: help setup setup-gpu lock ladder dashboard docs test soak lint notebooks peers interop gpu-compile scaling gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-playground speedrun comparison ideas ideas-by-depth texts figures clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -191,6 +191,9 @@ NEW_PYTHON ?= $(shell for python in $(PYTHON) python3.12 python3.13 \
 gpu-compile: .venv-gpu-compile/setup.stamp  ## Compile training for an H100, without one.
 	.venv-gpu-compile/bin/python -m benchmarks.gpu_compile \
 	  $(if $(EXPERIMENT),--config=experiments/$(EXPERIMENT) $(FLAGS))
+
+scaling: .venv-gpu-compile/setup.stamp  ## Compile GPT-2 of all sizes for 1, 8 and 64 H100s: benchmarks/scaling.json.
+	.venv-gpu-compile/bin/python -m benchmarks.scaling
 
 gpu-check: .venv/setup.stamp  ## Check and measure one GPU, for 400 s: benchmarks/gpu.json.
 	.venv/bin/python -m benchmarks.gpu_check --output=benchmarks/gpu.json

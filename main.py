@@ -11,10 +11,11 @@ if __name__ == "__main__":
 
 import shlex
 import sys
+from collections.abc import Container
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 import run_folder
 from config import check, list_flags
@@ -22,6 +23,7 @@ from experiments import default, listing
 from runtime import cluster, errors
 from runtime.terminal import announce
 from tracking import sweep
+from training import topology
 
 list_flags.register()
 CONFIG = config_flags.DEFINE_config_file(
@@ -46,6 +48,12 @@ PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of the processes this
 JOIN_SECONDS = flags.DEFINE_integer(
     "join_seconds", 300, "Longest time to wait for the other processes.", lower_bound=1
 )
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Compiles the training step and prints what the run needs; does not train."
+)
+FOR = flags.DEFINE_string(
+    "for", "", "With --dry_run: GPUs that are elsewhere, as h100x8. Needs make gpu-compile."
+)
 LIST = flags.DEFINE_bool("list", False, "Lists all experiments and presets, a line each.")
 
 
@@ -62,12 +70,35 @@ def main() -> None:
     named = config_flags.get_config_filename(flags.FLAGS["config"])
     if missing := listing.explain(named):
         raise errors.UserError(missing)
+    if DRY_RUN.value or FOR.value:
+        dry_run(named)
+        return
     swept = sweep.current()
     if chosen := WORKDIR.value or (str(swept.folder) if swept else ""):
         run(named, Path(chosen))
         return
     with run_folder.new_folder(Path("runs"), default.name_of(named).partition(":")[0]) as workdir:
         run(named, workdir)
+
+
+def dry_run(named: str) -> None:
+    """Prints what the experiment that --config names needs."""
+    if not DRY_RUN.value:
+        raise errors.UserError(f"--for={FOR.value}: expected it with --dry_run")
+    if COORDINATOR.value or NUM_PROCESSES.value > 1:
+        raise errors.UserError(
+            "--dry_run takes one process: leave out --coordinator and --num_processes, and name "
+            "all GPUs by --for=h100x16, for example"
+        )
+    if FOR.value:
+        topology.count_of(FOR.value)
+        topology.prepare()
+    process.configure_jax()
+    from train import complete
+    from training import dry_run
+
+    config, chosen = described(named)
+    dry_run.show(complete(config, Path(), chosen), FOR.value)
 
 
 def run(named: str, workdir: Path) -> None:
@@ -78,13 +109,18 @@ def run(named: str, workdir: Path) -> None:
     process.configure_jax()
     from train import train_and_evaluate
 
-    config = CONFIG.value
-    config.tracking.experiment = config.tracking.experiment or default.name_of(named)
-    chosen = config_flags.get_override_values(flags.FLAGS["config"])
+    config, chosen = described(named)
     cluster.end_as_one(lambda: train_and_evaluate(config, workdir, chosen))
     if sys.stdout.isatty():
         prompt = " --prompt=ROMEO:" * (config.data.name == default.get_config().data.name)
         print(f"next: python generate.py --workdir={shlex.quote(str(workdir))}{prompt}")
+
+
+def described(named: str) -> tuple[ConfigDict, Container[str]]:
+    """Returns the config of the experiment, and the keys of it that flags have set."""
+    config = CONFIG.value
+    config.tracking.experiment = config.tracking.experiment or default.name_of(named)
+    return config, config_flags.get_override_values(flags.FLAGS["config"])
 
 
 def ordered(argv: list[str]) -> list[str]:

@@ -18,7 +18,7 @@ without the input pipeline, which has rows of its own.
 - `profile_step.py`: the time of a training step by part of the model.
 - `gpu_check.py`: correctness and speed on one GPU, within minutes. checklist.py runs gpu_parts/,
   each with a time limit (commands.py). gpu_compile.py compiles for a GPU without one
-  (deviceless.py); gpu_compiled.py adds its rows to the check's.
+  (training/topology.py); gpu_compiled.py adds its rows to the check's.
 """
 
 from runtime import process

@@ -8,16 +8,13 @@ the peak memory that XLA plans. benchmarks/gpu_check.py measures on a GPU.
 import json
 import math
 import os
-import re
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Before JAX is imported: programs run on the CPU, but the H100 has fast bfloat16.
-os.environ |= {"JAX_PLATFORMS": "cpu", "FAST_BFLOAT16": "true"}
+os.environ["JAX_PLATFORMS"] = "cpu"  # Before JAX is imported.
 
 import jax
 from absl import flags
@@ -25,10 +22,11 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import deviceless, workloads
+from benchmarks import workloads
 from config import check
 from runtime import errors, process
-from training import plan
+from training import plan, topology
+from training.compiled import compile_step, factor_types
 from training.setup import check_config, set_up
 
 # GPT-2 small as nanoGPT trains it on one GPU: 12 windows of 1,024 tokens, no dropout.
@@ -67,75 +65,30 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     Raises UserError for a wrong config or text.
     """
     check_config(config)
-    parts = set_up(config, found=deviceless.devices(count_of(config.mesh)))
-    started = time.perf_counter()
-    with deviceless.compiling():
-        args = plan.step_shapes(parts)
-        compiled = parts.lower_train_steps(args).compile()
-    text = compiled.as_text()
+    setup = set_up(config, found=topology.devices(count_of(config.mesh)))
+    step = compile_step(setup)
+    sent: Counter[str] = Counter()
+    for one in step.collectives():
+        sent[one.kind] += one.result_bytes
     return {
-        "device": deviceless.H100,
-        "num_devices": parts.mesh.size,
+        "device": topology.H100,
+        "num_devices": step.num_devices,
         "measured": False,
-        "precision": parts.precision,
-        "num_params": sum(leaf.size for leaf in jax.tree.leaves(args[0].params)),
-        "flops": parts.flops_per_step().gradient,
-        "attention_forward": text.count('"__cudnn$fmhaSoftmax"'),
-        "attention_backward": text.count('"__cudnn$fmhaSoftmaxBackward"'),
-        "products": dict(Counter(factor_types(text))),
-        "collectives": collectives(text),
-        "peak_bytes": compiled.memory_analysis().peak_memory_in_bytes,
-        "compile_seconds": round(time.perf_counter() - started, 1),
+        "precision": setup.precision,
+        "num_params": sum(leaf.size for leaf in jax.tree.leaves(plan.state_shapes(setup).params)),
+        "flops": setup.flops_per_step().gradient,
+        "attention_forward": step.text.count('"__cudnn$fmhaSoftmax"'),
+        "attention_backward": step.text.count('"__cudnn$fmhaSoftmaxBackward"'),
+        "products": dict(Counter(factor_types(step.text))),
+        "collectives": dict(sent),
+        "peak_bytes": step.peak_bytes,
+        "compile_seconds": round(step.compile_seconds, 1),
     }
 
 
 def count_of(mesh: ConfigDict) -> int:
     """Returns the number of GPUs that a config's `mesh` names; its -1 is one."""
     return math.prod(abs(size) for size in mesh.values())
-
-
-# Communication in XLA's text, and the types and shapes of its results; "-start" begins one that
-# runs beside other work.
-COLLECTIVE = re.compile(
-    r"= (\(?[^=]*?\)?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)"
-    r"(-start)?\("
-)
-BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "u8": 1, "f16": 2, "s8": 1}
-
-
-def collectives(text: str) -> dict[str, int]:
-    """Returns the bytes that each kind of communication in a compiled program results in."""
-    found: Counter[str] = Counter()
-    # Long tuples hold comments such as /*index=5*/.
-    for results, kind, begins in COLLECTIVE.findall(re.sub(r"/\*.*?\*/", "", text)):
-        arrays = re.findall(r"(\w+)\[([0-9,]*)\]", results)
-        sizes = [
-            BYTES[dtype] * math.prod(map(int, filter(None, shape.split(","))))
-            for dtype, shape in arrays
-        ]
-        # One that begins returns its operands, too, and first.
-        found[kind] += sum(sizes[len(sizes) // 2 :] if begins else sizes)
-    return dict(found)
-
-
-# A matrix product in XLA's text: alone or in a fusion for Triton, or as a call of cuBLAS.
-PRODUCT = re.compile(r' dot\(([^)]*)\)| custom-call\(([^)]*)\), custom_call_target="__cublas')
-
-
-def factor_types(text: str) -> Iterator[str]:
-    """Yields the factors' types of each matrix product in a compiled program.
-
-    "bf16" for two of the same type, "bf16 f32" for different ones.
-    """
-    types: dict[str, str] = {}
-    for line in text.splitlines():
-        if line.endswith("{"):
-            types = {}  # Names are local to a computation.
-        if defined := re.match(r"\s*(?:ROOT )?%(\S+) = \(?(\w+)\[", line):
-            types[defined[1]] = defined[2]
-        if product := PRODUCT.search(line):
-            factors = re.findall(r"%([^\s,)]+)", product[1] or product[2])[:2]
-            yield " ".join(dict.fromkeys(types[factor] for factor in factors))
 
 
 def rows() -> Iterator[dict[str, Any]]:
@@ -154,11 +107,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Prints the rows as they are compiled."""
-    if reason := deviceless.unavailable_reason():
-        raise errors.UserError(
-            f"JAX cannot compile for a GPU here ({reason}): run make gpu-compile, which sets up an "
-            "environment that can"
-        )
+    topology.devices()  # Refuses at once where there is nothing to compile with.
     if AS_JSON.value:
         for row in rows():
             print(json.dumps(row), flush=True)
@@ -178,6 +127,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {deviceless.XLA_FLAGS}".strip()
+    topology.prepare()
     process.configure_jax()
     errors.run_command(main, explain=check.explain_flags)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import run_folder
-from benchmarks import deviceless
 from tests.command import AS_USERS_DO, ROOT, assert_refused, run
+from training import topology
 
 STAMP = ROOT / ".venv-gpu-compile/setup.stamp"
 PYTHON = ROOT / ".venv-gpu-compile/bin/python"
@@ -65,7 +65,7 @@ class TestCompiled:
     def test_the_five_stages_and_the_presets_for_a_gpu_are_compiled(self, rows):
         assert len(rows) == 12
         for row in rows.values():
-            assert row["device"] == deviceless.H100
+            assert row["device"] == topology.H100
             assert row["measured"] is False
             assert row["flops"] > 0 < row["peak_bytes"]
 

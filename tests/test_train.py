@@ -22,7 +22,6 @@ from safetensors.numpy import load_file
 import models
 import run_folder
 import train
-from benchmarks import deviceless
 from checkpoints.manager import Checkpoints
 from inference.evaluation import evaluate
 from input_pipeline import corpus
@@ -33,7 +32,7 @@ from runtime.devices import data_mesh
 from runtime.errors import Diverged, UserError
 from tests.command import run
 from tests.stages import ATTENTIVE, TINY, VARIANT, V, init
-from training import optimizer
+from training import optimizer, topology
 from training.due import Due, milestones
 from training.loss import Objective, loss_and_gradient
 from training.schedule import Schedule
@@ -467,7 +466,7 @@ def test_flops_are_counted_by_the_cpu_s_compiler_whatever_the_run_trains_on(monk
     monkeypatch.setattr(
         jax, "default_device", lambda device: chosen.append(device.platform) or nullcontext()
     )
-    with deviceless.compiling(), jax.default_matmul_precision("bfloat16"):
+    with topology.compiling(), jax.default_matmul_precision("bfloat16"):
         assert gradient_flops(TINY["gpt2"], (2, 6)) == counted
     assert chosen == ["cpu"]
 
@@ -548,7 +547,7 @@ def test_attention_lowers_for_cuda_as_one_kernel():
         export = jax.export.export(gradient, platforms=["cuda"], disabled_checks=allowed)
         return export(shape, shape, shape).mlir_module()
 
-    with deviceless.compiling():
+    with topology.compiling():
         with jax.default_matmul_precision("bfloat16"):
             kernels = lowered()
         assert "__cudnn$fmhaSoftmax" in kernels and "__cudnn$fmhaSoftmaxBackward" in kernels

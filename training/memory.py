@@ -33,14 +33,14 @@ class Needs(NamedTuple):
         """Returns the sum in words."""
         state = (
             f"{self.num_params:,} parameters x {FLOAT_BYTES} bytes x 2 (weights, gradients) + "
-            f"{gigabytes(self.optimizer_bytes)} (state of {optimizer})"
+            f"{amount(self.optimizer_bytes)} (state of {optimizer})"
         )
         copied = f"({state})" if self.copies > 1 or self.parts > 1 else state
         copied += f" x {self.copies} devices" * (self.copies > 1)
         copied += f" / {self.parts} parts" * (self.parts > 1)
         windows, length, vocab_size = self.logits
         logits = f"{windows:,} x {length:,} x {vocab_size:,} logits x {FLOAT_BYTES} bytes"
-        return f"{copied} + {logits} = {gigabytes(self.total)}"
+        return f"{copied} + {logits} = {amount(self.total)}"
 
 
 def check(setup: Setup, optimizer: str) -> Needs:
@@ -52,7 +52,7 @@ def check(setup: Setup, optimizer: str) -> Needs:
     needs, free = needs_of(setup), memory.free_bytes(device)
     if free is not None and needs.total > free:
         raise UserError(
-            f"{needs.arithmetic(optimizer)}, and {device.platform} has {gigabytes(free)} free: "
+            f"{needs.arithmetic(optimizer)}, and {device.platform} has {amount(free)} free: "
             "choose a smaller model (--config.model), fewer tokens (--config.data.tokenizer), or "
             "smaller batches (--config.train.batch_size, --config.eval.batch_size)"
         )
@@ -81,9 +81,10 @@ def needs_of(setup: Setup) -> Needs:
     return Needs(num_params, optimizer_bytes, logits, copies, parts)
 
 
-def gigabytes(count: int) -> str:
-    """Returns a number of bytes as 1.5 GB."""
-    return f"{count / 1e9:,.1f} GB"
+def amount(count: int) -> str:
+    """Returns a number of bytes as 1.5 GB, 1.5 MB or 1.5 kB."""
+    unit, name = (1e9, "GB") if count >= 1e8 else (1e6, "MB") if count >= 1e5 else (1e3, "kB")
+    return f"{count / unit:,.1f} {name}"
 
 
 def _size(tree: Any) -> tuple[int, int]:

@@ -65,7 +65,7 @@ class OfProcesses(Harness):
         if "KILLED" in err:
             asked = moment["signal"] == signal.SIGTERM
             # JAX itself may be the first to notice, which aborts the process.
-            as_it_should = other_code == 128 + signal.SIGTERM if asked else other_code != 0
+            as_it_should = other_code == code if asked else other_code != 0
             assert as_it_should and other_err.count("\n") <= 1, (moment, ended)
         return code, out + err
 

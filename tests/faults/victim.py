@@ -66,7 +66,7 @@ class Watch:
         self.entries[name] += 1
         if (name, self.entries[name]) == (self.moment.get("phase"), self.moment.get("entry")):
             if not self.moment["seconds"]:
-                self.die(name, "on entering it")
+                return self.die(name, "on entering it")
             threading.Thread(target=self.die_later, daemon=True).start()
 
     def on_file(self, event: str, name: str) -> None:
