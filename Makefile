@@ -94,6 +94,7 @@ KILLS ?= 200
 SEED ?= 1
 soak: .venv/dev.stamp  ## Kill training runs 200 times and load a text of 1 GiB; takes a while.
 	.venv/bin/python -m tests.faults.harness --kills=$(KILLS) --seed=$(SEED)
+	.venv/bin/python -m tests.faults.of_processes --kills=24 --seed=$(SEED)
 	LARGE_TEXT_MIB=1024 .venv/bin/python -m pytest tests/faults/test_large_text.py
 
 WORKERS ?= 2

@@ -110,7 +110,7 @@ def run(named: str, workdir: Path) -> None:
     from train import train_and_evaluate
 
     config, chosen = described(named)
-    cluster.end_as_one(lambda: train_and_evaluate(config, workdir, chosen))
+    cluster.end_as_one(lambda: train_and_evaluate(config, workdir, chosen), COORDINATOR.value)
     if sys.stdout.isatty():
         prompt = " --prompt=ROMEO:" * (config.data.name == default.get_config().data.name)
         print(f"next: python generate.py --workdir={shlex.quote(str(workdir))}{prompt}")

@@ -26,7 +26,7 @@ OUTPUT = flags.DEFINE_string("output", str(ROOT / "benchmarks/scaling.json"), "F
 SIZES = {"small": 12, "medium": 12, "large": 8, "xl": 8}
 # A node's GPUs divide the model, and nodes the batch: between nodes goes one sum of gradients.
 MESHES = {1: {}, 8: {"mesh.fsdp": 8}, 64: {"mesh.data": 8, "mesh.fsdp": 8}}
-FLAGS = {"model.dropout_rate": 0.0, "train.loss_chunks": 8}
+FLAGS = {"model.dropout_rate": 0.0}
 
 
 def rows() -> Iterator[dict[str, Any]]:

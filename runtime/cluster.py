@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
-from runtime import process
+from runtime import lifelines, process
 from runtime.errors import FAILED, USER_ERROR, Diverged, Failed, UserError, code_of
 from runtime.terminal import escape_controls
 
@@ -227,15 +227,16 @@ def meeting(key: str) -> Iterator[None]:
 _met: Counter[str] = Counter()
 
 
-def end_as_one(action: Callable[[], None]) -> None:
+def end_as_one(action: Callable[[], None], coordinator: str = "") -> None:
     """Runs `action`, and leaves the other processes when all of them have ended alike.
 
     Where they end with an error, process 0 alone says so. A process that fails alone ends at once,
-    which ends the others.
+    which ends the others: `coordinator`, if a flag names it, is where they find process 0.
     """
     if count() == 1:
         action()
         return
+    lifelines.connect(coordinator.partition(":")[0], is_first(), exchange, _lose)
     try:
         action()
         leave(LEAVING)
@@ -283,6 +284,11 @@ def _watch() -> None:
                 end_lost(error)
         if _is_over.wait(EVERY):
             return
+
+
+def _lose() -> None:
+    if not _is_over.is_set():
+        end(lost("its connection is closed"), FAILED)
 
 
 _is_over = threading.Event()

@@ -6,6 +6,7 @@ they are left out with a warning if it is missing.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -140,6 +141,27 @@ class TestCompiled:
         assert made.returncode == 0, made.stderr
         assert "self_attention.py:smoke train.batch_size=6" in made.stdout
         assert "compiled, not measured" in made.stdout
+
+    def test_a_dry_run_for_gpus_that_are_elsewhere(self, environment, tmp_path):
+        flags = ["--config=gpt2:smoke", "--config.train.batch_size=64", "--config.mesh.fsdp=16"]
+        made = subprocess.run(
+            [PYTHON, "main.py", *flags, "--dry_run", "--for=h100x16", f"--workdir={tmp_path}/run"],
+            cwd=ROOT,
+            env={**os.environ, **AS_USERS_DO},
+            capture_output=True,
+            text=True,
+        )
+        assert (made.returncode, made.stderr) == (0, "")
+        first, compiling, *_, memory, sent, least = made.stdout.splitlines()
+        assert first.startswith("gpt2:smoke · 7,888 parameters · 16 x gpu (fsdp 16), bfloat16 · ")
+        assert compiling == "compiling for 16 x NVIDIA H100 80GB HBM3, without them"
+        assert memory.startswith("memory of each device: ") and "all-gather" in sent
+        assert re.fullmatch(
+            r"an update takes [\d.]+ ms or more, by a roofline, not measured: [\d.]+ ms of "
+            r"computing, [\d.]+ ms of reading and writing, [\d.]+ ms of sending",
+            least,
+        )
+        assert not list(tmp_path.iterdir())
 
     def test_the_newer_libraries_train_to_the_same_losses(self, environment, tmp_path):
         """Compares the libraries of the newer Python with those of the tests' Python."""

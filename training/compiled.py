@@ -1,4 +1,4 @@
-"""What a compiled training step does: memory, kernels, products and communication, by its text.
+"""Memory, kernels, products and communication of a compiled training step, by its text.
 
 All figures are those of one device and one update.
 """

@@ -1,4 +1,4 @@
-"""What a run needs, before it trains: `main.py --dry_run`, here or for GPUs that are elsewhere.
+"""Needs of a run, before it trains: `main.py --dry_run`, here or for GPUs that are elsewhere.
 
 The training step is compiled, and XLA's plan says the memory. Nothing is written but the cache of
 tokens.

@@ -62,6 +62,7 @@ class Harness:
         self.laps = 0
         self.moments = itertools.cycle(MOMENTS)
         self.references: dict[str, dict] = {}
+        self.phases = set(PHASES)  # Those that have to be hit.
 
     def run(self, kills: int) -> None:
         """Laps until there were so many kills, some in each phase; the last one is let end."""
@@ -75,7 +76,7 @@ class Harness:
 
     def is_enough(self, kills: int) -> bool:
         """Returns True after so many kills, if each phase that a run marks has been hit."""
-        return self.killed.total() >= kills and set(PHASES) <= set(self.killed)
+        return self.killed.total() >= kills and self.phases <= set(self.killed)
 
     def close(self) -> None:
         self.workers.close()
@@ -159,7 +160,7 @@ class Harness:
 
 
 def saved(workdir: Path) -> list[Path]:
-    """The files of the last checkpoint's tensors."""
+    """Returns the files of the last checkpoint's tensors."""
     return sorted((workdir / "checkpoints/60").glob("*.safetensors"))
 
 
@@ -172,14 +173,14 @@ def lines(workdir: Path, name: str) -> list[dict]:
 
 
 def victim(moment: dict, stage: str, workdir: Path) -> list[str]:
-    """The command of a run that ends at `moment`."""
+    """Returns the command of a run that ends at `moment`."""
     script = str(ROOT / "tests/faults/victim.py")
     flags = [f"--config=experiments/{stage}.py:smoke", f"--workdir={workdir}", *FLAGS]
     return [sys.executable, script, json.dumps(moment), str(ROOT / "main.py"), *flags]
 
 
 def totals(output: str) -> dict:
-    """What an uninterrupted run has counted."""
+    """Returns the counts of an uninterrupted run."""
     return json.loads(re.search(r"^VICTIM (.*)$", output, re.MULTILINE)[1])
 
 

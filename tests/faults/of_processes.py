@@ -58,7 +58,7 @@ class OfProcesses(Harness):
         both = self.start(stage, workdir, moment)
         number = moment.get("number", 0)
         if moment:
-            self.wait_for_end(both.all[number], both.all[1 - number], moment["signal"])
+            self.wait_for_end(both.all[number], both.all[1 - number], moment)
         ended = both.wait()
         code, out, err = ended[number]
         other_code, _, other_err = ended[1 - number]
@@ -75,14 +75,15 @@ class OfProcesses(Harness):
         commands = [victim(moment if number == chosen else {}, stage, workdir) for number in (0, 1)]
         return Processes(2, commands=commands, **ENVIRONMENT)
 
-    def wait_for_end(self, stopping: Popen, other: Popen, number: signal.Signals) -> None:
+    def wait_for_end(self, stopping: Popen, other: Popen, moment: dict) -> None:
         """Waits until one process has stopped and the other has ended, no longer than it may."""
-        wait_until(lambda: has_stopped(stopping) or other.poll() is not None)
+        wait_until(lambda: state(stopping) in "TZ" or other.poll() is not None)
         since = time.monotonic()
         wait_until(lambda: other.poll() is not None)
-        self.waited[number.name] = max(self.waited[number.name], time.monotonic() - since)
-        assert time.monotonic() - since < PATIENCE[number], number
-        if number == signal.SIGSTOP:
+        seconds, number = time.monotonic() - since, moment["signal"]
+        self.waited[number.name] = max(self.waited[number.name], seconds)
+        assert seconds < PATIENCE[number], (seconds, moment)
+        if state(stopping) == "T":
             stopping.kill()
 
     def report(self) -> str:
@@ -90,11 +91,11 @@ class OfProcesses(Harness):
         return f"{super().report()}; the other ended at most {waited}"
 
 
-def has_stopped(process: Popen) -> bool:
-    """Returns True for a process that has ended, or that a signal has stopped."""
+def state(process: Popen) -> str:
+    """Returns the system's letter for what a process does: T if stopped, Z if it has ended."""
     if process.poll() is not None:
-        return True
-    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] in "TZ"
+        return "Z"
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 if __name__ == "__main__":

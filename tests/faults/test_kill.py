@@ -1,8 +1,9 @@
-"""The short form of `make soak`: kills at random moments lose nothing."""
+"""The short form of `make soak`: processes that stop at random moments lose nothing."""
 
 import pytest
 
 from tests.faults.harness import PHASES, Harness
+from tests.faults.of_processes import OfProcesses
 
 
 @pytest.mark.slow
@@ -15,3 +16,13 @@ def test_kills_at_random_moments_lose_nothing(tmp_path):
     assert harness.killed.total() >= 16
     # Each phase that the run marks has been hit.
     assert set(PHASES) <= set(harness.killed), harness.killed
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_that_stops_loses_nothing(tmp_path):
+    harness = OfProcesses(tmp_path, seed=3, stages=["self_attention"])
+    harness.phases = set()
+    try:
+        harness.run(kills=5)
+    finally:
+        harness.close()
