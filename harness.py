@@ -36,6 +36,7 @@ from inference import evaluation, generation, streaming
 from inference.sampling import Sampling
 from input_pipeline import batches, corpus, documents, pairs, text_paths
 from input_pipeline.pairs import Pairs
+from input_pipeline.shards import Shards
 from input_pipeline.tokenizers import Tokenizer, encode_pieces, encode_prompt
 from inspection import heads, interception
 from runtime import devices, process
@@ -206,6 +207,8 @@ class Run:
 
     def _score(self, name: str, tokens: batches.Split) -> dict[str, float]:
         left_out = {}
+        if isinstance(tokens, Shards):
+            raise UserError("a prepared corpus may be larger than memory: expected --split=val")
         if isinstance(tokens, Pairs):
             tokens = tokens.fitting(self.config.model.context_length, f"of {name}")
             left_out = {f"{name}/left_out": tokens.left_out}

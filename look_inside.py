@@ -22,6 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import run_folder
+from input_pipeline.shards import Shards
 from reporting.runs import Run, read_runs
 from runtime import errors
 from runtime.files import check_output, write_output
@@ -124,6 +125,11 @@ def look(run: Run, place: str, others: Sequence["Subject"]) -> tuple[ConfigDict,
 
     opened = harness.open_run(run.folder, CHECKPOINT.value)
     splits: dict[str, Any] = opened.splits()
+    if isinstance(splits["train"], Shards):
+        raise errors.UserError(
+            f"{run.folder} was trained on a prepared corpus, which may be larger than memory: "
+            "expected a run on a text"
+        )
     held_out: Any = splits["val"]
     if TEXT.value:
         held_out = opened.read_text(TEXT.value)

@@ -96,6 +96,7 @@ RANGES = {
     "eval.every_steps": integer(0, STEPS, AT_ENDS),
     "eval.patience": integer(0, STEPS, " (off)"),
     "eval.min_delta": non_negative(),
+    "eval.max_tokens": integer(0, 2**40, " (all)"),
     "eval.batch_size": integer(1, 2**20),
     "sample.every_steps": integer(0, STEPS, AT_ENDS),
     "sample.num_tokens": integer(0, 10**6, " (no samples)"),

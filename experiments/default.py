@@ -51,8 +51,9 @@ def get_config() -> ConfigDict:
     config.seed = 0  # Seeds the initial parameters, the batches, dropout and the samples.
 
     config.data = ConfigDict()
-    # Or "text" (your own, from data.path), "tfds:<name>" (a prepared TFDS data set), or
-    # "made:<name>" (drawn, to need one idea: experiments/made_texts.py has the names).
+    # Or "text" (your own, from data.path), "shards" (a corpus larger than memory, prepared by
+    # prepare.py in data.path), "tfds:<name>" (a prepared TFDS data set), or "made:<name>" (drawn,
+    # to need one idea: experiments/made_texts.py has the names).
     config.data.name = "tiny_shakespeare"
     # For "text": a UTF-8 file, a folder of .txt files, a glob, or several of them with commas
     # between. For Tiny Shakespeare: a local copy.
@@ -158,6 +159,8 @@ def get_config() -> ConfigDict:
     config.eval.patience = 0
     config.eval.min_delta = 0.0  # Least improvement of val/loss that counts for eval.patience.
     config.eval.milestones = False  # Also evaluates after 1, 2, 5, 10, 20 and 50 % of the steps.
+    # Tokens of the validation split that evaluations in a training predict, its first ones; 0: all.
+    config.eval.max_tokens = 0
     config.eval.batch_size = 32  # Windows per batch; affects speed and memory, not the result.
 
     config.sample = ConfigDict()

@@ -1,6 +1,7 @@
 """Windows of tokens: random ones to train on, and all of a split to evaluate on.
 
-Of a text a window is any part of it, of pairs it is one pair (pairs.py).
+Of a text a window is any part of it, of pairs it is one pair (pairs.py). Of a prepared corpus
+(shards.py) the windows do not overlap, and each comes once an epoch, in a random order.
 A training batch is a pure function of (tokens, seed, step): there is no iterator state to save, and
 a resumed run sees the batches that the uninterrupted one would have seen.
 """
@@ -12,9 +13,11 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from input_pipeline.pairs import Pairs
+from input_pipeline.permutation import permuted
+from input_pipeline.shards import Shards
 from runtime.errors import UserError
 
-Split = np.ndarray | Pairs  # Token ids of a text are 1-d.
+Split = np.ndarray | Pairs | Shards  # Token ids of a text are 1-d.
 Windows = Callable[[np.ndarray], np.ndarray]  # Those of some numbers.
 
 
@@ -28,9 +31,22 @@ def fitting(train: Split, val: Split, context_length: int) -> tuple[Split, Split
             train.fitting(context_length, "to train on"),
             val.fitting(context_length, "of the validation split"),
         )
-    assert isinstance(train, np.ndarray) and isinstance(val, np.ndarray)
+    assert not isinstance(train, Pairs) and isinstance(val, np.ndarray)
     check_lengths(train, val, context_length)
     return train, val
+
+
+def beginning(split: Split, max_tokens: int) -> Split:
+    """Returns the split, up to its first `max_tokens` targets if that is not 0.
+
+    Raises UserError for pairs, of which the answers alone are targets.
+    """
+    if not max_tokens:
+        return split
+    if isinstance(split, Pairs):
+        raise UserError(f"--config.eval.max_tokens={max_tokens}: expected 0 for pairs")
+    assert isinstance(split, np.ndarray)
+    return split[: max_tokens + 1]
 
 
 def size(split: Split) -> tuple[int, int]:
@@ -40,9 +56,15 @@ def size(split: Split) -> tuple[int, int]:
     return len(split), len(split) - 1
 
 
-def check_lengths(train: np.ndarray, val: np.ndarray, context_length: int) -> None:
+def check_lengths(train: np.ndarray | Shards, val: np.ndarray, context_length: int) -> None:
     """Raises UserError if a split is too short for a training window or an evaluation target."""
-    if len(train) <= context_length:
+    if isinstance(train, Shards):
+        if not train.num_windows(context_length):
+            raise UserError(
+                f"--config.model.context_length={context_length}: expected less than the "
+                f"{max(map(len, train.arrays))} tokens of the largest file: lower it"
+            )
+    elif len(train) <= context_length:
         raise UserError(
             f"--config.model.context_length={context_length}: expected less than the {len(train)} "
             "tokens of the training split: lower it or give more text"
@@ -69,9 +91,24 @@ def train_batches(
     With `rows`, only those of each batch are taken from the text: the rows of one process.
 
     The first dispatch contains `start_step`, the last one step `num_steps - 1`. Each window starts
-    at one of `len(tokens) - T` offsets, or is one of the pairs, drawn uniformly. `tokens` must hold
-    at least one window: see `fitting`. A token that is no target is its complement, in pairs alone.
+    at one of `len(tokens) - T` offsets, or is one of the pairs, drawn uniformly; of Shards it is
+    the next one in the order of the epoch. `tokens` must hold at least one window: see `fitting`.
+    A token that is no target is its complement, in pairs alone.
     """
+    first_step = start_step // steps_per_dispatch * steps_per_dispatch
+    last = num_steps if start_step < num_steps else first_step
+    firsts = range(first_step, last, steps_per_dispatch)
+    if isinstance(tokens, Shards):
+        in_batch = np.arange(batch_size)[rows]
+
+        def of_order(first_step: int) -> tuple[int, np.ndarray]:
+            steps_K1 = np.arange(first_step, first_step + steps_per_dispatch)[:, None]
+            numbers_KB = in_order(
+                steps_K1 * batch_size + in_batch, tokens.num_windows(context_length), seed
+            )
+            return first_step, tokens.windows(numbers_KB, context_length)
+
+        return map(of_order, firsts)
     if isinstance(tokens, Pairs):
         num_windows = len(tokens)
         take: Windows = partial(tokens.windows, length=context_length + 1)
@@ -91,10 +128,21 @@ def train_batches(
         # The bias of the modulo towards low offsets is at most num_windows / 2**64.
         return first_step, take(draws_KB[:, rows] % num_windows).astype(np.int32)
 
-    first_step = start_step // steps_per_dispatch * steps_per_dispatch
-    last = num_steps if start_step < num_steps else first_step
     # Lazy, with no prefetching: a draw takes microseconds, while the device is busy.
-    return map(draw, range(first_step, last, steps_per_dispatch))
+    return map(draw, firsts)
+
+
+def in_order(rows: np.ndarray, num_windows: int, seed: int) -> np.ndarray:
+    """Returns the window of each row of a training: row r is number r % `num_windows` of its epoch.
+
+    It depends on nothing else, so not on the number of processes.
+    """
+    epochs, places = np.divmod(rows, num_windows)
+    windows = np.empty_like(rows)
+    for epoch in np.unique(epochs):
+        within = epochs == epoch
+        windows[within] = permuted(places[within], num_windows, seed, int(epoch))
+    return windows
 
 
 def eval_windows(
@@ -106,6 +154,7 @@ def eval_windows(
     order; the mask excludes the padding of the last window, batch and chunk. All chunks have one
     shape, C <= batches_per_chunk. `tokens` must hold something to predict: see `fitting`.
     """
+    assert not isinstance(tokens, Shards)
     are_pairs = isinstance(tokens, Pairs)
     num_windows = len(tokens) if are_pairs else -(-(len(tokens) - 1) // context_length)
     num_batches = -(-num_windows // batch_size)

@@ -22,6 +22,7 @@ from input_pipeline import (
     made_texts,
     pairs,
     pretrained_tokenizer,
+    shards,
     sources,
     text_files,
     tokenizers,
@@ -41,7 +42,8 @@ _INDEX = "index.json"  # The sha256 of each of `_FILES`, and the characters of t
 class Corpus(NamedTuple):
     """Token ids of the two splits: 1-d, of the smallest unsigned type that holds the vocabulary.
 
-    Of a text of prompts and answers they are pairs, of a made text records.
+    Of a text of prompts and answers they are pairs, of a made text records, and those of a prepared
+    corpus to train on are Shards.
     """
 
     train: Split
@@ -60,6 +62,10 @@ def load(data: ConfigDict) -> Corpus:
     """
     if data.name.startswith(MADE):
         return _made(data)
+    if data.name == "shards":
+        sources.refuse_keys(data, "document_separator", "field", "prompt_field", "val_path")
+        prepared = shards.open_folder(data.path, data.tokenizer)
+        return Corpus(*prepared, found=())
     source = sources.find(data)
     tokenizers.check_name(data.tokenizer)
     own = None

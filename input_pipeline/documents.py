@@ -85,7 +85,7 @@ def records(path: Path, fields: dict[str, str]) -> Iterator[tuple[str, list[str]
 
     Raises UserError that names the first bad record.
     """
-    read = _parquet if path.suffix.lower() == PARQUET else _json_lines
+    read = rows if path.suffix.lower() == PARQUET else _json_lines
     for where, record in read(path, list(fields.values())):
         for key, field in fields.items():
             if field not in record:
@@ -94,12 +94,12 @@ def records(path: Path, fields: dict[str, str]) -> Iterator[tuple[str, list[str]
                     f"{where} {what}: set --config.data.{key} (--{key} of evaluate.py) to one of "
                     f"{', '.join(map(repr, record))}"
                 )
-            if not _is_text(text := record[field]):
+            if not is_text(text := record[field]):
                 raise UserError(f"{where}: its field {field!r} is {text!r:.40}, expected a text")
         yield where, [record[field] for field in fields.values()]
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
     """Returns True for a string as a text file may hold: no NUL, no half of a pair of UTF-16."""
     try:
         return isinstance(value, str) and b"\0" not in value.encode()
@@ -129,17 +129,21 @@ def _lines(text: Iterable[str]) -> Iterator[str]:
     yield rest
 
 
-def _parquet(path: Path, fields: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows(path: Path, fields: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields each row's place and its `fields`; without one of them, the names of all.
+
+    Raises UserError for a file that can't be read.
+    """
     import pyarrow.parquet  # Imported here because it takes as long as a short run's set-up.
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             if not set(fields) <= set(file.schema_arrow.names):
                 yield str(path), dict.fromkeys(file.schema_arrow.names)
-            rows = itertools.count(1)
+            numbers = itertools.count(1)
             for batch in file.iter_batches(BATCH, columns=fields):
                 for record in batch.to_pylist():
-                    yield f"{path}, row {next(rows)}", record
+                    yield f"{path}, row {next(numbers)}", record
     except (pyarrow.ArrowException, OSError) as error:
         said = " ".join(str(error).split())
         raise UserError(f"{path} can't be read as Parquet: {said}") from None

@@ -44,11 +44,7 @@ def find(data: ConfigDict) -> Source:
     """Returns the text of `data`. Raises UserError, here or in `read`, if it can't be read."""
     if data.name == "text":
         return _text(data)
-    for key in ("val_path", "field", "prompt_field"):
-        if data[key]:
-            raise UserError(
-                f"--config.data.{key}={data[key]}: expected with --config.data.name=text"
-            )
+    refuse_keys(data, "val_path", "field", "prompt_field")
     path = os.path.expanduser(data.path)  # No shell expands ~ after --config.data.path=.
     if data.name == "tiny_shakespeare":
         return _tiny_shakespeare(path)
@@ -58,8 +54,17 @@ def find(data: ConfigDict) -> Source:
         return Source(digest, partial(_read_prepared, folder, data.document_separator), ())
     raise UserError(
         f"--config.data.name={data.name!r}: expected tiny_shakespeare, text (with "
-        "--config.data.path), tfds:<name> or made:<name>"
+        "--config.data.path), shards (from prepare.py), tfds:<name> or made:<name>"
     )
+
+
+def refuse_keys(data: ConfigDict, *keys: str) -> None:
+    """Raises UserError if a key that is for "text" alone is set."""
+    for key in keys:
+        if data[key]:
+            raise UserError(
+                f"--config.data.{key}={data[key]}: expected with --config.data.name=text"
+            )
 
 
 def _text(data: ConfigDict) -> Source:

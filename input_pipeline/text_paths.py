@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,18 +20,25 @@ class Found(NamedTuple):
     skipped: list[str]
 
 
-def find(path: str, key: str, field: str, apart: Sequence[Path] = ()) -> Found:
+def find(
+    path: str,
+    key: str,
+    field: str,
+    apart: Sequence[Path] = (),
+    takes: Callable[[Path], bool] | None = None,
+) -> Found:
     """Returns the files that `path` names, the value of `key`. Raises UserError for none.
 
     `path` is a file, a folder, a glob of them, or several of these with commas between. Of a folder
-    the .txt files are read, and those of records if they have a `field`; names that begin with a
-    dot are left out, and links are followed. A file is read once, and none that is also in `apart`.
+    the .txt files are read, and those of records if they have a `field`, or those that `takes`
+    accepts; names that begin with a dot are left out, and links are followed. A file is read once,
+    and none that is also in `apart`.
     """
     files: dict[Path, None] = {}
     skipped: list[str] = []
     for one in _split(path, key):
         if os.path.isdir(one):
-            inside, others = _in_folder(one, key, field)
+            inside, others = _in_folder(one, key, field, takes)
             skipped += others
         else:
             inside = [one]
@@ -72,12 +79,13 @@ def _named(name: str) -> list[Path]:
     return sorted(map(Path, glob.glob(name))) if glob.has_magic(name) and "**" not in name else []
 
 
-def _in_folder(folder: Path, key: str, field: str) -> Found:
+def _in_folder(folder: Path, key: str, field: str, takes: Callable[[Path], bool] | None) -> Found:
     files, skipped, records = [], [], False
     for file, is_folder in _below(folder, frozenset()):
         is_record = not is_folder and documents.has_records(file)
         records |= is_record
         is_text = file.suffix.lower() == SUFFIX or (field and is_record)
+        is_text = takes(file) if takes else is_text
         if is_text and not is_folder and not _is_hidden(file):
             files.append(file)
         else:

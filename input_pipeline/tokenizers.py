@@ -250,20 +250,20 @@ def _thinned(text: Pieces, most: int) -> Iterator[str]:
                 yield part
 
 
-def check_name(name: str) -> None:
-    """Raises UserError unless `name` is the name of a tokenizer."""
+def check_name(name: str, key: str = "--config.data.tokenizer") -> None:
+    """Raises UserError unless `name`, the value of `key`, is the name of a tokenizer."""
     size = name.removeprefix(TRAINED_PREFIX)
     if name.startswith(TRAINED_PREFIX) and size.isascii() and size.isdecimal():
         if MIN_VOCAB_SIZE <= int(size) <= MAX_VOCAB_SIZE:
             return
         raise UserError(
-            f"--config.data.tokenizer={name!r}: expected {MIN_VOCAB_SIZE} to {MAX_VOCAB_SIZE} "
+            f"{key}={name!r}: expected {MIN_VOCAB_SIZE} to {MAX_VOCAB_SIZE} "
             "tokens; the bytes alone are 256"
         )
     is_folder = name.startswith(FOLDER_PREFIX) and name != FOLDER_PREFIX
     if not is_folder and name not in (CharTokenizer.name, ByteTokenizer.name, Gpt2Tokenizer.name):
         raise UserError(
-            f"--config.data.tokenizer={name!r}: expected 'char', 'byte', 'gpt2', "
+            f"{key}={name!r}: expected 'char', 'byte', 'gpt2', "
             f"{TRAINED_PREFIX!r} and a number of tokens ('bpe:1024' for example), or "
             f"{FOLDER_PREFIX!r} and a folder with tokenizer.json"
         )

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from input_pipeline.batches import Split
 from input_pipeline.pairs import Pairs
+from input_pipeline.shards import Shards
 from input_pipeline.tokenizers import Tokenizer, suited
 from playground_page import exporter, scripts, vocabulary
 from reporting import template
@@ -80,6 +81,7 @@ def entry(
 def passages(split: Split, tokenizer: Tokenizer) -> list[str]:
     """Returns passages from all over a split, from the beginning of a line or a word on."""
     tokens = split.tokens if isinstance(split, Pairs) else split
+    assert not isinstance(tokens, Shards)  # It is the validation split.
     length = 3 * PASSAGE_LENGTH  # In tokens, of which each has one character or more, or a byte.
     found = []
     for start in np.unique(np.linspace(0, max(len(tokens) - length, 0), NUM_PASSAGES).astype(int)):

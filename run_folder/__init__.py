@@ -166,11 +166,11 @@ def set_aside_after(path: Path, step: int) -> None:
                 file.write(_as_json(line) + b"\n")
 
 
-def lock(folder: Path, what: str) -> IO[str]:
+def lock(folder: Path, what: str, flag: str = "--workdir") -> IO[str]:
     """Locks the existing `folder` for this process until the returned file is closed.
 
     The system releases the lock when the process ends, killed or not. `what` names the activity in
-    the error: "process 123 `what` already".
+    the error, "process 123 `what` already", and `flag` the folder.
 
     Raises UserError if another process holds the lock, or if the folder can't be written.
     """
@@ -180,7 +180,7 @@ def lock(folder: Path, what: str) -> IO[str]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"--workdir={folder}: process {_holder(file)} {what} already; wait for it, or name "
+                f"{flag}={folder}: process {_holder(file)} {what} already; wait for it, or name "
                 "another folder"
             ) from None
         except OSError as error:
@@ -192,7 +192,7 @@ def lock(folder: Path, what: str) -> IO[str]:
         file.flush()
         return file
     except OSError as error:
-        raise UserError(f"--workdir={folder} can't be written: {error}") from None
+        raise UserError(f"{flag}={folder} can't be written: {error}") from None
 
 
 def _holder(file: IO[str]) -> str:

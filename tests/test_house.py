@@ -32,7 +32,7 @@ LAYERS = [
     "playground_page",
     "sweep_engine",
     *("train", "harness", "generate", "evaluate", "export", "report", "look_inside", "playground"),
-    *("main", "ladder", "sweeps"),
+    *("main", "ladder", "sweeps", "prepare"),
     "exercises",
     "course",
 ]

@@ -26,7 +26,7 @@ class Collective(NamedTuple):
 
     @property
     def sent_bytes(self) -> float:
-        """What a device sends at least, as on a ring of its group."""
+        """The least bytes that a device sends, as on a ring of its group."""
         size = self.groups.shape[1]
         share = (size - 1) / size
         # Of a reduction's result each device has a part, whose sum the others have sent.

@@ -241,7 +241,7 @@ def set_up(
     """
     data = data or corpus.load(config.data)
     train, val = batches.fitting(data.train, data.val, config.model.context_length)
-    data = data._replace(train=train, val=val)
+    data = data._replace(train=train, val=batches.beginning(val, config.eval.max_tokens))
     prompt = config.sample.prompt
     if prompt == default.get_config().sample.prompt:
         prompt = (
