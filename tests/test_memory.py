@@ -70,5 +70,5 @@ def test_a_container_has_less(tmp_path, monkeypatch, limit, refused):
         of_runs.check(setup, "adamw")
         return
     assert memory.free_bytes(jax.devices("cpu")[0]) == 140000
-    with pytest.raises(UserError, match=r"7,888 parameters .* and cpu has 0.0 GB free: choose a"):
+    with pytest.raises(UserError, match=r"7,888 parameters .* and cpu has 0.1 MB free: choose a"):
         of_runs.check(setup, "adamw")
