@@ -9,7 +9,7 @@ RUNS ?= runs/ladder
 # `make ladder PRESET=smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup setup-gpu lock ladder dashboard docs test soak lint notebooks peers interop gpu-compile scaling gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-prepare bench-playground speedrun comparison ideas ideas-by-depth texts figures clean
+.PHONY: help setup setup-gpu lock ladder dashboard docs test soak lint notebooks peers interop gpu-compile scaling gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-prepare bench-mapped bench-playground speedrun comparison ideas ideas-by-depth texts figures clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -214,6 +214,9 @@ bench-checkpoint: .venv/setup.stamp  ## Measure the cost of saving: benchmarks/c
 
 bench-prepare: .venv/setup.stamp  ## Time prepare.py on a corpus of 2 GB, and its memory.
 	.venv/bin/python -m benchmarks.preparation
+
+bench-mapped: .venv/setup.stamp  ## Time training on a billion mapped tokens against memory.
+	.venv/bin/python -m benchmarks.mapped
 
 bench-growth: .venv-peers/setup.stamp  ## Time growing contexts, widths and texts: benchmarks/growth.json.
 	.venv-peers/bin/python -m benchmarks.growth

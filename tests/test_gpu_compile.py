@@ -184,4 +184,7 @@ def val_losses(workdir: Path) -> list[float]:
 
 
 def test_without_the_compiler_the_command_says_how_to_get_it():
-    assert_refused(run("-m", "benchmarks.gpu_compile"), "make gpu-compile sets up .venv-gpu-compile, in which it can")
+    assert_refused(
+        run("-m", "benchmarks.gpu_compile"),
+        "make gpu-compile sets up .venv-gpu-compile, in which it can",
+    )
