@@ -58,6 +58,9 @@ def get_config() -> ConfigDict:
     # For "text": a UTF-8 file, a folder of .txt files, a glob, or several of them with commas
     # between. For Tiny Shakespeare: a local copy.
     config.data.path = ""
+    # For "shards", if data.path names several folders with commas between: how many rows are from
+    # each, as "3,1"; "": in proportion to their tokens.
+    config.data.weights = ""
     config.data.val_path = ""  # For "text": files of the validation split; "": its last 10 %.
     config.data.field = ""  # For "text": the field of .jsonl and .parquet records to read.
     # For "text": the field of prompts, if data.field has the answers. A window is then one pair.

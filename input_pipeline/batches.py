@@ -13,7 +13,6 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from input_pipeline.pairs import Pairs
-from input_pipeline.permutation import permuted
 from input_pipeline.shards import Shards
 from runtime.errors import UserError
 
@@ -103,10 +102,8 @@ def train_batches(
 
         def of_order(first_step: int) -> tuple[int, np.ndarray]:
             steps_K1 = np.arange(first_step, first_step + steps_per_dispatch)[:, None]
-            numbers_KB = in_order(
-                steps_K1 * batch_size + in_batch, tokens.num_windows(context_length), seed
-            )
-            return first_step, tokens.windows(numbers_KB, context_length)
+            rows_KB = steps_K1 * batch_size + in_batch
+            return first_step, tokens.drawn(rows_KB, context_length, seed)
 
         return map(of_order, firsts)
     if isinstance(tokens, Pairs):
@@ -130,19 +127,6 @@ def train_batches(
 
     # Lazy, with no prefetching: a draw takes microseconds, while the device is busy.
     return map(draw, firsts)
-
-
-def in_order(rows: np.ndarray, num_windows: int, seed: int) -> np.ndarray:
-    """Returns the window of each row of a training: row r is number r % `num_windows` of its epoch.
-
-    It depends on nothing else, so not on the number of processes.
-    """
-    epochs, places = np.divmod(rows, num_windows)
-    windows = np.empty_like(rows)
-    for epoch in np.unique(epochs):
-        within = epochs == epoch
-        windows[within] = permuted(places[within], num_windows, seed, int(epoch))
-    return windows
 
 
 def eval_windows(

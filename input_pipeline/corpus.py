@@ -20,6 +20,7 @@ import run_folder
 from experiments.made_texts import PREFIX as MADE
 from input_pipeline import (
     made_texts,
+    mixture,
     pairs,
     pretrained_tokenizer,
     shards,
@@ -64,8 +65,7 @@ def load(data: ConfigDict) -> Corpus:
         return _made(data)
     if data.name == "shards":
         sources.refuse_keys(data, "document_separator", "field", "prompt_field", "val_path")
-        prepared = shards.open_folder(data.path, data.tokenizer)
-        return Corpus(*prepared, found=())
+        return _prepared(data)
     source = sources.find(data)
     tokenizers.check_name(data.tokenizer)
     own = None
@@ -92,6 +92,33 @@ def load(data: ConfigDict) -> Corpus:
         shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"{data.path} changed while it was read: start again when it is complete")
     return corpus
+
+
+def _prepared(data: ConfigDict) -> Corpus:
+    """Returns the prepared corpora of the folders that `data.path` names."""
+    paths = data.path.split(",")
+    opened = [shards.open_folder(path.strip(), data.tokenizer) for path in paths]
+    if len(opened) == 1 and not data.weights:
+        return Corpus(*opened[0], found=())
+    first = opened[0]
+    for path, one in zip(paths, opened, strict=True):
+        if one.tokenizer.digest != first.tokenizer.digest:
+            raise UserError(
+                f"--config.data.path={data.path}: {path} has another {data.tokenizer} than "
+                f"{paths[0]}: prepare both with one tokenizer"
+            )
+    parts = [one.train for one in opened]
+    counts = mixture.counts_of(data.weights, [len(part) for part in parts])
+    described = " ".join([*(one.digest for one in opened), *map(str, counts)])
+    train, val = (sum(one.characters[split] for one in opened) for split in (0, 1))
+    return Corpus(
+        train=mixture.Mixture(parts, counts),
+        val=np.concatenate([one.val for one in opened]),
+        tokenizer=first.tokenizer,
+        digest=hashlib.sha256(described.encode()).hexdigest(),
+        characters=(train, val),
+        found=(),
+    )
 
 
 def _made(data: ConfigDict) -> Corpus:

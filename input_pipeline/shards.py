@@ -16,6 +16,7 @@ import numpy as np
 
 import run_folder
 from input_pipeline import text_files, tokenizers
+from input_pipeline.permutation import permuted
 from runtime import process
 from runtime.errors import UserError
 
@@ -41,6 +42,14 @@ class Shards:
         """Returns the number of windows in an epoch."""
         return int(self._ends(context_length)[-1])
 
+    def drawn(self, rows: np.ndarray, context_length: int, seed: int) -> np.ndarray:
+        """Returns the windows of some rows of a training, int32 [..., T+1].
+
+        Row r is number r % `num_windows` in the order of its epoch. It depends on nothing else, so
+        not on the number of processes.
+        """
+        return self.windows(in_order(rows, self.num_windows(context_length), seed), context_length)
+
     def windows(self, numbers: np.ndarray, context_length: int) -> np.ndarray:
         """Returns the windows of some numbers, int32 [..., T+1]."""
         ends = self._ends(context_length)
@@ -56,6 +65,16 @@ class Shards:
         """Returns, for each file, the number of windows up to its end."""
         counts = [max(len(array) - 1, 0) // context_length for array in self.arrays]
         return np.cumsum(counts)
+
+
+def in_order(rows: np.ndarray, num_windows: int, seed: int) -> np.ndarray:
+    """Returns the window of each row of a training, in a random order in each epoch."""
+    epochs, places = np.divmod(rows, num_windows)
+    windows = np.empty_like(rows)
+    for epoch in np.unique(epochs):
+        within = epochs == epoch
+        windows[within] = permuted(places[within], num_windows, seed, int(epoch))
+    return windows
 
 
 class Prepared(NamedTuple):

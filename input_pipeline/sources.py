@@ -42,6 +42,10 @@ class Source(NamedTuple):
 
 def find(data: ConfigDict) -> Source:
     """Returns the text of `data`. Raises UserError, here or in `read`, if it can't be read."""
+    if data.weights:
+        raise UserError(
+            f"--config.data.weights={data.weights}: expected with --config.data.name=shards"
+        )
     if data.name == "text":
         return _text(data)
     refuse_keys(data, "val_path", "field", "prompt_field")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import run_folder
 import train
-from input_pipeline import batches, shards
+from input_pipeline import batches, mixture, shards
 from input_pipeline.permutation import permuted
 from input_pipeline.shards import Shards
 from runtime.errors import UserError
@@ -102,7 +102,7 @@ def test_an_epoch_has_each_window_once_for_any_number_of_processes(num_processes
 
 
 def test_a_batch_may_have_rows_of_two_epochs():
-    numbers = batches.in_order(np.arange(30).reshape(3, 10), 7, seed=0).ravel()
+    numbers = shards.in_order(np.arange(30).reshape(3, 10), 7, seed=0).ravel()
     for epoch in range(4):
         assert sorted(numbers[7 * epoch : 7 * epoch + 7]) == list(range(7))
     assert len({tuple(numbers[7 * epoch : 7 * epoch + 7]) for epoch in range(4)}) == 4
@@ -169,6 +169,81 @@ def test_a_prepared_corpus_is_trained_on_and_resumed(folder, tmp_path):
     assert set(opened.evaluate("val")) >= {"val/loss", "val/bits_per_byte"}
     with pytest.raises(UserError, match="may be larger than memory: expected --split=val"):
         opened.evaluate("train")
+
+
+WEIGHTS = st.lists(st.integers(1, 1000), min_size=1, max_size=5)
+
+
+@settings(max_examples=40)
+@given(WEIGHTS, st.integers(0, 10**9), st.integers(0, 2**32))
+def test_any_ten_thousand_rows_have_exact_shares(weights, start, seed):
+    counts = mixture.counts_of(",".join(map(str, weights)), weights)
+    assert sum(counts) == 10_000
+    for count, weight in zip(counts, weights, strict=True):
+        assert abs(count - 10_000 * weight / sum(weights)) < 1
+    mixed = mixture.Mixture([corpus_of(9)] * len(weights), counts)
+    which, own_rows = mixed.dealt(np.arange(start, start + 10_000), seed)
+    assert [(which == number).sum() for number in range(len(weights))] == counts
+    # The rows of each corpus come one after the other.
+    for number in range(len(weights)):
+        own = own_rows[which == number]
+        np.testing.assert_array_equal(np.diff(own), 1)
+    shares = [counts[number] / 10_000 for number in which]
+    np.testing.assert_allclose(own_rows, start * np.array(shares), atol=10_000 + 1e-6 * start)
+
+
+def test_a_mixture_takes_each_corpus_through_its_own_epochs():
+    parts = [corpus_of(41), Shards([np.arange(1000, 1021)])]
+    mixed = mixture.Mixture(parts, mixture.counts_of("3,1", [41, 21]))
+    rows = mixed.drawn(np.arange(400), 4, seed=5)
+    first, second = (rows[rows[:, 0] < 1000], rows[rows[:, 0] >= 1000])
+    assert 250 < len(first) < 350  # Random within a period.
+    for part, found in zip(parts, (first, second), strict=True):
+        count = part.num_windows(4)
+        expected = sorted(part.windows(np.arange(count), 4)[:, 0])
+        for epoch in range(3):
+            assert sorted(found[epoch * count : (epoch + 1) * count, 0]) == expected
+    by_size = mixture.counts_of("", [300, 100])
+    assert by_size == [7500, 2500] == mixture.counts_of("0.75,0.25", [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("3", "--config.data.weights=3: expected 2 numbers above 0"),
+        ("3,0", "--config.data.weights=3,0: expected 2 numbers"),
+        ("3,x", "--config.data.weights=3,x: expected 2 numbers"),
+        ("1/0,1", "--config.data.weights=1/0,1: expected 2 numbers"),
+        ("1e9,1", "a corpus would get less than a row of 10,000"),
+    ],
+)
+def test_wrong_weights_are_refused(weights, message):
+    with pytest.raises(UserError) as error:
+        mixture.counts_of(weights, [10, 10])
+    assert message in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_mixture_is_trained_on(folder, tmp_path):
+    other = tmp_path / "b.jsonl"
+    other.write_text("".join(f"{json.dumps({'text': f'{n} other words'})}\n" for n in range(300)))
+    made = prepare(other, tmp_path / "other", "--tokenizer=byte", "--val_share=0.1")
+    assert made.returncode == 0, made.stderr
+    learned = prepare(other, tmp_path / "bpe", "--tokenizer=bpe:300", "--val_share=0.1")
+    assert learned.returncode == 0, learned.stderr
+    both = f"--config.data.path={folder},{tmp_path / 'other'}"
+    flags = [*FLAGS, both, "--config.tracking.wandb_mode=disabled"]
+    result = run("main.py", *flags, "--config.data.weights=1,3", f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 0, result.stderr
+    paths = folder, tmp_path / "other"
+    lengths = [len(shards.open_folder(str(path), "byte").val) for path in paths]
+    assert f"{sum(lengths) - 1:,} of them to predict" in result.stdout
+    resumed = [*flags, "--config.checkpoint.resume=true", f"--workdir={tmp_path / 'run'}"]
+    assert_refused(run("main.py", *resumed, "--config.data.weights=1,1"), "data.weights was '1,3'")
+    mixed = f"--config.data.path={folder},{tmp_path / 'bpe'}"
+    assert_refused(run("main.py", *FLAGS, mixed), "was prepared with 'bpe:300': set that")
+    alone = ["--config=bigram:smoke", "--config.data.weights=1,2"]
+    assert_refused(run("main.py", *alone), "expected with --config.data.name=shards")
 
 
 def test_an_evaluation_of_a_part_is_that_of_its_first_targets():
