@@ -42,7 +42,7 @@ class Mixture(Shards):
         return windows
 
     def dealt(self, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns, for rows of a training, the number of the corpus, and which of its rows it is."""
+        """Returns, for each row of a training, the number of the corpus, and that of its row."""
         arrangement, ranks = arranged(tuple(self.counts), seed)
         periods, places = np.divmod(rows, PERIOD)
         which = arrangement[places]
