@@ -29,8 +29,11 @@ from runtime.terminal import escape_controls
 def main() -> None:
     """Prepares the corpus and prints what it holds."""
     flag = flags.FLAGS
-    if flag.tokenizer == tokenizers.CharTokenizer.name:
-        raise errors.UserError("--tokenizer=char: expected gpt2, byte, or bpe: and a number")
+    is_folder = flag.tokenizer.startswith(tokenizers.FOLDER_PREFIX)
+    if is_folder or flag.tokenizer == tokenizers.CharTokenizer.name:
+        raise errors.UserError(
+            f"--tokenizer={flag.tokenizer}: expected gpt2, byte, or bpe: and a number of tokens"
+        )
     tokenizers.check_name(flag.tokenizer, "--tokenizer")
     files = preparation.files_of(flag.input)
     request = Request(

@@ -182,6 +182,7 @@ def test_a_file_that_can_not_be_read_is_one_line(name, damage, message, tmp_path
     ("flags", "message"),
     [
         (["--tokenizer=char"], "--tokenizer=char: expected gpt2, byte, or bpe: and a number"),
+        (["--tokenizer=folder:x"], "--tokenizer=folder:x: expected gpt2, byte, or bpe:"),
         (["--tokenizer=bpe:3"], "--tokenizer='bpe:3': expected 257 to 1000000 tokens"),
         (["--val_share=1"], "--val_share=1.0 holds all 90 documents out: lower it"),
         (["--val_share=0"], "--val_share=0.0 holds none of 90 documents out: raise it"),
