@@ -71,7 +71,7 @@ def main() -> None:
     if missing := listing.explain(named):
         raise errors.UserError(missing)
     if DRY_RUN.value or FOR.value:
-        dry_run(named)
+        show_needs(named)
         return
     swept = sweep.current()
     if chosen := WORKDIR.value or (str(swept.folder) if swept else ""):
@@ -81,7 +81,7 @@ def main() -> None:
         run(named, workdir)
 
 
-def dry_run(named: str) -> None:
+def show_needs(named: str) -> None:
     """Prints what the experiment that --config names needs."""
     if not DRY_RUN.value:
         raise errors.UserError(f"--for={FOR.value}: expected it with --dry_run")

@@ -26,6 +26,7 @@ from input_pipeline import (
     shards,
     sources,
     text_files,
+    text_paths,
     tokenizers,
 )
 from input_pipeline.batches import Split
@@ -96,8 +97,9 @@ def load(data: ConfigDict) -> Corpus:
 
 def _prepared(data: ConfigDict) -> Corpus:
     """Returns the prepared corpora of the folders that `data.path` names."""
-    paths = data.path.split(",")
-    opened = [shards.open_folder(path.strip(), data.tokenizer) for path in paths]
+    # Empty if no path is given, which open_folder refuses.
+    paths = [*map(str, text_paths.split(data.path, "--config.data.path"))] or [""]
+    opened = [shards.open_folder(path, data.tokenizer) for path in paths]
     if len(opened) == 1 and not data.weights:
         return Corpus(*opened[0], found=())
     first = opened[0]

@@ -9,6 +9,7 @@
 After each document stands <|endoftext|>. `prepare.py` writes such a folder.
 """
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ class Shards:
 
     def __init__(self, arrays: list[np.ndarray]) -> None:
         self.arrays = arrays
+        self._ends = functools.cache(self._count)  # Asked for at every draw.
 
     def __len__(self) -> int:
         """Returns the number of tokens."""
@@ -61,7 +63,7 @@ class Shards:
             taken[row] = self.arrays[file][start : start + context_length + 1]
         return taken.reshape(*numbers.shape, context_length + 1)
 
-    def _ends(self, context_length: int) -> np.ndarray:
+    def _count(self, context_length: int) -> np.ndarray:
         """Returns, for each file, the number of windows up to its end."""
         counts = [max(len(array) - 1, 0) // context_length for array in self.arrays]
         return np.cumsum(counts)

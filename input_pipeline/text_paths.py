@@ -36,7 +36,7 @@ def find(
     """
     files: dict[Path, None] = {}
     skipped: list[str] = []
-    for one in _split(path, key):
+    for one in split(path, key):
         if os.path.isdir(one):
             inside, others = _in_folder(one, key, field, takes)
             skipped += others
@@ -51,7 +51,7 @@ def find(
     return Found(taken, skipped)
 
 
-def _split(path: str, key: str) -> Iterator[Path]:
+def split(path: str, key: str) -> Iterator[Path]:
     """Yields what the comma-separated names in `path` are: existing ones, or matches of a glob.
 
     A comma within the name of a file that exists does not separate.

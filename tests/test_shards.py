@@ -242,6 +242,11 @@ def test_a_mixture_is_trained_on(folder, tmp_path):
     assert_refused(run("main.py", *resumed, "--config.data.weights=1,1"), "data.weights was '1,3'")
     mixed = f"--config.data.path={folder},{tmp_path / 'bpe'}"
     assert_refused(run("main.py", *FLAGS, mixed), "was prepared with 'bpe:300': set that")
+    comma = tmp_path / "a, b"
+    comma.symlink_to(folder)  # A comma in the name of a folder that exists does not separate.
+    named = [*FLAGS, f"--config.data.path={comma}", "--config.tracking.wandb_mode=disabled"]
+    result = run("main.py", *named, f"--workdir={tmp_path / 'comma'}")
+    assert result.returncode == 0, result.stderr
     alone = ["--config=bigram:smoke", "--config.data.weights=1,2"]
     assert_refused(run("main.py", *alone), "expected with --config.data.name=shards")
 

@@ -35,10 +35,10 @@ class Times(NamedTuple):
         return sum(self)
 
 
-def times(step: Step, flops: float, peak: float = FLOPS) -> Times:
+def times(step: Step, flops: float) -> Times:
     """Returns the seconds of a program whose update has `flops` on all devices together."""
     sending = 0.0
     for one in step.collectives():
         is_in_node = (np.ptp(one.groups // topology.PER_NODE, axis=1) == 0).all()
         sending += one.sent_bytes / (NODE if is_in_node else NETWORK)
-    return Times(flops / step.num_devices / peak, step.accessed_bytes() / MEMORY, sending)
+    return Times(flops / step.num_devices / FLOPS, step.accessed_bytes() / MEMORY, sending)
