@@ -173,7 +173,7 @@ def of_text(pieces: Iterator[str]) -> Iterator[Document]:
     for piece in pieces:
         *whole, rest = (rest + piece).split(END)
         yield from map(Document, whole)
-        while len(rest) > MOST:
+        while len(rest) > MOST + len(END):  # Its end may be the beginning of an END.
             cut = rest.rfind(" ", 0, MOST)
             cut = cut if cut > 0 else MOST
             yield Document(rest[:cut], ends=False)

@@ -216,8 +216,9 @@ def test_a_text_is_cut_at_its_separators_and_nothing_is_lost(texts, size):
         found = list(raw_documents.of_text(iter(pieces)))
     finally:
         raw_documents.MOST = most
-    joined = "".join(document.text + END * document.ends for document in found)
-    assert joined.removesuffix(END) == whole
+    joined = "".join(document.text + "\0" * document.ends for document in found)
+    assert joined.split("\0")[:-1] == (texts or [""])  # The last one ends, too.
+    assert joined.replace("\0", END).removesuffix(END) == whole
     assert all(END not in document.text for document in found)
 
 
