@@ -148,7 +148,10 @@ class Run:
         """
         if split not in ("train", "val"):
             raise UserError(f"split={split!r}: expected train or val")
-        return self._score(split, self.splits()[split])
+        tokens = self.splits()[split]
+        if split == "train" and isinstance(tokens, Shards):
+            raise UserError("a prepared corpus may be larger than memory: expected --split=val")
+        return self._score(split, tokens)
 
     def splits(self) -> dict[str, batches.Split]:
         """Returns the token ids of the splits train and val.
@@ -207,8 +210,6 @@ class Run:
 
     def _score(self, name: str, tokens: batches.Split) -> dict[str, float]:
         left_out = {}
-        if isinstance(tokens, Shards):
-            raise UserError("a prepared corpus may be larger than memory: expected --split=val")
         if isinstance(tokens, Pairs):
             tokens = tokens.fitting(self.config.model.context_length, f"of {name}")
             left_out = {f"{name}/left_out": tokens.left_out}

@@ -73,7 +73,7 @@ def measure(workdir: Path) -> dict[str, Any]:
     lines = list(run_folder.read_lines(workdir / run_folder.METRICS))
     curve = [(line["step"], line["val/loss"]) for line in lines if "val/loss" in line]
     context_length = run.config.model.context_length
-    marked = val.windows(np.arange(induction.NUM_WINDOWS), context_length + 1)
+    marked = val.windows(np.arange(induction.NUM_WINDOWS), context_length)
     return {
         "num_layers": run.config.model.num_layers,
         "num_steps": run.step,

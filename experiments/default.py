@@ -61,6 +61,9 @@ def get_config() -> ConfigDict:
     # For "shards", if data.path names several folders with commas between: how many rows are from
     # each, as "3,1"; "": in proportion to their tokens.
     config.data.weights = ""
+    # For "shards": a window goes across the ends of documents. Or false: it holds (a part of) one
+    # document and is padded, and nothing of another document is in its context.
+    config.data.pack = True
     config.data.val_path = ""  # For "text": files of the validation split; "": its last 10 %.
     config.data.field = ""  # For "text": the field of .jsonl and .parquet records to read.
     # For "text": the field of prompts, if data.field has the answers. A window is then one pair.

@@ -1,7 +1,8 @@
 """Windows of tokens: random ones to train on, and all of a split to evaluate on.
 
 Of a text a window is any part of it, of pairs it is one pair (pairs.py). Of a prepared corpus
-(shards.py) the windows do not overlap, and each comes once an epoch, in a random order.
+(shards.py, document_windows.py) the windows do not overlap, and each comes once an epoch, in a
+random order.
 A training batch is a pure function of (tokens, seed, step): there is no iterator state to save, and
 a resumed run sees the batches that the uninterrupted one would have seen.
 """
@@ -12,6 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from input_pipeline.document_windows import DocumentWindows
 from input_pipeline.pairs import Pairs
 from input_pipeline.shards import Shards
 from runtime.errors import UserError
@@ -30,7 +32,7 @@ def fitting(train: Split, val: Split, context_length: int) -> tuple[Split, Split
             train.fitting(context_length, "to train on"),
             val.fitting(context_length, "of the validation split"),
         )
-    assert not isinstance(train, Pairs) and isinstance(val, np.ndarray)
+    assert not isinstance(train, Pairs) and not isinstance(val, Pairs)
     check_lengths(train, val, context_length)
     return train, val
 
@@ -44,18 +46,29 @@ def beginning(split: Split, max_tokens: int) -> Split:
         return split
     if isinstance(split, Pairs):
         raise UserError(f"--config.eval.max_tokens={max_tokens}: expected 0 for pairs")
+    if isinstance(split, DocumentWindows):
+        return split.beginning(max_tokens)
     assert isinstance(split, np.ndarray)
     return split[: max_tokens + 1]
+
+
+def has_marks(split: Split) -> bool:
+    """Returns True if windows hold tokens that are no targets, as their complements."""
+    return isinstance(split, Pairs) or (isinstance(split, Shards) and split.is_padded)
 
 
 def size(split: Split) -> tuple[int, int]:
     """Returns the number of tokens, and of those that an evaluation predicts."""
     if isinstance(split, Pairs):
         return len(split.tokens), int((split.tokens >= 0).sum())
+    if isinstance(split, DocumentWindows):
+        return len(split), split.num_targets
     return len(split), len(split) - 1
 
 
-def check_lengths(train: np.ndarray | Shards, val: np.ndarray, context_length: int) -> None:
+def check_lengths(
+    train: np.ndarray | Shards, val: np.ndarray | Shards, context_length: int
+) -> None:
     """Raises UserError if a split is too short for a training window or an evaluation target."""
     if isinstance(train, Shards):
         if not train.num_windows(context_length):
@@ -92,7 +105,7 @@ def train_batches(
     The first dispatch contains `start_step`, the last one step `num_steps - 1`. Each window starts
     at one of `len(tokens) - T` offsets, or is one of the pairs, drawn uniformly; of Shards it is
     the next one in the order of the epoch. `tokens` must hold at least one window: see `fitting`.
-    A token that is no target is its complement, in pairs alone.
+    A token that is no target is its complement: see `has_marks`.
     """
     first_step = start_step // steps_per_dispatch * steps_per_dispatch
     last = num_steps if start_step < num_steps else first_step
@@ -107,8 +120,8 @@ def train_batches(
 
         return map(of_order, firsts)
     if isinstance(tokens, Pairs):
-        num_windows = len(tokens)
-        take: Windows = partial(tokens.windows, length=context_length + 1)
+        num_windows = tokens.num_windows(context_length)
+        take: Windows = partial(tokens.windows, context_length=context_length)
     else:
         # np.asarray drops the subclass np.memmap, whose indexing costs more than the gather itself.
         windows = sliding_window_view(np.asarray(tokens), context_length + 1)
@@ -134,20 +147,22 @@ def eval_windows(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (int32 windows [C, B, T+1], bool mask [C, B, T] of targets) for all of a split.
 
-    Every token of a text after the first, and every target of pairs, is a target exactly once, in
+    Every token of a text after the first, and every target of marked windows, is a target once, in
     order; the mask excludes the padding of the last window, batch and chunk. All chunks have one
     shape, C <= batches_per_chunk. `tokens` must hold something to predict: see `fitting`.
     """
-    assert not isinstance(tokens, Shards)
-    are_pairs = isinstance(tokens, Pairs)
-    num_windows = len(tokens) if are_pairs else -(-(len(tokens) - 1) // context_length)
+    assert isinstance(tokens, np.ndarray) or has_marks(tokens)
+    if isinstance(tokens, np.ndarray):
+        num_windows = -(-(len(tokens) - 1) // context_length)
+    else:
+        num_windows = tokens.num_windows(context_length)
     num_batches = -(-num_windows // batch_size)
     num_chunks = -(-num_batches // batches_per_chunk)
     # Even chunks, so that the last one is not mostly padding.
     C = -(-num_batches // num_chunks)
-    if isinstance(tokens, Pairs):
-        for indices_CB in np.arange(num_chunks * C * batch_size).reshape(-1, C, batch_size):
-            marked_CBT = tokens.windows(indices_CB, context_length + 1)
+    if not isinstance(tokens, np.ndarray):
+        for numbers_CB in np.arange(num_chunks * C * batch_size).reshape(-1, C, batch_size):
+            marked_CBT = tokens.windows(numbers_CB, context_length)
             yield np.maximum(marked_CBT, ~marked_CBT), marked_CBT[..., 1:] >= 0
         return
     size = C * batch_size * context_length

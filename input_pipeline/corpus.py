@@ -30,7 +30,9 @@ from input_pipeline import (
     tokenizers,
 )
 from input_pipeline.batches import Split
+from input_pipeline.document_windows import DocumentWindows
 from input_pipeline.pairs import Pairs
+from input_pipeline.shards import Shards
 from input_pipeline.sources import Source
 from input_pipeline.text_files import Pieces
 from input_pipeline.text_paths import Found
@@ -45,7 +47,7 @@ class Corpus(NamedTuple):
     """Token ids of the two splits: 1-d, of the smallest unsigned type that holds the vocabulary.
 
     Of a text of prompts and answers they are pairs, of a made text records, and those of a prepared
-    corpus to train on are Shards.
+    corpus to train on are Shards, within documents both splits.
     """
 
     train: Split
@@ -100,8 +102,6 @@ def _prepared(data: ConfigDict) -> Corpus:
     # Empty if no path is given, which open_folder refuses.
     paths = [*map(str, text_paths.split(data.path, "--config.data.path"))] or [""]
     opened = [shards.open_folder(path, data.tokenizer) for path in paths]
-    if len(opened) == 1 and not data.weights:
-        return Corpus(*opened[0], found=())
     first = opened[0]
     for path, one in zip(paths, opened, strict=True):
         if one.tokenizer.digest != first.tokenizer.digest:
@@ -109,18 +109,20 @@ def _prepared(data: ConfigDict) -> Corpus:
                 f"--config.data.path={data.path}: {path} has another {data.tokenizer} than "
                 f"{paths[0]}: prepare both with one tokenizer"
             )
-    parts = [one.train for one in opened]
-    counts = mixture.counts_of(data.weights, [len(part) for part in parts])
-    described = " ".join([*(one.digest for one in opened), *map(str, counts)])
-    train, val = (sum(one.characters[split] for one in opened) for split in (0, 1))
-    return Corpus(
-        train=mixture.Mixture(parts, counts),
-        val=np.concatenate([one.val for one in opened]),
-        tokenizer=first.tokenizer,
-        digest=hashlib.sha256(described.encode()).hexdigest(),
-        characters=(train, val),
-        found=(),
-    )
+    if data.pack:
+        parts = [Shards(one.train) for one in opened]
+        val: Split = np.concatenate([one.val for one in opened]) if opened[1:] else first.val
+    else:
+        parts = [DocumentWindows(one.train, one.train_ends) for one in opened]
+        val = DocumentWindows([one.val for one in opened], [one.val_ends for one in opened])
+    train, digest = parts[0], first.digest
+    if opened[1:] or data.weights:
+        counts = mixture.counts_of(data.weights, [len(part) for part in parts])
+        train = mixture.Mixture(parts, counts)
+        described = " ".join([*(one.digest for one in opened), *map(str, counts)])
+        digest = hashlib.sha256(described.encode()).hexdigest()
+    num_train, num_val = (sum(one.characters[split] for one in opened) for split in (0, 1))
+    return Corpus(train, val, first.tokenizer, digest, (num_train, num_val), found=())
 
 
 def _made(data: ConfigDict) -> Corpus:

@@ -23,6 +23,7 @@ class Mixture(Shards):
     def __init__(self, parts: Sequence[Shards], counts: Sequence[int]) -> None:
         super().__init__([array for part in parts for array in part.arrays])
         self.parts = parts
+        self.is_padded = parts[0].is_padded
         self.counts = counts
 
     def num_windows(self, context_length: int) -> int:

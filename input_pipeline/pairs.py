@@ -51,12 +51,16 @@ class Pairs:
         inside = np.repeat(fits, self._lengths)
         return self if fits.all() else Pairs(self.tokens[inside], int((~fits).sum()))
 
-    def windows(self, indices: np.ndarray, length: int) -> np.ndarray:
-        """Returns the pairs at `indices`, int32 [..., length], padded; past the last, padding."""
-        places = np.arange(length)
-        numbers = np.minimum(indices, len(self) - 1)
-        lengths = np.where(indices < len(self), self._lengths[numbers], 0)
-        tokens = self.tokens.take(self._starts[numbers][..., None] + places, mode="clip")
+    def num_windows(self, context_length: int) -> int:
+        """Returns the number of windows: one a pair."""
+        return len(self)
+
+    def windows(self, numbers: np.ndarray, context_length: int) -> np.ndarray:
+        """Returns the pairs of some numbers, int32 [..., T+1], padded; past the last, padding."""
+        places = np.arange(context_length + 1)
+        inside = np.minimum(numbers, len(self) - 1)
+        lengths = np.where(numbers < len(self), self._lengths[inside], 0)
+        tokens = self.tokens.take(self._starts[inside][..., None] + places, mode="clip")
         return np.where(places < lengths[..., None], tokens, PADDING).astype(np.int32)
 
     def first_prompt(self) -> np.ndarray:

@@ -97,6 +97,7 @@ def begun(request: Request, output: Path) -> Counts | None:
     if (output / shards.INDEX).exists():
         index = run_folder.read_object(output / shards.INDEX)
         if index.get("request") == asked:
+            _tidy(output)
             return Counts(**index["counts"])
     elif (output / REQUEST).exists():
         if run_folder.read_object(output / REQUEST) == asked:
@@ -210,31 +211,40 @@ def encode_piece(output: Path, number: int, piece: list[Document], val_share: fl
     kind = tokenizers.dtype(tokenizer)
     end = tokenizer.encode(END).astype(kind)
     splits: dict[str, list[np.ndarray]] = {"train": [], "val": []}
+    ends: dict[str, list[int]] = {"train": [], "val": []}
+    lengths = dict.fromkeys(splits, 0)
     characters = dict.fromkeys(splits, 0)
-    documents = dict.fromkeys(splits, 0)
-    for text, ends in piece:
+    for text, is_ended in piece:
         split = "val" if is_held_out(text, val_share) else "train"
         # A long one is encoded in parts: see tokenizers.py.
         is_long = len(text) > tokenizers.MAX_PIECE
         parts = tokenizers.encode_pieces(tokenizer, [text]) if is_long else [tokenizer.encode(text)]
+        parts = [*parts, *[end] * is_ended]
         splits[split] += (part.astype(kind) for part in parts)
-        if ends:
-            splits[split].append(end)
-            documents[split] += 1
+        lengths[split] += sum(map(len, parts))
+        ends[split] += [lengths[split]] * is_ended
         characters[split] += len(text)
     record: dict[str, Any] = {}
     for split, name in (("train", _shard(number)), ("val", f"{PIECES}/val-{number:05}.bin")):
         content = np.concatenate([np.zeros(0, kind), *splits[split]]).astype(kind.newbyteorder("<"))
-        with atomic_write(output / name) as file:
-            file.write(content.tobytes())
         record[split] = {
             "name": name,
             "tokens": len(content),
-            "documents": documents[split],
+            "documents": len(ends[split]),
             "characters": characters[split],
-            "sha256": hashlib.sha256(content.tobytes()).hexdigest(),
+            "sha256": _write(output / name, content),
+            "ends_sha256": _write(
+                output / shards.ends_of(name), np.array(ends[split], shards.ENDS)
+            ),
         }
     run_folder.write_json(_record(output, number), record)
+
+
+def _write(path: Path, content: np.ndarray) -> str:
+    """Writes an array and returns its sha256."""
+    with atomic_write(path) as file:
+        file.write(content.tobytes())
+    return hashlib.sha256(content.tobytes()).hexdigest()
 
 
 def is_held_out(text: str, share: float) -> bool:
@@ -262,10 +272,7 @@ def _complete(
         raise UserError(f"{held_out_share} holds all {documents} documents out: lower it")
     if sums["val"]["tokens"] < 2:
         raise UserError(f"{held_out_share} holds none of {documents} documents out: raise it")
-    with atomic_write(output / shards.VAL) as file:
-        for one in held_out:
-            file.write((output / one["name"]).read_bytes())
-    val_sha256 = text_files.digest([output / shards.VAL])
+    _join(output, held_out)
     counts = Counts(
         sums["train"]["tokens"],
         sums["val"]["tokens"],
@@ -283,14 +290,37 @@ def _complete(
         "characters": {split: sums[split]["characters"] for split in sums},
         "files": [
             *(one for one in train if one["tokens"]),
-            {**sums["val"], "name": shards.VAL, "sha256": val_sha256},
+            {
+                **sums["val"],
+                "name": shards.VAL,
+                "sha256": text_files.digest([output / shards.VAL]),
+                "ends_sha256": text_files.digest([output / shards.ends_of(shards.VAL)]),
+            },
         ],
         "request": request._asdict(),
     }
     run_folder.write_json(output / shards.INDEX, index)
+    _tidy(output)
+    return counts
+
+
+def _tidy(output: Path) -> None:
+    """Removes what a finished preparation needs no more."""
     shutil.rmtree(output / PIECES, ignore_errors=True)
     (output / REQUEST).unlink(missing_ok=True)
-    return counts
+
+
+def _join(output: Path, held_out: list[dict[str, Any]]) -> None:
+    """Writes the validation split, of what the pieces held out."""
+    with atomic_write(output / shards.VAL) as file:
+        for one in held_out:
+            file.write((output / one["name"]).read_bytes())
+    with atomic_write(output / shards.ends_of(shards.VAL)) as file:
+        before = 0
+        for one in held_out:
+            ends = np.fromfile(output / shards.ends_of(one["name"]), shards.ENDS)
+            file.write((ends + np.uint64(before)).tobytes())
+            before += one["tokens"]
 
 
 def _record(output: Path, number: int) -> Path:

@@ -4,7 +4,8 @@
     tokenizer.json
     train-00000.bin ... unsigned integers of the smallest of 8, 16 and 32 bits that hold the
                         vocabulary, little-endian
-    val.bin             the held-out documents
+    train-00000.ends.bin ... the tokens up to the end of each document, as 64-bit integers
+    val.bin, val.ends.bin    the held-out documents
 
 After each document stands <|endoftext|>. `prepare.py` writes such a folder.
 """
@@ -22,7 +23,8 @@ from runtime import process
 from runtime.errors import UserError
 
 INDEX, TOKENIZER, VAL = "index.json", "tokenizer.json", "val.bin"
-FORMAT = 1
+ENDS = "<u8"
+FORMAT = 2
 
 
 class Shards:
@@ -31,6 +33,8 @@ class Shards:
     A window begins at each T-th token of a file, so that each token but a file's first, and its
     last few, is a target once an epoch.
     """
+
+    is_padded = False  # Whether windows hold tokens that are no targets, as their complements.
 
     def __init__(self, arrays: list[np.ndarray]) -> None:
         self.arrays = arrays
@@ -82,8 +86,10 @@ def in_order(rows: np.ndarray, num_windows: int, seed: int) -> np.ndarray:
 class Prepared(NamedTuple):
     """Prepared corpus that was opened."""
 
-    train: Shards
+    train: list[np.ndarray]  # Token ids, a file each.
+    train_ends: list[np.ndarray]  # Of the documents of each file.
     val: np.ndarray
+    val_ends: np.ndarray
     tokenizer: tokenizers.Tokenizer
     digest: str  # sha256 of the index, which has those of all files.
     characters: tuple[int, int]  # Of each split.
@@ -106,9 +112,12 @@ def open_folder(path: str, tokenizer: str) -> Prepared:
     index = run_folder.read_json(folder / INDEX)
     try:
         kind, name, files = np.dtype(index["dtype"]), index["tokenizer"], index["files"]
-        named = {str(file["name"]): int(file["tokens"]) for file in files}
+        named = [str(file["name"]) for file in files]
+        counts = {one: int(file["tokens"]) for one, file in zip(named, files, strict=True)}
+        counts |= {ends_of(file["name"]): int(file["documents"]) for file in files}
         characters = (int(index["characters"]["train"]), int(index["characters"]["val"]))
         digests = {file["name"]: str(file["sha256"]) for file in files}
+        digests |= {ends_of(file["name"]): str(file["ends_sha256"]) for file in files}
         is_known = index["format"] == FORMAT and all(Path(one).name == one for one in named)
     except (KeyError, TypeError, ValueError):
         is_known = False
@@ -118,20 +127,35 @@ def open_folder(path: str, tokenizer: str) -> Prepared:
         raise UserError(
             f"--config.data.tokenizer={tokenizer!r}: {folder} was prepared with {name!r}: set that"
         )
-    _check(folder, {**digests, TOKENIZER: str(index["tokenizer_sha256"])}, named, kind.itemsize)
+    kinds = {name: kind if name in named else np.dtype(ENDS) for name in counts}
+    sizes = {name: count * kinds[name].itemsize for name, count in counts.items()}
+    _check(folder, {**digests, TOKENIZER: str(index["tokenizer_sha256"])}, sizes)
     arrays = {
         # np.asarray drops the subclass np.memmap, whose indexing takes longer.
-        one: np.asarray(np.memmap(folder / one, kind, "r")) if count else np.zeros(0, kind)
-        for one, count in named.items()
+        name: np.asarray(np.memmap(folder / name, kinds[name], "r"))
+        if count
+        else np.zeros(0, kinds[name])
+        for name, count in counts.items()
     }
-    val = arrays.pop(VAL)
-    found = tokenizers.load(folder / TOKENIZER)
-    digest = text_files.digest([folder / INDEX])
-    return Prepared(Shards(list(arrays.values())), val, found, digest, characters)
+    of_training = [name for name in named if name != VAL]
+    return Prepared(
+        train=[arrays[name] for name in of_training],
+        train_ends=[arrays[ends_of(name)] for name in of_training],
+        val=arrays[VAL],
+        val_ends=arrays[ends_of(VAL)],
+        tokenizer=tokenizers.load(folder / TOKENIZER),
+        digest=text_files.digest([folder / INDEX]),
+        characters=characters,
+    )
 
 
-def _check(folder: Path, digests: dict[str, str], tokens: dict[str, int], itemsize: int) -> None:
-    """Raises UserError unless all files are as they were written.
+def ends_of(name: str) -> str:
+    """Returns the name of the file with the ends of the documents in the file `name`."""
+    return name.removesuffix(".bin") + ".ends.bin"
+
+
+def _check(folder: Path, digests: dict[str, str], sizes: dict[str, int]) -> None:
+    """Raises UserError unless all files are as they were written, and have `sizes` in bytes.
 
     A file of the size and time that it had when it was last compared is not read again.
     """
@@ -146,10 +170,9 @@ def _check(folder: Path, digests: dict[str, str], tokens: dict[str, int], itemsi
             status = (folder / name).stat()
         except OSError as error:
             raise text_files.unreadable(error, folder / name) from None
-        expected = tokens.get(name, -1) * itemsize
-        if name in tokens and status.st_size != expected:
+        if status.st_size != sizes.get(name, status.st_size):
             raise UserError(
-                f"{folder / name} has {status.st_size} bytes instead of {expected}: prepare the "
+                f"{folder / name} has {status.st_size} bytes instead of {sizes[name]}: prepare the "
                 "folder again, or copy that file again"
             )
         place = f"{folder.resolve() / name}"

@@ -46,6 +46,8 @@ def find(data: ConfigDict) -> Source:
         raise UserError(
             f"--config.data.weights={data.weights}: expected with --config.data.name=shards"
         )
+    if not data.pack:
+        raise UserError("--config.data.pack=false: expected with --config.data.name=shards")
     if data.name == "text":
         return _text(data)
     refuse_keys(data, "val_path", "field", "prompt_field")

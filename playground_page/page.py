@@ -80,8 +80,10 @@ def entry(
 
 def passages(split: Split, tokenizer: Tokenizer) -> list[str]:
     """Returns passages from all over a split, from the beginning of a line or a word on."""
-    tokens = split.tokens if isinstance(split, Pairs) else split
-    assert not isinstance(tokens, Shards)  # It is the validation split.
+    if isinstance(split, Shards):
+        tokens = split.arrays[0]
+    else:
+        tokens = split.tokens if isinstance(split, Pairs) else split
     length = 3 * PASSAGE_LENGTH  # In tokens, of which each has one character or more, or a byte.
     found = []
     for start in np.unique(np.linspace(0, max(len(tokens) - length, 0), NUM_PASSAGES).astype(int)):

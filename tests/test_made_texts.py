@@ -361,7 +361,7 @@ PARAMS = jax.tree.map(
 
 
 def marked(num):
-    return drawn.draw("new_table").val.windows(np.arange(num), T + 1)
+    return drawn.draw("new_table").val.windows(np.arange(num), T)
 
 
 def test_heads_are_scored_at_the_letters_that_count():

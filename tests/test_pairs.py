@@ -96,7 +96,7 @@ def test_a_window_is_a_pair_and_its_padding(data):
     kept = whole.fitting(length - 1, "of val")
     assert (len(kept), kept.left_out) == (len(rows), len(some) - len(rows))
     # Past the last one is padding, none of which is a target.
-    found = kept.windows(np.arange(len(rows) + 2), length)
+    found = kept.windows(np.arange(len(rows) + 2), length - 1)
     assert found.tolist() == [row + [-1] * (length - len(row)) for row in [*rows, [], []]]
     drawn = batches.train_batches(
         kept,
@@ -134,9 +134,9 @@ def test_a_loss_is_that_of_the_answers_alone(name, num_parts, objective):
 
     (_, loss), gradient = jax.jit(expected)(state.params)
     # A fourth row is all padding.
-    batch_BT = Pairs(marked(SOME)).windows(np.arange(4), (6 if name == "variant" else T) + 1)
+    batch_BT = Pairs(marked(SOME)).windows(np.arange(4), 6 if name == "variant" else T)
     found, found_gradient = jax.jit(loss_and_gradient, static_argnums=(3, 4))(
-        state, batch_BT, np.uint32(0), num_parts, objective._replace(answers_only=True)
+        state, batch_BT, np.uint32(0), num_parts, objective._replace(is_marked=True)
     )
     assert float(found) == pytest.approx(float(loss), rel=1e-5)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
@@ -152,10 +152,10 @@ def test_a_step_on_pairs_that_is_not_finite_is_examined(tmp_path):
     finding = divergence.examine(
         MODELS["bigram"],
         state.replace(params=params),
-        Pairs(marked(SOME)).windows(np.arange(2), T + 1),
+        Pairs(marked(SOME)).windows(np.arange(2), T),
         seed=0,
         num_parts=1,
-        objective=Objective(answers_only=True),
+        objective=Objective(is_marked=True),
         mesh=data_mesh(1),
         workdir=tmp_path,
     )

@@ -50,11 +50,18 @@ def prepared_documents(folder):
     """Returns the documents of both splits, decoded."""
     index = run_folder.read_json(folder / shards.INDEX)
     opened = shards.open_folder(str(folder), index["tokenizer"])
-    splits = {"train": opened.train.arrays, "val": [opened.val]}
-    return {
-        split: opened.tokenizer.decode(np.concatenate(arrays)).split(END)[:-1]
-        for split, arrays in splits.items()
-    }
+    end = opened.tokenizer.encode(END)
+    found = {"train": [], "val": []}
+    for split, arrays, ends in (
+        ("train", opened.train, opened.train_ends),
+        ("val", [opened.val], [opened.val_ends]),
+    ):
+        for array, stops in zip(arrays, ends, strict=True):
+            assert len(array) == stops[-1]
+            for document in np.split(array, stops[:-1].astype(int)):
+                assert document[-len(end) :].tolist() == end.tolist()
+                found[split].append(opened.tokenizer.decode(document[: -len(end)]))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -84,7 +91,8 @@ def test_documents_are_kept_apart_in_every_format(name, write, tmp_path):
     expected = sum(len(tokenizer.encode(text)) + 1 for text in found["train"])
     assert index["counts"]["tokens"] == expected and index["dtype"] == "<u2"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *(shards.INDEX, shards.TOKENIZER, shards.VAL, run_folder.LOCK, "train-00000.bin")
+        *(shards.INDEX, shards.TOKENIZER, run_folder.LOCK, "train-00000.bin", shards.VAL),
+        *("train-00000.ends.bin", "val.ends.bin"),
     }
 
 
@@ -129,6 +137,9 @@ def test_the_same_command_again_does_nothing_and_another_one_is_refused(tmp_path
     flags = ["--tokenizer=byte", "--val_share=0.1"]
     first = prepare(tmp_path / "a.jsonl", tmp_path / "out", *flags)
     files = hashes(tmp_path / "out")
+    # As a kill leaves it that comes right after the index was written.
+    (tmp_path / "out/pieces").mkdir()
+    (tmp_path / "out/pieces/00000.json").write_text("{}")
     again = prepare(tmp_path / "a.jsonl", tmp_path / "out", *flags)
     assert (again.returncode, again.stdout) == (0, first.stdout)
     assert hashes(tmp_path / "out") == files

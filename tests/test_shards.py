@@ -274,6 +274,8 @@ def test_wrong_corpora_are_refused(folder, tmp_path):
         ("train-00000.bin", lambda content: content[:-3], "bytes instead of"),
         ("train-00000.bin", lambda content: content[:-1] + b"!", "has another sha256"),
         ("val.bin", lambda content: b"!" + content[1:], "has another sha256"),
+        ("train-00000.ends.bin", lambda content: content[:-8], "bytes instead of"),
+        ("val.ends.bin", lambda content: b"!" + content[1:], "has another sha256"),
         ("tokenizer.json", lambda content: content + b" ", "has another sha256"),
         ("index.json", lambda content: b"{}", "is no index of prepare.py"),
         ("index.json", lambda content: content.replace(b"train-0", b"/rain-0"), "is no index of"),

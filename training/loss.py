@@ -20,8 +20,9 @@ class Objective(NamedTuple):
     # Parts of the time axis whose logits exist at once, each computed again in the backward pass;
     # above 1 for models with `features` and `head`.
     num_chunks: int = 1
-    # Batches of pairs: tokens that are no targets stand as their complements (~t) and do not count.
-    answers_only: bool = False
+    # Tokens that are no targets stand as their complements (~t) in batches and do not count: the
+    # prompts of pairs, and padding.
+    is_marked: bool = False
 
 
 CROSS_ENTROPY = Objective()
@@ -110,7 +111,7 @@ def loss_and_gradient(
         return loss, gradient
 
     weights_BT = None
-    if objective.answers_only:
+    if objective.is_marked:
         is_target_BT = batch_BT[:, 1:] >= 0
         # Their mean is 1, over the whole batch: parts with more targets weigh more.
         weights_BT = is_target_BT / is_target_BT.mean()

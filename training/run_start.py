@@ -25,6 +25,7 @@ from experiments import default
 from input_pipeline import batches, tokenizers
 from input_pipeline.corpus import Corpus
 from input_pipeline.pairs import Pairs, Records
+from input_pipeline.shards import Shards
 from input_pipeline.tokenizers import TrainedTokenizer
 from runtime.errors import UserError
 from runtime.process import processor_name
@@ -274,6 +275,8 @@ def write_start(
         notes.append(text_line(data))
     if isinstance(data.train, Pairs) and isinstance(data.val, Pairs):
         notes.append(pairs_line(data.train, data.val, config.model.context_length))
+    if isinstance(data.train, Shards) and data.train.is_padded:
+        notes.append(padding_line(data.train, config.model.context_length))
     notes.append(f"run folder: {workdir}")
     if prompt != config.sample.prompt:
         if isinstance(data.val, Pairs):
@@ -292,6 +295,13 @@ def write_start(
         changed = "; ".join(changes)
         notes.append(f"warning: another process began this run, the rest may differ: {changed}")
     return notes
+
+
+def padding_line(train: Shards, context_length: int) -> str:
+    """Returns how many windows of one document each there are, and how much of them is padding."""
+    count = train.num_windows(context_length)
+    padding = max(0.0, 1 - len(train) / (count * context_length))
+    return f"windows of one document each: {count:,}, {padding:.0%} of their places are padding"
 
 
 def headline(config: ConfigDict, data: Corpus, num_params: int, precision: str, mesh: Mesh) -> str:

@@ -264,7 +264,7 @@ def set_up(
         tx=tx,
         schedule=schedule.build(config.optimizer, config.train.num_steps),
         objective=Objective(
-            config.train.z_loss, config.train.loss_chunks, answers_only=isinstance(train, Pairs)
+            config.train.z_loss, config.train.loss_chunks, is_marked=batches.has_marks(train)
         ),
         stops=stops_of(data, config.data.document_separator),
         precision=precision,
