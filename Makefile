@@ -164,7 +164,7 @@ lint: .venv/dev.stamp  ## Check style and formatting.
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy .
 
-peers: .venv-peers/setup.stamp  ## Install PyTorch and transformers into .venv-peers.
+peers: .venv-peers/setup.stamp  ## Install PyTorch, transformers and lm-eval into .venv-peers.
 
 .venv-peers/setup.stamp: requirements.txt requirements-data.txt requirements-peers.txt requirements-engine.txt
 	@$(call create,$(PYTHON),.venv-peers)
@@ -172,7 +172,7 @@ peers: .venv-peers/setup.stamp  ## Install PyTorch and transformers into .venv-p
 	.venv-peers/bin/pip install $(PIP_FLAGS) --no-deps -r requirements-engine.txt
 	touch $@
 
-interop: .venv-peers/setup.stamp  ## Test against PyTorch and transformers.
+interop: .venv-peers/setup.stamp  ## Test against PyTorch, transformers and lm-eval.
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv-peers/bin/python -m pytest -o addopts=--strict-markers tests/interop
 
 # The first Python 3.12 or newer on this machine: newer JAX needs it.

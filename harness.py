@@ -32,9 +32,11 @@ from checkpoints.file_format import Damaged
 from checkpoints.snapshots import Snapshots
 from config import check
 from experiments import default
-from inference import evaluation, generation, streaming
+from inference import continuations, evaluation, generation, streaming, tasks
+from inference.continuations import Scores
 from inference.sampling import Sampling
-from input_pipeline import batches, corpus, documents, pairs, text_paths
+from input_pipeline import batches, corpus, documents, examples, pairs, text_paths
+from input_pipeline.examples import Example
 from input_pipeline.pairs import Pairs
 from input_pipeline.shards import Shards
 from input_pipeline.tokenizers import Tokenizer, encode_pieces, encode_prompt
@@ -208,6 +210,45 @@ class Run:
         whole = np.concatenate(tokens)
         return Pairs(whole) if prompt_field else whole
 
+    def last_words(self, path: str, field: str = "") -> dict[str, float]:
+        """Returns how well last words of passages are predicted: last_word/accuracy, and so on.
+
+        `path` is as that of `read_text`; passages are the lines of text files and the `field` (by
+        default the run's, or "text") of records. Raises UserError for what can't be read.
+        """
+        field = field or self.config.data.field or "text"
+        files = text_paths.find(path, "--text", field).files
+        found = self._examples(path, examples.last_words(files, field))
+        return _named("last_word", tasks.last_word(self._continuations(found)))
+
+    def choices(self, path: str) -> dict[str, float]:
+        """Returns how often the right ending is the most likely: choices/accuracy, and so on.
+
+        `path` is as that of `read_text`; records have `ctx`, `endings` and `label`, as HellaSwag's.
+        Raises UserError for what can't be read.
+        """
+        files = text_paths.find(path, "--text", "ctx").files
+        found = self._examples(path, examples.choices(files))
+        return _named("choices", tasks.choices(self._continuations(found), found))
+
+    def _examples(self, path: str, found: Iterable[Example]) -> list[Example]:
+        if not (read := list(found)):
+            raise UserError(f"--text={path} has no examples: expected one at least")
+        return read
+
+    def _continuations(self, found: list[Example]) -> Scores:
+        batch_size = self.config.eval.batch_size
+        mesh = devices.data_mesh(batch_size)
+        return continuations.score(
+            self.model,
+            devices.replicate(self.params, mesh),
+            self.tokenizer,
+            found,
+            batch_size=batch_size,
+            context_length=self.config.model.context_length,
+            mesh=mesh,
+        )
+
     def _score(self, name: str, tokens: batches.Split) -> dict[str, float]:
         left_out = {}
         if isinstance(tokens, Pairs):
@@ -224,7 +265,7 @@ class Run:
             context_length=self.config.model.context_length,
             mesh=mesh,
         )
-        return {f"{name}/{metric}": value for metric, value in scores.items()} | left_out
+        return _named(name, scores) | left_out
 
     def plot(self, loss: str = "val", against: str = "tokens") -> "Comparison":
         """Returns a chart of this run's losses, as `compare` does."""
@@ -298,6 +339,10 @@ def compare(*folders: str | Path, loss: str = "val", against: str = "tokens") ->
     found, _ = runs.read_runs([Path(folder) for folder in folders])
     table = _columns(records.records(found, [])["runs"])
     return Comparison(table, figures.curve(found, loss, against))
+
+
+def _named(prefix: str, scores: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{metric}": value for metric, value in scores.items()}
 
 
 def _columns(rows: Iterable[dict[str, Any]]) -> Any:

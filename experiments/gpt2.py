@@ -173,6 +173,27 @@ PRESETS: dict[str, Preset] = {
         "train.num_steps": 5000,
         "train.steps_per_dispatch": 4,  # A stop waits for these; a CPU takes seconds for each.
     },
+    # The published reproduction of GPT-2 small, nanoGPT's, on a corpus that prepare.py made: half a
+    # million tokens an update, 300 billion in all. docs/openwebtext.md has the steps.
+    "openwebtext": {
+        **PUBLISHED_SIZES["small"],
+        "model.context_length": 1024,
+        "model.pad_vocab_to": 50304,
+        "data.name": "shards",
+        "data.tokenizer": "gpt2",
+        "optimizer.learning_rate": 6e-4,
+        "optimizer.final_learning_rate": 6e-5,
+        "optimizer.warmup_steps": 2000,
+        "optimizer.b2": 0.95,
+        "train.batch_size": 480,
+        "train.grad_accumulation_steps": 20,  # 24 windows at once, which 8 GPUs can share.
+        "train.num_steps": 600_000,
+        "train.log_every_steps": 10,
+        "train.steps_per_dispatch": 1,
+        "eval.every_steps": 1000,
+        "eval.batch_size": 24,
+        "sample.every_steps": 1000,
+    },
     # The published sizes, with GPT-2's vocabulary.
     **{
         size: {

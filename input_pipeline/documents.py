@@ -85,8 +85,7 @@ def records(path: Path, fields: dict[str, str]) -> Iterator[tuple[str, list[str]
 
     Raises UserError that names the first bad record.
     """
-    read = rows if path.suffix.lower() == PARQUET else _json_lines
-    for where, record in read(path, list(fields.values())):
+    for where, record in any_records(path, list(fields.values())):
         for key, field in fields.items():
             if field not in record:
                 what = f"has no field {field!r}" if field else "has records"
@@ -99,6 +98,15 @@ def records(path: Path, fields: dict[str, str]) -> Iterator[tuple[str, list[str]
         yield where, [record[field] for field in fields.values()]
 
 
+def any_records(path: Path, fields: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields each record's place and itself, of Parquet files its `fields` alone.
+
+    Raises UserError for a file that can't be read, and for a line that is no JSON object.
+    """
+    read = rows if path.suffix.lower() == PARQUET else _json_lines
+    return read(path, fields)
+
+
 def is_text(value: Any) -> bool:
     """Returns True for a string as a text file may hold: no NUL, no half of a pair of UTF-16."""
     try:
@@ -108,7 +116,7 @@ def is_text(value: Any) -> bool:
 
 
 def _json_lines(path: Path, fields: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(_lines(text_files.pieces(path)), 1):
+    for number, line in enumerate(lines(text_files.pieces(path)), 1):
         where = f"{path}, line {number}"
         if line.strip():
             try:
@@ -120,7 +128,7 @@ def _json_lines(path: Path, fields: list[str]) -> Iterator[tuple[str, dict[str, 
             yield where, record
 
 
-def _lines(text: Iterable[str]) -> Iterator[str]:
+def lines(text: Iterable[str]) -> Iterator[str]:
     """Yields the lines of a text in pieces; JSON may have the other line ends in its strings."""
     rest = ""
     for piece in text:
