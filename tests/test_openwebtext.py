@@ -27,7 +27,7 @@ SMALL = [
 
 
 def test_the_recipe_is_nanogpts():
-    """The figures of train.py and config/train_gpt2.py in karpathy/nanoGPT (3adf61e)."""
+    """The figures of train.py and config/train_gpt2.py in karpathy/nanoGPT."""
     config = gpt2.get_config("openwebtext")
     assert (config.model.num_layers, config.model.num_heads, config.model.embed_dim) == (
         12,
