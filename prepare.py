@@ -14,7 +14,7 @@ if __name__ == "__main__":
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -64,18 +64,24 @@ def note(line: str) -> None:
 
 
 @contextlib.contextmanager
-def shown_progress() -> Iterator[Callable[[int, int], None]]:
-    """Yields a function that shows the bytes read, of all, and the time left, at a terminal."""
+def shown_progress() -> Iterator[preparation.Progress]:
+    """Yields a function that shows the work, bytes read, of all, and time left, at a terminal."""
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield lambda doing, done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = "preparing", BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def show(doing: str, done: int, total: int) -> None:
+            if doing != bar.tasks[task].description:  # Its time left is its own.
+                bar.reset(task, description=doing)
+            bar.update(task, completed=done, total=total)
+
+        yield show
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from runtime.files import atomic_write
 # Characters of a piece: a text of 40 GB becomes about a thousand files.
 PIECE = 32 << 20
 PIECES, REQUEST = "pieces", "request.json"
+# Takes what is being done, how much of it is done, and all of it.
+Progress = Callable[[str, int, int], None]
 
 
 class Request(NamedTuple):
@@ -56,12 +58,12 @@ def prepare(
     reader: Callable[[], Reader],
     output: Path,
     workers: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda doing, done, total: None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Counts:
     """Prepares the documents of `reader` in the folder `output`, or goes on where it was killed.
 
-    `progress` takes the bytes that have been read and all of them.
+    `progress` takes what is done, the bytes that have been read for it, and all of them.
 
     Raises UserError for another preparation in the folder, for a corpus without a document on
     either side, and as `reader` does; Failed if the folder can't be written or a worker is killed.
@@ -71,7 +73,7 @@ def prepare(
         with run_folder.lock(output, "prepares a corpus in it", "--output"):
             if finished := begun(request, output):
                 return finished
-            tokenizer = _tokenizer(request, reader, output)
+            tokenizer = _tokenizer(request, reader(), output, progress)
             reading = reader()
             duplicates = _encode_all(request, reading, output, workers, progress)
             for line in reading.shown:
@@ -112,14 +114,15 @@ def begun(request: Request, output: Path) -> Counts | None:
 
 
 def _tokenizer(
-    request: Request, reader: Callable[[], Reader], output: Path
+    request: Request, reader: Reader, output: Path, progress: Progress
 ) -> tokenizers.Tokenizer:
     """Returns the tokenizer, a byte-pair encoding learned once from what is not held out."""
     path = output / shards.TOKENIZER
     if not path.exists():
 
         def train() -> Iterator[str]:
-            for document in reader().documents():
+            for document in reader.documents():
+                progress("learning the vocabulary", reader.position, reader.total)
                 if not is_held_out(document.text, request.val_share):
                     yield document.text + END * document.ends
 
@@ -132,7 +135,7 @@ def _encode_all(
     reader: Reader,
     output: Path,
     workers: int,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> int:
     """Writes and records every piece that is not recorded; returns the number of duplicates."""
     (output / PIECES).mkdir(exist_ok=True)
@@ -158,7 +161,7 @@ def _encode_all(
             for number, piece in enumerate(in_pieces(kept())):
                 if not _record(output, number).exists():
                     running.add(pool.submit(encode_piece, output, number, piece, request.val_share))
-                progress(reader.position, reader.total)
+                progress("preparing", reader.position, reader.total)
                 # A piece more than there are workers waits, so that memory is bounded.
                 while len(running) > workers:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -169,7 +172,7 @@ def _encode_all(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    progress(reader.total, reader.total)
+    progress("preparing", reader.total, reader.total)
     return duplicates
 
 
@@ -268,6 +271,8 @@ def _complete(
     }
     held_out_share = f"--val_share={request.val_share}"
     documents = sums["train"]["documents"] + sums["val"]["documents"]
+    if not documents:
+        raise UserError("--input has no document that is not empty: name files that have some")
     if sums["train"]["tokens"] < 2:
         raise UserError(f"{held_out_share} holds all {documents} documents out: lower it")
     if sums["val"]["tokens"] < 2:

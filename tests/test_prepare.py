@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from input_pipeline import preparation, raw_documents, shards, tokenizers
 from input_pipeline.raw_documents import END, Document, Reader
 from tests.command import OF_A_COMMAND, ROOT, assert_refused
 from tests.prepared import prepare
+from tests.terminal import Terminal
 
 TEXTS = [
     f"Document {number}: être ou ne pas être, {'words ' * (number % 50)}" for number in range(90)
@@ -299,6 +301,22 @@ def test_killed_twenty_times_it_comes_to_the_same_files(tmp_path):
         assert process.returncode == 0, process.stderr.read()
         break
     assert hashes(tmp_path / "whole") == hashes(tmp_path / "killed")
+
+
+def test_a_terminal_shows_what_is_done_and_how_far(tmp_path):
+    write_lines(tmp_path / "a.jsonl", TEXTS)
+    flags = [f"--input={tmp_path}/a.jsonl", f"--output={tmp_path}/out", "--tokenizer=bpe:300"]
+    code, shown = Terminal("prepare.py", *flags, "--val_share=0.2", columns=120).end()
+    assert code == 0, shown
+    size = (tmp_path / "a.jsonl").stat().st_size
+    assert "learning the vocabulary" in shown
+    assert re.search(rf"preparing +━+ +{size / 1000:.1f}/{size / 1000:.1f} kB +0:00:00", shown)
+
+
+def test_texts_without_a_document_are_refused(tmp_path):
+    write_lines(tmp_path / "a.jsonl", ["", ""])
+    result = prepare(tmp_path / "a.jsonl", tmp_path / "out", "--tokenizer=byte")
+    assert_refused(result, "--input has no document that is not empty: name files that have some")
 
 
 @pytest.mark.slow
