@@ -37,7 +37,10 @@ class SweepRunner:
         self._view = view.open_view()
 
     def run(self) -> None:
-        """Returns when all runs have ended. Raises KeyboardInterrupt after stopping them."""
+        """Returns when all runs have ended.
+
+        Raises, after stopping them, KeyboardInterrupt, and OSError if the folder can't be written.
+        """
         for run in self.journal.runs:
             if run.outcome:
                 self._progress[run.name] = self._new_progress(run).read()
@@ -47,7 +50,7 @@ class SweepRunner:
                     self._on_exit(self.journal.find(name), code)
                 self._poll()
                 self._view.show(self._overview())
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError):
             self._view.event("stopping: run the same command again to resume")
             self._workers.stop(GRACE_SECONDS)
             raise

@@ -73,11 +73,17 @@ def main(*files: str) -> None:
 
 
 def run(sweep: sweep_file.SweepFile, text: str, folder: Path, total: int) -> None:
-    """Runs a sweep in a folder, and prints what came out."""
+    """Runs a sweep in a folder, and prints what came out. Raises Failed if it can't be written."""
     sweep_id = SWEEP_ID.value or secrets.token_hex(4)
-    journal = Journal(folder, text, SEED.value, PRESET.value, sweep_id)
-    runner = SweepRunner(sweep, journal, total, WORKERS.value, RETRIES.value)
-    runner.run()
+    try:
+        journal = Journal(folder, text, SEED.value, PRESET.value, sweep_id)
+        runner = SweepRunner(sweep, journal, total, WORKERS.value, RETRIES.value)
+        runner.run()
+    except OSError as error:
+        raise errors.Failed(
+            f"{folder} can't be written ({error}); what is recorded is kept: make room, and the "
+            "same command resumes"
+        ) from None
     print_results(runner)
     if any(run.outcome == FAILED for run in journal.runs):
         sys.exit(errors.FAILED)

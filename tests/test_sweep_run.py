@@ -86,6 +86,21 @@ def test_a_finished_sweep_is_not_run_again(tmp_path):
     assert "best val/loss 1.3333" in again.stdout
 
 
+def test_a_folder_that_can_not_be_written_ends_the_sweep_in_one_line(tmp_path):
+    """As on a full disk: its record is moved away while a run goes on."""
+    content = {**OBJECTIVE, "parameters": {"level": {"values": [1, 2]}, "pause": {"value": 0.5}}}
+    file = write(tmp_path / "file.yaml", content)
+    command = [sys.executable, "sweeps/run.py", str(file), f"--workdir={tmp_path / 'sweep'}"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: list(tmp_path.glob("sweep/001-*/metrics.jsonl")))
+    (tmp_path / "sweep").rename(tmp_path / "moved")
+    (tmp_path / "sweep").write_text("in the way")
+    _, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1 and "Traceback" not in error
+    assert error.splitlines()[-1].startswith(f"error: {tmp_path}/sweep can't be written (")
+    assert len(events(tmp_path / "moved", "proposed")) >= 1
+
+
 @pytest.mark.slow
 def test_a_sweep_grows_by_a_higher_count(tmp_path):
     content = {**OBJECTIVE, "method": "random", "parameters": {"level": {"min": 0.0, "max": 1.0}}}
