@@ -14,6 +14,7 @@ from inference.evaluation import evaluate
 from input_pipeline import batches, mixture, shards
 from input_pipeline.document_windows import DocumentWindows
 from input_pipeline.shards import Shards
+from playground_page.page import passages
 from runtime import devices
 from tests import stages
 from tests.command import assert_refused, run
@@ -178,6 +179,8 @@ def test_a_run_within_documents_is_resumed_and_evaluated(folder, tmp_path, capsy
     import harness
 
     run_of = harness.open_run(tmp_path / "whole", "latest")
+    held_out = run_of.tokenizer.decode(opened.val)
+    assert all(text in held_out for text in passages(run_of.splits()["val"], run_of.tokenizer))
     assert run_of.evaluate("val")["val/loss"] == pytest.approx(lines[0][20]["val/loss"], rel=1e-6)
 
 
