@@ -11,7 +11,8 @@ import pytest
 import harness
 import run_folder
 from experiments import gpt2
-from tests.command import ROOT, run
+from tests.command import ROOT
+from tests.forked import run
 
 PAGE = (ROOT / "docs/openwebtext.md").read_text()
 COMMANDS = [
@@ -75,7 +76,7 @@ def test_the_table_of_costs_is_that_of_the_compiled_programs():
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_work_in_small(tmp_path):
-    texts = [f"Document {n}: " + "to be or not to be, " * (n % 40) for n in range(300)]
+    texts = [f"Document {n}: " + "to be or not to be, " * (n % 5) for n in range(80)]
     last_word, choice = re.findall(r"```json\n(.*?)\n```", PAGE, re.DOTALL)
     (tmp_path / "lambada_test.jsonl").write_text(last_word)
     (tmp_path / "hellaswag_val.jsonl").write_text(choice)
@@ -97,7 +98,7 @@ def test_the_commands_of_the_page_work_in_small(tmp_path):
             flags += [f"--config.{change}" for change in SMALL]
             if done.count("main.py") == 2:  # On eight GPUs, which is another run.
                 flags.append("--workdir=runs/other")
-        result = run(ROOT / script, *flags, cwd=tmp_path)
+        result = run(str(ROOT / script), *flags, cwd=tmp_path)
         assert result.returncode == 0, (command, result.stderr)
         if script == "evaluate.py":
             found = json.loads(result.stdout.splitlines()[-1])

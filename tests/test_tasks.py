@@ -19,7 +19,8 @@ from input_pipeline import examples, tokenizers
 from input_pipeline.examples import Example
 from runtime.devices import data_mesh
 from runtime.errors import UserError
-from tests.command import assert_refused, run
+from tests.command import assert_refused
+from tests.forked import run
 from tests.stages import TINY, T, init
 
 LETTERS = "abcdefghijk"
