@@ -33,6 +33,7 @@ def host() -> dict[str, str | int | None]:
     """Returns the processor, the system and Python's version."""
     return {
         "cpu": process.processor_name(),
+        "instructions": " ".join(process.instruction_sets()),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),

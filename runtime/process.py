@@ -150,6 +150,15 @@ def processor_name() -> str:
     return model[1] if model else platform.processor() or platform.machine()
 
 
+def instruction_sets() -> list[str]:
+    """Returns which of the sets that decide a product's speed the CPU has.
+
+    A virtual machine may name its processor "AMD EPYC", whatever its generation.
+    """
+    known = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    return [name for name in known if name in processor().split()]
+
+
 # JAX's options that change a run's numbers, or that its programs can't run with. Variables of the
 # environment, such as JAX_ENABLE_X64, and a notebook may have set others.
 NEEDED: dict[str, Any] = {

@@ -312,6 +312,7 @@ def test_the_fastest_number_of_threads_is_chosen(monkeypatch):
 
 MACHINE = {
     "cpu": "one",
+    "instructions": "avx2",
     "system": "Linux-1",
     "versions": {"jax": "1"},
     "peak_gflops": {"ours": {"float32": 100.0}, "peer": {"float32": 80.0}},
@@ -352,6 +353,7 @@ def test_a_part_replaces_its_own_rows_and_keeps_the_others(tmp_path):
     "before",
     [
         {**MACHINE, "cpu": "another"},
+        {**MACHINE, "instructions": "avx2 avx512f"},
         {**MACHINE, "versions": {"jax": "2"}},
         {"cpu": "one"},
     ],
