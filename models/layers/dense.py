@@ -59,7 +59,8 @@ def _backward(dtype: jnp.dtype, factors: tuple[jax.Array, jax.Array], dy: jax.Ar
     # Over [B, T, D], dy first, then a transpose: faster. XLA copies the first factor transposed, so
     # a much wider dy comes second. The barrier keeps XLA from folding a transpose into the product.
     leading = tuple(range(x.ndim - 1))
-    is_wide = dtype == jnp.float32 and 2 * x.shape[-1] <= dy.shape[-1]
+    on_cpu = target.current().platform == "cpu"
+    is_wide = (on_cpu or dtype == jnp.float32) and 2 * x.shape[-1] <= dy.shape[-1]
     factors = (x, dy) if is_wide else (dy, x)
     dkernel = jax.lax.optimization_barrier(_dot(*factors, contract=(leading, leading)))
     return dx.reshape(x.shape), dkernel if is_wide else dkernel.T
