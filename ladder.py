@@ -46,6 +46,9 @@ BUDGET, LARGER_BUDGET = "3e12", "1e13"
 OPTIMIZER = "muon"
 LAST = default.LADDER[-1]
 LONGER = f"{LAST}-{LARGER_BUDGET}"
+# The order in which runs start beside each other: the longest first, then stage 1, which has a
+# result in seconds, and last a short one, so that no long run is left alone with half of the cores.
+BESIDE = (LONGER, *(name for name in default.LADDER if name != "self_attention"), "self_attention")
 # Curves need more points than the comparison's protocol has, and a run that is killed a checkpoint.
 INTERVALS = (
     "--config.eval.every_steps=0",
@@ -131,8 +134,7 @@ class Ladder:
     def __init__(self, planned: dict[str, list[str]], folder: Path, num_workers: int) -> None:
         self._planned, self._folder, self._num_workers = planned, folder, num_workers
         self._runs = [SweepRun(i, name, "", {}, {}) for i, name in enumerate(planned, start=1)]
-        # The longest first, if another can run beside it.
-        self._waiting = sorted(planned, key=lambda name: name != LONGER or num_workers == 1)
+        self._waiting = sorted(planned, key=BESIDE.index) if num_workers > 1 else list(planned)
         self._progress = {name: Progress(folder / name, METRIC.name) for name in planned}
         self._began = time.monotonic()
 

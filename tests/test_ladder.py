@@ -1,6 +1,7 @@
 """The ladder as a command; test_readme.py runs it to its end."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import run_folder
 from experiments import comparison, default
 from tests.command import PATIENCE, ROOT, assert_refused, run
 from training.setup import check_config
+
+README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.slow
@@ -30,6 +33,22 @@ def test_a_signal_stops_the_runs_that_train_and_the_ladder(tmp_path):
     assert output == "stopping: run the same command again to resume\n"
     assert errors == "terminated\n"
     assert not [one for one in psutil.process_iter() if str(tmp_path) in " ".join(words_of(one))]
+
+
+def test_runs_beside_each_other_end_together():
+    """By the seconds in the README's table two workers need a twentieth more than they must."""
+    script = "import json, ladder; print(json.dumps([ladder.LONGER, *ladder.BESIDE]))"
+    printed = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT)
+    longer, *beside = json.loads(printed)
+    cells = re.findall(r"^\| ([^|]+) \|.*?\| ([\d.]+) \| [\d.]+ \| \*\*", README, re.MULTILINE)
+    assert len(cells) == 6
+    seconds = {name if name in beside else longer: float(s) for name, s in cells}
+    assert set(seconds) == set(beside)
+    ends = [0.0, 0.0]
+    for name in beside:
+        first = ends.index(min(ends))
+        ends[first] += seconds[name]
+    assert max(ends) <= 1.05 * max(sum(ends) / 2, *seconds.values())
 
 
 def words_of(process):
