@@ -319,6 +319,13 @@ def tokens_of(run):
             "adamw",
             3,
         ),
+        (
+            "By dropout and updates",
+            "dropout",
+            lambda run: f"{run['model.dropout_rate']:g}, {run['train.num_steps']}",
+            "adamw",
+            3,
+        ),
         ("By learning rate", "learning_rate", itemgetter("optimizer.learning_rate"), "adamw", 1),
     ],
 )
