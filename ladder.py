@@ -47,8 +47,8 @@ OPTIMIZER = "muon"
 LAST = default.LADDER[-1]
 LONGER = f"{LAST}-{LARGER_BUDGET}"
 # The order in which runs start beside each other: the longest first, then stage 1, which has a
-# result in seconds, and last a short one, so that no long run is left alone with half of the cores.
-BESIDE = (LONGER, *(name for name in default.LADDER if name != "self_attention"), "self_attention")
+# result in seconds, and stage 2 last, so that no long run is left alone with half of the cores.
+BESIDE = (LONGER, default.LADDER[0], *default.LADDER[2:], default.LADDER[1])
 # Curves need more points than the comparison's protocol has, and a run that is killed a checkpoint.
 INTERVALS = (
     "--config.eval.every_steps=0",
