@@ -236,35 +236,29 @@ class Run:
             raise UserError(f"--text={path} has no examples: expected one at least")
         return read
 
-    def _continuations(self, found: list[Example]) -> Scores:
+    def _on_devices(self) -> tuple[Any, dict[str, Any]]:
+        """Returns the parameters on every device, and how windows are divided among them."""
         batch_size = self.config.eval.batch_size
         mesh = devices.data_mesh(batch_size)
-        return continuations.score(
-            self.model,
-            devices.replicate(self.params, mesh),
-            self.tokenizer,
-            found,
-            batch_size=batch_size,
-            context_length=self.config.model.context_length,
-            mesh=mesh,
-        )
+        division = {
+            "batch_size": batch_size,
+            "context_length": self.config.model.context_length,
+            "mesh": mesh,
+        }
+        return devices.replicate(self.params, mesh), division
+
+    def _continuations(self, found: list[Example]) -> Scores:
+        params, division = self._on_devices()
+        return continuations.score(self.model, params, self.tokenizer, found, **division)
 
     def _score(self, name: str, tokens: batches.Split) -> dict[str, float]:
         left_out = {}
         if isinstance(tokens, Pairs):
             tokens = tokens.fitting(self.config.model.context_length, f"of {name}")
             left_out = {f"{name}/left_out": tokens.left_out}
-        batch_size = self.config.eval.batch_size
-        mesh = devices.data_mesh(batch_size)
-        scores = evaluation.evaluate(
-            self.model,
-            devices.replicate(self.params, mesh),
-            tokens,
-            self.tokenizer.token_bytes,
-            batch_size=batch_size,
-            context_length=self.config.model.context_length,
-            mesh=mesh,
-        )
+        params, division = self._on_devices()
+        token_bytes = self.tokenizer.token_bytes
+        scores = evaluation.evaluate(self.model, params, tokens, token_bytes, **division)
         return _named(name, scores) | left_out
 
     def plot(self, loss: str = "val", against: str = "tokens") -> "Comparison":

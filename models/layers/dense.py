@@ -57,7 +57,8 @@ def _backward(dtype: jnp.dtype, factors: tuple[jax.Array, jax.Array], dy: jax.Ar
     # Contracts the kernel's second axis: its transpose would take longer.
     dx = _dot(_rows(dy), kernel, contract=((1,), (1,)))
     # Over [B, T, D], dy first, then a transpose: faster. XLA copies the first factor transposed, so
-    # a much wider dy comes second. The barrier keeps XLA from folding a transpose into the product.
+    # a much wider dy comes second; in bfloat16 on a CPU alone, for no GPU was at hand to time it.
+    # The barrier keeps XLA from folding a transpose into the product.
     leading = tuple(range(x.ndim - 1))
     on_cpu = target.current().platform == "cpu"
     is_wide = (on_cpu or dtype == jnp.float32) and 2 * x.shape[-1] <= dy.shape[-1]
