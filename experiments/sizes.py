@@ -57,7 +57,8 @@ class Parameters(NamedTuple):
 def count_parameters(model: ConfigDict, vocab_size: int) -> Parameters:
     """Returns the counts for the GPT-2 in a config's `model`; an untied head is an embedding."""
     D, L = model.embed_dim, model.num_layers
-    num_rows = vocab_size if model.tied_embeddings else 2 * vocab_size
+    V = max(vocab_size, model.pad_vocab_to)
+    num_rows = V if model.tied_embeddings else 2 * V
     num_rows += model.num_pair_embeddings
     if model.positions == "learned":
         num_rows += model.context_length
@@ -79,10 +80,11 @@ def flops_per_token(model: ConfigDict, vocab_size: int) -> float:
     (Hoffmann et al., 2022, appendix F). Elementwise operations are XLA's counts on average.
     """
     D, L, T = model.embed_dim, model.num_layers, model.context_length
+    V = max(vocab_size, model.pad_vocab_to)
     elementwise = ON_UNIT * _mlp(model)[1] + ON_STREAM * D + ON_SCORE * model.num_heads * T
     scores_and_averages = 2 * T * D
-    products = L * (_matrices(model) + scores_and_averages) + D * vocab_size
-    return 6.0 * products + L * elementwise + ON_LOGIT * vocab_size
+    products = L * (_matrices(model) + scores_and_averages) + D * V
+    return 6.0 * products + L * elementwise + ON_LOGIT * V
 
 
 def _matrices(model: ConfigDict) -> int:

@@ -221,10 +221,10 @@ def test_every_preset_builds(experiment):
     config = importlib.import_module(f"experiments.{stage}").get_config(preset)
     assert config.is_locked
     assert config.tracking.stage == EXPERIMENTS.index(stage) + 1
-    assert config.data.name == "tiny_shakespeare"
+    assert config.data.name == ("shards" if preset == "openwebtext" else "tiny_shakespeare")
     vocab_size = {"char": 65, "gpt2": 50257}[config.data.tokenizer]
     model = models.build(config.model, vocab_size)
     tokens_BT = jax.ShapeDtypeStruct((2, config.model.context_length), jnp.int32)
     logits = jax.eval_shape(lambda t: model.init_with_output(jax.random.key(0), t)[0], tokens_BT)
-    assert logits.shape == (*tokens_BT.shape, vocab_size)
+    assert logits.shape == (*tokens_BT.shape, max(vocab_size, config.model.pad_vocab_to))
     assert logits.dtype == jnp.float32

@@ -43,7 +43,9 @@ def test_parameters_are_counted_exactly(preset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["", "laptop", "swiglu", "grouped_queries", "untied", *FAMILY])
+@pytest.mark.parametrize(
+    "preset", ["", "laptop", "swiglu", "grouped_queries", "untied", "openwebtext", *FAMILY]
+)
 def test_flops_are_those_that_xla_counts(preset):
     """Within 5 %."""
     config, vocab_size, model = built(preset)
