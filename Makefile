@@ -9,7 +9,7 @@ RUNS ?= runs/ladder
 # `make ladder PRESET=smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup setup-gpu lock ladder dashboard docs test soak lint notebooks peers interop gpu-compile scaling gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-prepare bench-mapped bench-playground speedrun comparison ideas ideas-by-depth texts figures clean
+.PHONY: help setup setup-gpu lock ladder dashboard docs test quick soak lint notebooks peers interop gpu-compile scaling gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-prepare bench-mapped bench-playground speedrun comparison ideas ideas-by-depth texts figures clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -87,8 +87,12 @@ notebooks: .venv/notebooks.stamp $(NOTEBOOKS)  ## Open the notebooks of the cour
 	@cd notebooks && ../.venv/bin/jupyter $(JUPYTER)
 
 # One worker runs all tests of a file, so that they share fixtures.
+PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: .venv/dev.stamp lint  ## Lint, then run the whole test suite.
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=40
+	$(PYTEST) --durations=40
+
+quick: .venv/dev.stamp  ## Run the three quarters of the tests that take a few minutes together.
+	$(PYTEST) -m "not slow" -q
 
 KILLS ?= 200
 SEED ?= 1

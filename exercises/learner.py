@@ -157,6 +157,7 @@ class Answer:
             raise Wrong(f"{self.name}{self._at(error)}: {_line(error)}") from None
         finally:
             watchdog.cancel()
+            watchdog.join()  # If it has begun to give up, this process ends here.
             faulthandler.cancel_dump_traceback_later()
 
     def _give_up(self, what: str, thread: int) -> None:

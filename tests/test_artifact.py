@@ -150,6 +150,7 @@ def notes_about(model_or_upload, printed):
     return [line for line in printed.splitlines() if model_or_upload in line]
 
 
+@pytest.mark.slow
 def test_a_model_that_can_not_be_read_is_one_note(tmp_path, capsys):
     assert log_model(tmp_path, "offline", files=["config.json"])
     (note,) = notes_about("did not take the model", capsys.readouterr().out)

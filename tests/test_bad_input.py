@@ -252,6 +252,7 @@ FLAGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "message"), FLAGS)
 def test_a_bad_flag(commands, tmp_path, flags, message):
     assert_one_line(*commands("main.py", [*flags, f"--workdir={tmp_path / 'run'}"]), message)
@@ -395,6 +396,7 @@ def used_with_damaged_checkpoints(folder, finished):
     return [GPT2, "--config.checkpoint.resume=true"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -426,6 +428,7 @@ def test_a_workdir_below_a_file_and_one_that_no_one_can_write(commands, tmp_path
         assert_one_line(*commands("main.py", [BIGRAM, f"--workdir={folder}"]), "can't be written")
 
 
+@pytest.mark.slow
 def test_a_workdir_that_is_no_name(commands, tmp_path):
     long = tmp_path / ("x" * 300)
     assert_one_line(*commands("main.py", [BIGRAM, f"--workdir={long}"]), "File name too long")
@@ -441,6 +444,7 @@ def test_a_workdir_that_is_no_name(commands, tmp_path):
     assert code == 0, output
 
 
+@pytest.mark.slow
 def test_a_run_without_a_whole_checkpoint_is_not_overwritten(commands, tmp_path, finished):
     flags = used_with_damaged_checkpoints(tmp_path / "run", finished)
     code, output = commands("main.py", [*flags, f"--workdir={tmp_path / 'run'}"])
@@ -477,6 +481,7 @@ GENERATE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "message"), GENERATE)
 def test_a_bad_flag_for_generating(commands, finished, tmp_path, flags, message):
     (tmp_path / "cafe.txt").write_text("café\n")
@@ -498,6 +503,7 @@ EVALUATE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "message"), EVALUATE)
 def test_a_bad_flag_for_evaluating(commands, finished, tmp_path, flags, message):
     for name, content in {"one.txt": "a", "other.txt": "café", "x.jsonl": '{"a": "b"}'}.items():
@@ -634,6 +640,7 @@ FOLDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize("script", ["generate.py", "evaluate.py"])
 def test_a_bad_run_folder(commands, tmp_path, finished, script, name):

@@ -101,6 +101,7 @@ def flip(path, bit):
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(["params.safetensors", "opt_state.safetensors", "checkpoint.json"]), st.data()
@@ -159,6 +160,7 @@ def test_generate_falls_back_to_the_checkpoint_before_with_a_warning(tmp_path):
         assert "using that of step 10" in warning and step.endswith("step 10")
 
 
+@pytest.mark.slow
 def test_a_reader_takes_the_next_checkpoint_when_a_run_deletes_the_one_being_read(workdir):
     """A reader of a live run never sees half a checkpoint."""
     save(workdir, {1: None})
@@ -209,6 +211,7 @@ assert restore(workdir).step == 3
 """
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_is_no_checkpoint_and_the_next_one_is_tried(workdir):
     subprocess.run([sys.executable, "-c", SAVE, workdir], cwd=ROOT, check=True)
 

@@ -41,6 +41,7 @@ def config_of(stage, preset):
     return importlib.import_module(f"experiments.{stage}").get_config(preset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", comparison.STAGES)
 def test_sizes_build_and_grow(stage):
     """Each has 1.3 to 4.1 times the weights in matrices of the one before."""
@@ -268,6 +269,7 @@ def test_a_search_that_is_stopped_continues_and_ends_as_an_uninterrupted_one(che
         assert found["self_attention"][budget]["val/loss"] == min(losses)
 
 
+@pytest.mark.slow
 def test_a_wrong_flag_is_one_line():
     for flag in ("--budgets=many", "--stages=bigram", "--optimizers=sgd", "--budgets=-1"):
         result = run("sweeps/tune_stages.py", flag, "--workdir=/nowhere")

@@ -15,6 +15,7 @@ from tests.stages import V as TINY_V
 TEXT = np.random.default_rng(1).integers(0, V, 20 * T)
 
 
+@pytest.mark.slow
 def test_each_target_is_scored_after_its_last_tokens_alone(monkeypatch):
     """Against one call for each window; batches of 7 leave a rest."""
     monkeypatch.setattr(context, "TOKENS_PER_BATCH", 7 * TINY_T)
@@ -48,6 +49,7 @@ def test_a_bigram_uses_one_token():
     assert found["difference"] == pytest.approx([0, 0, 0, 0], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_head_on_the_token_before_uses_two():
     model, params = circuits.copies(*circuits.previous_token())
     # The next token is the one before.

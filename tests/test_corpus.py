@@ -271,6 +271,7 @@ def test_a_damaged_cache_is_rebuilt(cache, text_file, damage, name):
     assert list(cache.iterdir()) == [folder]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(cache, text_file):
     processes = [start("text", text_file) for _ in range(4)]
     assert [output(process) for process in processes] == [["792", "88"]] * 4

@@ -186,6 +186,7 @@ def test_a_batch_in_parts_is_the_batch(stage, parts):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_z_loss_is_in_the_gradient_and_not_in_the_loss(parts):
     """Chowdhery et al. (2022), by hand; a bigram's logits are its parameters."""

@@ -112,6 +112,7 @@ def test_without_the_packages_a_command_names_the_environment(script, tmp_path):
     assert_names_the_environment([sys.executable, "-S", str(ROOT / f"{script}.py")], tmp_path)
 
 
+@pytest.mark.slow
 def test_without_the_packages_a_module_names_the_environment():
     assert {"tracking.workspace", "tracking.dashboard", "benchmarks.gpu_parts"} <= set(MODULES)
     for module in MODULES:

@@ -424,6 +424,7 @@ def test_the_find_exercise_needs_a_run(runs, tmp_path):
         assert re.search(message, ask("4.3", folder, runs / "decoder").text)
 
 
+@pytest.mark.slow
 def test_training_exercises(monkeypatch, tmp_path):
     """The checks are the same code; the runs are shorter."""
     train = training.val_loss
@@ -501,6 +502,34 @@ def test_loops_that_no_signal_ends(body, line, tmp_path):
     assert re.fullmatch(line, result.stdout + result.stderr), result
 
 
+@pytest.mark.slow
+def test_a_call_that_ends_while_it_is_given_up_does_not_go_on(tmp_path):
+    """As on a busy machine: the call ends while the line about it is being written."""
+    body = (
+        "import signal, time\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\n"
+        "    time.sleep(1.6)\n"
+        "    return 4.0"
+    )
+    folder = answers(tmp_path, "1.1", ("return np.log(65)", body))
+    code = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from exercises import check, learner\n"
+        "class Slow:\n"
+        "    def write(self, text): os.write(1, text.encode()); time.sleep(0.6)\n"
+        "    def flush(self): pass\n"
+        "sys.__stdout__ = Slow()\n"
+        "learner.TIME_LIMIT, learner.PATIENCE = 0.3, 1.0\n"
+        f"check.check(check.EXERCISES[0], Path({str(folder)!r}), Path())\n"
+        "print('went on')"
+    )
+    result = command.run("-c", code)
+    assert result.returncode == 1
+    assert result.stdout.endswith("; the checks end here\n"), result.stdout
+
+
+@pytest.mark.slow
 def test_the_time_of_a_call_is_limited(monkeypatch, tmp_path):
     assert ask("1.1", SOLUTIONS).state == "right"
     late = check.check(BY_ID["1.1"], SOLUTIONS, Path(), 1.0)
@@ -514,6 +543,7 @@ def test_the_time_of_a_call_is_limited(monkeypatch, tmp_path):
     assert stopped.text.startswith("the check took more than 2 s: the machine is busy")
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     """Right: 0; wrong: 1; no such exercise: 2. It is the learner's way in."""
     folder = answers(tmp_path, "3.2", ("return 16", "return 4"))

@@ -215,6 +215,7 @@ def test_tokens_are_budgets_where_no_flops_were_given():
     np.testing.assert_allclose(one.budgets, BUDGETS, rtol=0.01)
 
 
+@pytest.mark.slow
 def test_the_charts_draw_every_point_and_the_gains_at_every_budget():
     runs = trained(0.01)
     sweep = sweeps.Sweep("compared", "val/loss", "minimize", runs, {})
@@ -239,6 +240,7 @@ def test_the_charts_draw_every_point_and_the_gains_at_every_budget():
     assert "lower from" in html
 
 
+@pytest.mark.slow
 def test_the_command_tells_the_crossings(tmp_path):
     points = [
         {

@@ -67,6 +67,7 @@ def test_cached_equals_a_full_pass_at_every_token(name, prompt):
         text.append(int(token))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TINY, *CHANGED])
 def test_cached_logits_equal_those_of_a_full_pass(name):
     """Compares the logits of single tokens through the cache."""
@@ -117,6 +118,7 @@ def test_samples_differ_from_each_other_and_repeat_with_the_seed():
     assert (write(*uniform, [0], 40, Sampling(), 2, 3) != first).any()
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_depend_on_how_many_there_are():
     model, params = TINY["gpt2"], init("gpt2", scale=3.0)
     three = write(model, params, [1], 12, Sampling(), num_samples=3)

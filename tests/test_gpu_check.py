@@ -155,6 +155,7 @@ def test_a_part_without_time_left_is_listed_as_skipped():
     assert [row.get("error") for row in rows[1:]] == ["skipped: the total time ran out"] * 2
 
 
+@pytest.mark.slow
 def test_the_file_is_complete_after_every_part(tmp_path, capsys):
     output = tmp_path / "check.json"
     compiled = {"name": "compiled", "measured": False}

@@ -183,6 +183,7 @@ def val_losses(workdir: Path) -> list[float]:
     return [line["val/loss"] for line in lines if "val/loss" in line]
 
 
+@pytest.mark.slow
 def test_without_the_compiler_the_command_says_how_to_get_it():
     assert_refused(
         run("-m", "benchmarks.gpu_compile"),

@@ -63,6 +63,7 @@ def test_losses_by_kind_sum_to_the_loss(measured):
     assert sum(measured["counts"]) == len(HELD_OUT) - 1
 
 
+@pytest.mark.slow
 def test_heads_have_scores_at_each_snapshot():
     params = init("self_attention", 3.0)
     subject = subject_of("self_attention", params, snapshots=lambda: [(7, params)])
@@ -93,6 +94,7 @@ def test_the_section_names_what_each_run_is_nearest_to(measured):
     assert inside_growth.section(insides[:1]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_magnitudes_are_those_of_a_step(name):
     """By autodiff of the reference loss, and the logits as the last output."""

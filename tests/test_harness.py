@@ -25,6 +25,7 @@ def workdir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_the_one_that_the_command_makes(workdir, tmp_path):
     flags = ("--config=experiments/self_attention.py:smoke", "--config.train.num_steps=30")
     assert run("main.py", *flags, f"--workdir={tmp_path}/run").returncode == 0
@@ -36,6 +37,7 @@ def test_a_run_is_the_one_that_the_command_makes(workdir, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_record_is_columns(workdir):
     made = harness.open_run(workdir, "latest")
     lines = list(run_folder.read_lines(workdir / "metrics.jsonl"))
@@ -44,12 +46,14 @@ def test_the_record_is_columns(workdir):
             assert value == line[name] if name in line else np.isnan(value)
 
 
+@pytest.mark.slow
 def test_a_text_is_the_one_that_the_command_writes(workdir):
     made = harness.open_run(workdir).generate("ROMEO:", 30, seed=3, top_k=5)
     flags = (f"--workdir={workdir}", "--prompt=ROMEO:", "--num_tokens=30", "--seed=3", "--top_k=5")
     assert run("generate.py", *flags).stdout == made + "\n"
 
 
+@pytest.mark.slow
 def test_a_text_ends_before_a_stop(workdir):
     """In both, and each sample at its own; standard output has what came before it."""
     run_ = harness.open_run(workdir)
@@ -64,6 +68,7 @@ def test_a_text_ends_before_a_stop(workdir):
     assert_refused(run("generate.py", *flags, "--stop="), "--stop is empty: expected the text")
 
 
+@pytest.mark.slow
 def test_logits_give_the_loss_that_was_recorded(workdir):
     """The mean over windows of the validation text, as `evaluate` cuts them."""
     made = harness.open_run(workdir, "latest")
@@ -75,6 +80,7 @@ def test_logits_give_the_loss_that_was_recorded(workdir):
     assert np.allclose(made.logits("to")[0], logits[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_attention_is_the_softmax_of_the_products_of_queries_and_keys(workdir):
     """Written out in NumPy, from the parameters."""
     made = harness.open_run(workdir)
@@ -88,6 +94,7 @@ def test_attention_is_the_softmax_of_the_products_of_queries_and_keys(workdir):
     assert np.allclose(weights_LHTS[0, 0], expected_TS, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_comparison_has_a_row_a_run_and_a_chart(workdir):
     compared = harness.compare(workdir, workdir.parent, against="flops")
     assert compared.table["val/loss"].tolist() == [harness.open_run(workdir).summary["val/loss"]]
@@ -102,6 +109,7 @@ def without_attention(workdir):
     return dataclasses.replace(harness.open_run(workdir), model=Bigram(65), params=params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -19,6 +19,7 @@ def measured(model, params):
     return heads.measure(model, params, TEXT, T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("circuit", "score"),
     [(circuits.previous_token, "previous"), (circuits.same_token, "same")],
@@ -30,6 +31,7 @@ def test_a_head_set_by_hand_scores_above_99_percent(circuit, score):
     assert all(found["heads"][0][other] < 0.2 for other in others)
 
 
+@pytest.mark.slow
 def test_an_induction_circuit_needs_both_heads():
     model, params = circuits.induction()
     first, second = measured(model, params)["heads"]
@@ -52,6 +54,7 @@ def test_uniform_attention_has_the_entropy_and_the_masses_of_chance():
     assert head["spectrum"] == pytest.approx(distances, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_masses_are_those_of_a_loop():
     """Of weights drawn at random, over a text with repetitions."""
     rng = np.random.default_rng(0)
@@ -97,6 +100,7 @@ def test_a_head_costs_what_its_mean_costs():
     assert head["cost_error"] == pytest.approx(cost.std(ddof=1) / len(cost) ** 0.5, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_head_that_writes_nothing_costs_nothing():
     assert [head["cost"] for head in measured(*circuits.induction())["heads"]] == [0, 0]
 
@@ -112,6 +116,7 @@ def test_a_model_without_attention_has_no_heads():
     assert heads.measure(bigram, circuits.zeros(bigram), TEXT, T) is None
 
 
+@pytest.mark.slow
 def test_a_larger_model_is_measured_on_fewer_windows_and_too_large_a_one_not(monkeypatch):
     model, params = circuits.induction()
     num = len(windows.spread(TEXT, T))

@@ -90,6 +90,7 @@ def test_the_root_has_commands_alone():
         ), path.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "homes"),
     [

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from experiments import default
 from tests.command import ROOT
 from tests.wandb_server import Server
@@ -13,6 +15,8 @@ from tests.wandb_server import Server
 MIRROR = """
 import sys
 from pathlib import Path
+
+import pytest
 from experiments import default
 from runtime import errors
 from tracking import inspection
@@ -41,6 +45,7 @@ def mirror(folder: Path, mode: str, **environment: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.slow
 def test_offline_it_has_the_page_the_figures_and_the_heads(tmp_path):
     made = mirror(tmp_path, "offline")
     assert made.returncode == 0, made.stderr
@@ -52,6 +57,7 @@ def test_offline_it_has_the_page_the_figures_and_the_heads(tmp_path):
     assert table == {"columns": list(HEADS[0]), "data": [list(head.values()) for head in HEADS]}
 
 
+@pytest.mark.slow
 def test_online_it_is_a_run_of_its_own_kind(tmp_path):
     with Server() as server:
         made = mirror(tmp_path, "online", WANDB_BASE_URL=server.url, WANDB_API_KEY="k" * 40)
@@ -67,6 +73,7 @@ def test_online_it_is_a_run_of_its_own_kind(tmp_path):
     assert PAGE.encode() in server.uploads.values()
 
 
+@pytest.mark.slow
 def test_without_a_key_it_is_one_line(tmp_path):
     with Server() as server:
         made = mirror(

@@ -42,6 +42,7 @@ def lowered_steps(model):
     return steps.lower(state, metrics, batches_KBT, 0, 2, np.uint32(0), 0, Schedule()).as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_reference", [False, True])
 @pytest.mark.parametrize("name", [*TINY, "alibi"])
 def test_training_compiles_the_same_program_without_the_seam(name, is_reference, monkeypatch):

@@ -58,6 +58,7 @@ def words_of(process):
         return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "started"), [(1, ["bigram"]), (2, ["gpt2-1e13", "bigram"])])
 def test_a_run_that_fails_ends_the_ladder(workers, started, tmp_path):
     """The longest run comes first where another can run beside it."""
@@ -68,6 +69,7 @@ def test_a_run_that_fails_ends_the_ladder(workers, started, tmp_path):
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_no_place_for_a_ladder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     result = run("ladder.py", f"--workdir={tmp_path}/file")

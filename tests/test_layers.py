@@ -18,6 +18,7 @@ def logits_of(model, params, tokens_BT):
     return jax.jit(model.apply)({"params": params}, tokens_BT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["transformer_decoder", "gpt2", "rms_norm", "soft_cap", "untied"])
 def test_the_lens_at_the_end_equals_the_logits(name):
     model, params = ALL[name], init(name, 3.0)
@@ -32,6 +33,7 @@ def test_the_lens_at_the_end_equals_the_logits(name):
     assert jnp.abs(found[0] - found[-1]).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in (*ATTENTIVE, *CHANGED) if name != "soft_cap"])
 def test_the_parts_sum_to_the_logit(name):
     model, params = ALL[name], init(name, 3.0)
@@ -63,6 +65,7 @@ def test_a_part_is_what_its_removal_from_the_last_norm_s_input_takes_away():
     np.testing.assert_allclose(found.terms_CBT[place], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ATTENTIVE, "alibi", "grouped_queries"])
 def test_patching(name):
     """By itself nothing changes; one whole point, or without blocks the embeddings, is clean."""
@@ -92,6 +95,7 @@ def test_patching(name):
     np.testing.assert_allclose(of_itself, jnp.broadcast_to(expected[:1], (num, V)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pair_differs_where_a_known_head_looks():
     """A head copies the token before the last: of a text of period 3, the next one."""
     model, params = circuits.copies(*circuits.previous_token(distance=2))
@@ -109,6 +113,7 @@ def test_a_pair_differs_where_a_known_head_looks():
     assert found["heads"] == [[pytest.approx(right, abs=1e-3)]]
 
 
+@pytest.mark.slow
 def test_measured_points_and_parts_are_those_of_the_model():
     model, params = TINY["gpt2"], init("gpt2", 3.0)
     text = np.random.default_rng(3).integers(0, V, 61)
@@ -128,6 +133,7 @@ def test_measured_points_and_parts_are_those_of_the_model():
     assert len(parts["names"]) == len(parts["mean"]) == len(parts["terms"]) == 2 + 2 * 4 + 1
 
 
+@pytest.mark.slow
 def test_parts_of_a_soft_capped_logit_are_left_out():
     model, params = CHANGED["soft_cap"], init("soft_cap", 30.0)
     text = np.random.default_rng(3).integers(0, V, 61)

@@ -147,6 +147,7 @@ def test_splits_are_drawn_again_alike_and_share_no_window(name):
     assert len({drawn.draw(other).digest for other in made_texts.IDEAS}) == 5
 
 
+@pytest.mark.slow
 def test_the_command_shows_each_text():
     """In a process of its own it draws the same texts."""
     lines = run("-m", "input_pipeline.made_texts").stdout.splitlines()
@@ -188,6 +189,7 @@ def test_what_a_made_text_does_not_have_is_refused(keys, message):
     assert message in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_context_without_targets_and_an_unknown_preset_are_refused():
     with pytest.raises(UserError) as refused:
         drawn.draw("sum").train.fitting(1, "to train on")
@@ -243,6 +245,7 @@ def test_the_floor_is_that_of_the_letters_in_the_context():
     assert (val.text.reshape(-1, T) == made.tokens).all()
 
 
+@pytest.mark.slow
 def test_a_run_knows_its_floor(tmp_path):
     """And its samples continue the first letters of the validation split."""
     flags = ("--config.tracking.wandb_mode=disabled", f"--workdir={tmp_path / 'run'}")
@@ -296,6 +299,7 @@ def sweep_in(folder):
     return sweep
 
 
+@pytest.mark.slow
 def test_the_report_has_the_gaps_as_a_matrix(tmp_path):
     sweep = sweep_in(sweep_folder(tmp_path / "s"))
     found = {(one.text, one.model): one for one in sweep.gaps}
@@ -338,6 +342,7 @@ def test_other_sweeps_have_no_gaps(tmp_path, kind):
     assert sweep_in(folder).gaps == []
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_gaps(tmp_path):
     folder = sweep_folder(tmp_path / "s")
     options = [f"--{name}={tmp_path / name}" for name in ("output", "data", "figures")]
@@ -364,6 +369,7 @@ def marked(num):
     return drawn.draw("new_table").val.windows(np.arange(num), T)
 
 
+@pytest.mark.slow
 def test_heads_are_scored_at_the_letters_that_count():
     """Window for window, query for query."""
     texts, is_target = induction.some_windows(marked(6))
@@ -387,6 +393,7 @@ def test_heads_are_scored_at_the_letters_that_count():
             assert one[name] == pytest.approx(mean, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_head_costs_what_the_loss_rises_by_without_it():
     made = induction.study(MODEL, PARAMS, [(7, PARAMS)], marked(6))
     texts, is_target = induction.some_windows(marked(6))

@@ -28,6 +28,7 @@ def finished(tmp_path_factory):
     return workdir, result
 
 
+@pytest.mark.slow
 def test_a_run_prints_plain_lines_where_there_is_no_terminal(finished):
     _, result = finished
     assert result.stderr == ""
@@ -35,6 +36,7 @@ def test_a_run_prints_plain_lines_where_there_is_no_terminal(finished):
     assert re.search(r"^step 20/20 .*val loss \d\.\d+", result.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_wrong_flag_is_one_line_and_exit_code_2(tmp_path):
     """Runs a new process; test_bad_input.py has the other mistakes."""
     result = run("main.py", BIGRAM, "--config.train.num_step=9", f"--workdir={tmp_path / 'run'}")
@@ -143,6 +145,7 @@ def test_samples_follow_each_other_and_repeat_with_their_seed(finished):
     assert run("generate.py", *flags, "--seed=1").stdout != one.stdout
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_it_quietly(finished):
     """While it writes: a pipe does not hold so many tokens."""
     command = [sys.executable, "generate.py", f"--workdir={finished[0]}", "--num_tokens=1000000"]
@@ -210,6 +213,7 @@ def test_evaluate_takes_any_text(finished, tmp_path):
             assert scores == expected
 
 
+@pytest.mark.slow
 def test_a_variable_that_is_neither_true_nor_false_is_refused(tmp_path):
     flags = ["--config=experiments/gpt2.py:smoke", f"--workdir={tmp_path / 'run'}"]
     result = run("main.py", *flags, FAST_BFLOAT16="yes")

@@ -162,6 +162,7 @@ def test_stage_1_shows_what_it_counted(executed, checkout):
         )
 
 
+@pytest.mark.slow
 def test_make_notebooks_makes_those_that_are_not_there(tmp_path):
     """A reader's changes stay. Jupyter's place is taken by a command that ends."""
     for name in ("Makefile", ".venv"):

@@ -56,6 +56,7 @@ def test_only_kernels_decay(name):
     assert any(mask.values()) == (name != "bigram")
 
 
+@pytest.mark.slow
 def test_one_update_is_adamw_of_the_clipped_gradient():
     """Loshchilov and Hutter (2019), algorithm 2, first step."""
     changes = dict(learning_rate=0.5, warmup_steps=0, weight_decay=0.1, grad_clip_norm=1.0)
@@ -108,6 +109,7 @@ MATRIX = {"block_0": {"up": {"kernel": jax.random.normal(jax.random.key(0), (4, 
 TABLE = {"embed": {"token": {"embedding": jax.random.normal(jax.random.key(1), (5, 4))}}}
 
 
+@pytest.mark.slow
 def test_muon_makes_the_update_of_a_matrix_orthogonal_and_leaves_the_rest_to_adam():
     """Jordan et al. (2024): singular values near 1, by sqrt(max(1, out / in)), here 2."""
     params = MATRIX | TABLE
@@ -125,6 +127,7 @@ def test_muon_makes_the_update_of_a_matrix_orthogonal_and_leaves_the_rest_to_ada
     assert jnp.abs(table).max() < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.03)])
 @pytest.mark.parametrize("shape", [(16, 64), (64, 16), (32, 32)])
 def test_muon_is_that_of_optax(shape, precision, tolerance):

@@ -129,6 +129,7 @@ def tiny_entry(name, stage="transformer_decoder", **options):
     return open_entry(name, model, random_params(model), stages.T, **options)
 
 
+@pytest.mark.slow
 class TestPage:
     __test__ = browser.is_wanted()
 
@@ -249,6 +250,7 @@ class TestPage:
             assert all(len(text) == NUM_TOKENS for text in made.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", stages.TINY | stages.CHANGED)
 def test_the_export_is_what_flax_has(name):
     """All fields of the model, all parameters, and a class at each of its modules."""
@@ -295,6 +297,7 @@ def test_a_module_that_the_page_lacks_is_refused(monkeypatch):
         assert words in line
 
 
+@pytest.mark.slow
 def test_a_parameter_outside_of_float16_needs_float32(tmp_path, text):
     def edit(params):
         kernel = params["logits"]["kernel"]
@@ -309,6 +312,7 @@ def test_a_parameter_outside_of_float16_needs_float32(tmp_path, text):
     assert run("playground.py", tmp_path / "run", "--dtype=float32").returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
@@ -333,6 +337,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(folder, tmp_path, argument
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_run_is_named_and_left_out(folder, tmp_path):
     for name in ("bigram", "gpt2"):
         shutil.copytree(folder / name, tmp_path / name)
@@ -349,6 +354,7 @@ def test_a_damaged_run_is_named_and_left_out(folder, tmp_path):
     assert_refused(run("playground.py", tmp_path / "gpt2"), "is damaged")
 
 
+@pytest.mark.slow
 def test_without_its_text_a_run_is_still_carried(folder, tmp_path, text):
     shutil.copy(text, tmp_path / "text.txt")
     write_run(tmp_path / "run", "bigram:smoke", tmp_path / "text.txt")
@@ -366,6 +372,7 @@ def test_the_scripts_end_where_they_should():
         assert "</script" not in script.lower() and "<!--" not in script
 
 
+@pytest.mark.slow
 class TestParts:
     """Functions of the worker alone, in an empty page."""
 

@@ -152,6 +152,7 @@ def play_shannon(shown, text, places):
     return played
 
 
+@pytest.mark.slow
 class TestGames:
     __test__ = browser.is_wanted()
 
@@ -293,7 +294,6 @@ class TestGames:
             }"""
             assert shown.evaluate(asked) == []
 
-    @pytest.mark.slow
     def test_axe_finds_nothing_and_nothing_is_too_wide(self, chromium, playground):
         for width, scheme in product((1280, 390), ("light", "dark")):
             screen = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}

@@ -128,6 +128,7 @@ def assert_close(computed, *key):
 SMALL, LARGE = small_models(), large_models()
 
 
+@pytest.mark.slow
 class TestPage:
     __test__ = browser.is_wanted()
 
@@ -152,7 +153,6 @@ class TestPage:
     def test_the_logits_are_those_of_jax_in_float32(self, exact, name):
         assert_close(exact, name, "float32")
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("name", LARGE)
     def test_the_logits_of_larger_models_are_those_of_jax(self, large, name):
         assert_close(large, name, "float16")

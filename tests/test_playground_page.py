@@ -72,6 +72,7 @@ def losses(opened):
     return opened.locator("#look-guesses small:first-of-type").all_inner_texts()
 
 
+@pytest.mark.slow
 class TestPage:
     __test__ = browser.is_wanted()
 
@@ -225,7 +226,6 @@ class TestPage:
         # The page itself has the focus between the last and the first.
         assert reached >= reachable, (reached, reachable)
 
-    @pytest.mark.slow
     @pytest.mark.parametrize(("width", "scheme"), product((1280, 390), ("light", "dark")))
     def test_axe_finds_nothing_and_nothing_is_too_wide(self, folder, chromium, width, scheme):
         screen = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}

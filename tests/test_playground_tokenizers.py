@@ -176,6 +176,7 @@ def test_gpt2_stays_small(exported):
     assert len(json.dumps(exported["gpt2"], separators=(",", ":"))) < 1_300_000
 
 
+@pytest.mark.slow
 class TestPage:
     """One page has all the tokenizers."""
 

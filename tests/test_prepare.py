@@ -66,6 +66,7 @@ def prepared_documents(folder):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "write"),
     [
@@ -98,6 +99,7 @@ def test_documents_are_kept_apart_in_every_format(name, write, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_files_folders_and_globs_are_read_in_order(tmp_path):
     folder = tmp_path / "in"
     (folder / "below").mkdir(parents=True)
@@ -114,6 +116,7 @@ def test_files_folders_and_globs_are_read_in_order(tmp_path):
     assert sorted(found[0]["train"] + found[0]["val"]) == sorted(TEXTS)
 
 
+@pytest.mark.slow
 def test_duplicates_and_bad_lines_are_left_out_and_counted(tmp_path):
     lines = [json.dumps({"text": text}) for text in [*TEXTS, *TEXTS[:40]]]
     bad = ["{", '{"other": 1}', '"text"', '{"text": 3}', '{"text": "\\ud800"}', "\x1b[2J"]
@@ -134,6 +137,7 @@ def test_duplicates_and_bad_lines_are_left_out_and_counted(tmp_path):
     assert "that is bad line 7, and --max_bad=6: mend them" in few.stderr
 
 
+@pytest.mark.slow
 def test_the_same_command_again_does_nothing_and_another_one_is_refused(tmp_path):
     write_lines(tmp_path / "a.jsonl", TEXTS)
     flags = ["--tokenizer=byte", "--val_share=0.1"]
@@ -243,6 +247,7 @@ def test_pieces_hold_all_documents(monkeypatch):
     assert list(itertools.chain.from_iterable(pieces)) == documents
 
 
+@pytest.mark.slow
 def test_a_long_document_keeps_its_tokens(tmp_path):
     """One of 20 MB in a text file is cut, between words, and ends once."""
     text = "It was the best of times, it was the worst of times. " * 400_000
@@ -303,6 +308,7 @@ def test_killed_twenty_times_it_comes_to_the_same_files(tmp_path):
     assert hashes(tmp_path / "whole") == hashes(tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_what_is_done_and_how_far(tmp_path):
     write_lines(tmp_path / "a.jsonl", TEXTS)
     flags = [f"--input={tmp_path}/a.jsonl", f"--output={tmp_path}/out", "--tokenizer=bpe:300"]

@@ -67,6 +67,7 @@ def change(folder, file="config.json", **changes):
     (folder / file).write_text(json.dumps(content | changes))
 
 
+@pytest.mark.slow
 def test_export_and_import_are_the_identity_bit_for_bit(finished, exported):
     trained = manager.load(finished, "best")
     again = pretrained.open_model(exported, "latest")
@@ -78,6 +79,7 @@ def test_export_and_import_are_the_identity_bit_for_bit(finished, exported):
     assert again.tokenizer.vocabulary == trained.tokenizer.vocabulary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["", "untied", "relu_squared"])
 def test_tensors_there_and_back(change):
     config = gpt2.get_config(change)
@@ -96,6 +98,7 @@ def test_tensors_there_and_back(change):
     assert found == {key: config.model[key] for key in found}
 
 
+@pytest.mark.slow
 def test_a_shorter_context_takes_the_first_positions(exported, tmp_path):
     config = gpt2.get_config("smoke")
     config.model.context_length = 7
@@ -168,6 +171,7 @@ def beside(copy, finished):
     return copy
 
 
+@pytest.mark.slow
 def test_missing_surplus_and_misshapen_tensors_are_listed(beside):
     path = beside / "model.safetensors"
     tensors = load_file(path)
@@ -186,6 +190,7 @@ def test_missing_surplus_and_misshapen_tensors_are_listed(beside):
     assert "attn.bias" not in message and "lm_head" not in message
 
 
+@pytest.mark.slow
 def test_a_head_that_a_tied_model_would_not_use_is_refused(beside):
     """transformers does not tie it then; ours has to know before it builds the model."""
     path = beside / "model.safetensors"
@@ -200,6 +205,7 @@ def test_a_head_that_a_tied_model_would_not_use_is_refused(beside):
     pretrained.load_params(beside, models.build(config.model, 65))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -233,12 +239,14 @@ GPT2S_OWN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "value"), GPT2S_OWN)
 def test_what_the_weights_were_not_trained_with_is_refused(beside, key, value):
     """Another architecture computes another function of the same weights."""
     assert f"config.{key} is {value!r}: GPT-2's is" in refused(beside, **{key: value})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"), [("model.activation", "swiglu"), ("model.tied_embeddings", False)]
 )
@@ -333,6 +341,7 @@ def test_other_weights_than_a_run_began_with_are_refused(exported, copy, tmp_pat
     assert_refused(run("main.py", *flags, **OFFLINE), message)
 
 
+@pytest.mark.slow
 def test_another_tokenizer_of_the_same_size_is_refused(beside):
     tokenizers.CharTokenizer("".join(map(chr, range(200, 265)))).save(
         beside.parent / "tokenizer.json"
@@ -340,6 +349,7 @@ def test_another_tokenizer_of_the_same_size_is_refused(beside):
     assert "has, for this text, 65 tokens that are not the 65 of the weights" in refused(beside)
 
 
+@pytest.mark.slow
 def test_no_weights_and_broken_weights(beside):
     (beside / "model.safetensors").write_bytes(b"no tensors")
     assert "the weights can't be read" in refused(beside)
@@ -399,6 +409,7 @@ def test_export_refuses_settings_that_gpt2_lacks(finished, exported, tmp_path):
         hugging_face.settings_to(model.to_dict(), 65, end_of_text=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["char", "byte", "gpt2", "bpe:300"])
 def test_tokenizers_there_and_back(tmp_path, name):
     tokenizer = tokenizers.build(name, lambda: [TEXT], list)

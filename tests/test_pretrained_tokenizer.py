@@ -53,6 +53,7 @@ def test_a_token_without_a_row_in_the_weights_is_text(tmp_path):
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
 
 
+@pytest.mark.slow
 def test_the_published_tokenizer_is_known_in_both_forms(tmp_path):
     """From tokenizer.json, and from vocab.json and merges.txt; with [PAD] it is another."""
     from input_pipeline import gpt2_encoding, hugging_face

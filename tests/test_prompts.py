@@ -46,6 +46,7 @@ SAID = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAID)
 def test_samples_continue_what_the_text_has(name, tmp_path, capsys):
     text, changes, prompt, note = SAID[name]

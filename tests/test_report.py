@@ -156,6 +156,7 @@ def ladder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_table_compares_the_stages_in_their_order(ladder):
     table = (ladder / "report.txt").read_text()
     rows = rows_of(table)
@@ -377,6 +378,7 @@ def test_no_run_keeps_the_others_from_being_compared(tmp_path):
     assert found == {"good", *(f"odd-{len(LEFT_OUT) + i:02}" for i in range(len(COMPARED)))}
 
 
+@pytest.mark.slow
 def test_the_page_links_the_models_where_they_are(tmp_path):
     """Relative to the page, whatever the folder is called."""
     folder = tmp_path / 'a "b"&#c'
@@ -442,6 +444,7 @@ def test_a_step_that_a_damaged_record_has_often_counts_once():
     ]
 
 
+@pytest.mark.slow
 def test_every_spec_of_a_ladder_is_valid(ladder, tmp_path):
     found, _ = runs.read_runs([ladder / "ladder"])
     assert_valid([*charts.curves(found, charts.points(found)).values(), staircase.ladder(found)])
@@ -451,6 +454,7 @@ def test_every_spec_of_a_ladder_is_valid(ladder, tmp_path):
     assert_valid([*shown, charts.bits_chart(seeds)])
 
 
+@pytest.mark.slow
 def test_work_grows_with_the_number_of_runs(ladder):
     """Counts calls of functions: twice the runs of a sweep, with their seeds, at most twice."""
     found, _ = runs.read_runs([ladder / "ladder"])
@@ -603,6 +607,7 @@ def test_numbers_of_settings_are_short_and_exact(tmp_path):
     assert differ["train.flops"] == [*shown.values()]
 
 
+@pytest.mark.slow
 def test_curves_of_seeds_are_their_mean_in_a_band(tmp_path):
     for seed in range(3):
         write_run(tmp_path / f"bigram-{seed}", 1, config={"seed": seed})
@@ -647,6 +652,7 @@ def test_seeds_are_named_after_the_flags_that_they_share(tmp_path):
     assert list(groups.group_seeds([found[0], found[0]])) == ["gpt2 (2 runs)"]
 
 
+@pytest.mark.slow
 def test_the_origin_of_the_runs_is_told_once_or_beside_each(ladder):
     found, _ = runs.read_runs([ladder / "ladder"])
     made = {"started": "2026-01-02T03:04:05+00:00", "git_commit": "f" * 40, "git_dirty": True}
@@ -702,6 +708,7 @@ def test_the_staircase_leads_from_a_uniform_guess_to_the_last_stage(tmp_path):
     assert staircase.ladder(found[:1]) is None
 
 
+@pytest.mark.slow
 def test_curves_are_logarithmic_where_runs_end_orders_of_magnitude_apart(ladder):
     found, _ = runs.read_runs([ladder / "ladder"])
     assert charts.log_by_default(found) == {
@@ -716,6 +723,7 @@ def test_curves_are_logarithmic_where_runs_end_orders_of_magnitude_apart(ladder)
     assert charts.loss_range(points, "val", 65)[1] < 5
 
 
+@pytest.mark.slow
 def test_labels_keep_the_order_of_the_ends_and_do_not_overlap(ladder):
     found, _ = runs.read_runs([ladder / "ladder"])
     rows, domain = charts.points(found), [1.0, 3.0]
@@ -791,6 +799,7 @@ def hostile(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_hostile_text_is_only_text(hostile):
     table = (hostile / "report.txt").read_text()
     assert "\x1b" not in table and "\x07" not in table
@@ -821,6 +830,7 @@ def test_without_a_browser_the_page_is_tested_in_ci_alone(monkeypatch):
         pass
 
 
+@pytest.mark.slow
 class TestPage:
     """The page in a browser with no network; `browser.open_file` fails on errors it reports."""
 
@@ -831,7 +841,6 @@ class TestPage:
         with browser.launch() as chromium:
             yield chromium
 
-    @pytest.mark.slow
     def test_switches_change_what_the_curves_show(self, chromium, ladder):
         with browser.open_file(chromium, ladder / "report.html") as page:
             axes = page.locator("#curves [aria-roledescription=axis]")
@@ -901,7 +910,6 @@ class TestPage:
             brightness = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (max(map(int, re.findall(r"\d+", brightness))) < 60) == (scheme == "dark")
 
-    @pytest.mark.slow
     def test_charts_and_numbers_are_saved_as_files(self, chromium, ladder):
         screen = {"color_scheme": "dark"}  # A saved chart is black on white all the same.
         with browser.open_file(chromium, ladder / "report.html", **screen) as page:

@@ -73,6 +73,7 @@ def test_the_lock_has_what_the_listed_packages_need():
                 queue.append(canonical(needed.name))
 
 
+@pytest.mark.slow
 def test_every_package_that_a_file_imports_is_listed():
     modules = {module.split(".")[0] for path in PRODUCT for module in imports(path) if module}
     packages = importlib.metadata.packages_distributions()

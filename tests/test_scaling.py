@@ -61,6 +61,7 @@ def changed(runs, **values):
     return [replace(run, config={**run.config, **values}) for run in runs]
 
 
+@pytest.mark.slow
 def test_a_known_law_is_recovered():
     seen = scaling.points(ladder(range(1, 6)))
     law = scaling.fit(seen)
@@ -100,6 +101,7 @@ def test_the_best_size_is_the_lowest_point_of_the_law():
                 assert law.best_size(flops) == pytest.approx(best, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_token_is_that_of_the_runs():
     seen = scaling.points(ladder(range(1, 5)))
     law = scaling.fit(seen, num_bootstrap=0)

@@ -181,6 +181,7 @@ def losses_and_gradients(model, params, tokens_BT):
     return nats_BT, gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", TINY)
 def test_a_padded_vocabulary_changes_no_loss_gradient_or_sample(stage):
     config = importlib.import_module(f"experiments.{stage}").get_config("smoke").model

@@ -141,6 +141,7 @@ def folder(tmp_path_factory):
 FLAGS = ("--config=bigram:smoke", "--config.data.name=shards", "--config.data.tokenizer=byte")
 
 
+@pytest.mark.slow
 def test_a_prepared_corpus_is_trained_on_and_resumed(folder, tmp_path):
     from experiments import self_attention
 
@@ -292,6 +293,7 @@ def test_wrong_corpora_are_refused(folder, tmp_path):
     assert "train-00000.bin can't be read (No such file" in refused(copy)
 
 
+@pytest.mark.slow
 def test_mistakes_in_flags_are_refused(folder):
     long = [f"--config.data.path={folder}", "--config.model.context_length=40000"]
     for flags, message in (

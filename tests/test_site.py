@@ -267,6 +267,7 @@ def build(folder: Path, *options: str) -> int:
 class TestBuild:
     """Sites of two pages."""
 
+    @pytest.mark.slow
     def test_a_page_is_filled_in(self, tmp_path, capfd):
         write_tree(tmp_path, GOOD)
         assert build(tmp_path) == 0, capfd.readouterr().err
@@ -398,6 +399,7 @@ def test_make_runs_the_command_that_is_tested():
     assert " -D course_runs=runs/mine docs docs/_site" in printed
 
 
+@pytest.mark.slow
 def test_every_page_is_there_and_the_site_is_small(built):
     for page in PAGES:
         assert (built / f"{page}.html").exists()
@@ -407,6 +409,7 @@ def test_every_page_is_there_and_the_site_is_small(built):
     assert (built / "ladder/playground.html").read_text() == "<title>play</title>"
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_from_elsewhere_and_every_link_leads_somewhere(built):
     links = {path: Links(path) for path in built.rglob("*.html")}
     assert len(links) > len(PAGES)
@@ -427,6 +430,7 @@ def test_nothing_is_loaded_from_elsewhere_and_every_link_leads_somewhere(built):
             assert "".join(address).strip("\"'").startswith(("data:", "#")), (path, address)
 
 
+@pytest.mark.slow
 class TestBrowser:
     """The pages as a reader sees them."""
 

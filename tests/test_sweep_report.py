@@ -285,6 +285,7 @@ def ideas_of_two_stages():
     ]
 
 
+@pytest.mark.slow
 def test_changes_to_several_stages_are_each_compared_with_their_own(tmp_path):
     sweep = found(write_sweep(tmp_path / "s", ideas_of_two_stages()))
     groups = sweep.best_settings()

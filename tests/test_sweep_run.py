@@ -62,6 +62,7 @@ def outcomes(folder):
     return {line["run"]: line["outcome"] for line in events(folder, "ended")}
 
 
+@pytest.mark.slow
 def test_a_grid_is_run_whole_and_its_best_is_named(tmp_path):
     result = sweep(tmp_path, OBJECTIVE, "--workers=2")
     assert result.returncode == 0, result.stderr
@@ -77,6 +78,7 @@ def test_a_grid_is_run_whole_and_its_best_is_named(tmp_path):
     assert yaml.safe_load((folder / "sweep.yaml").read_text()) == OBJECTIVE
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_is_not_run_again(tmp_path):
     sweep(tmp_path, OBJECTIVE)
     before = events(tmp_path / "sweep")
@@ -86,6 +88,7 @@ def test_a_finished_sweep_is_not_run_again(tmp_path):
     assert "best val/loss 1.3333" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_folder_that_can_not_be_written_ends_the_sweep_in_one_line(tmp_path):
     """As on a full disk: its record is moved away while a run goes on."""
     content = {**OBJECTIVE, "parameters": {"level": {"values": [1, 2]}, "pause": {"value": 0.5}}}
@@ -114,6 +117,7 @@ def test_a_sweep_grows_by_a_higher_count(tmp_path):
     assert [run["parameters"] for run in whole] == [run["parameters"] for run in other]
 
 
+@pytest.mark.slow
 def test_maximize_and_a_target_that_ends_the_sweep(tmp_path):
     metric = {"name": "val/loss", "goal": "maximize", "target": 2.2}
     result = sweep(tmp_path, {**OBJECTIVE, "metric": metric})
@@ -203,6 +207,7 @@ def test_a_worker_has_its_share_of_the_cores(tmp_path):
         assert json.loads(log.read_text().splitlines()[0])["cores"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "gpus", "own_fraction", "seen"),
     [
@@ -326,6 +331,7 @@ def test_a_printed_file_is_the_sweep_with_the_preset(path):
     assert all(yaml.safe_load(printed)[key] == yaml.safe_load(text)[key] for key in about)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_point_of_every_sweep_is_a_config(path):
     made, _ = sweep_file.read(path)
@@ -553,6 +559,7 @@ def test_another_sweep_in_the_folder_is_refused(tmp_path):
     assert_refused(sweep(tmp_path, OBJECTIVE, "--seed=3"), "with --seed=0: resume with that")
 
 
+@pytest.mark.slow
 def test_a_command_is_filled_in_as_the_agent_does():
     """Compares with the client's own code; placeholders that it leaves in place are errors here."""
     from wandb.sdk.launch.sweeps import utils
@@ -789,6 +796,7 @@ def test_a_stopped_sweep_stops_its_runs_and_resumes(tmp_path):
         assert steps == sorted(set(steps)) and steps[-1] == 1500
 
 
+@pytest.mark.slow
 def test_a_second_runner_on_the_same_folder_is_refused(tmp_path):
     parameters = {"level": {"value": 1}, "pause": {"value": 3600}}
     file = write(tmp_path / "file.yaml", {**OBJECTIVE, "parameters": parameters})

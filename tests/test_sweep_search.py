@@ -45,6 +45,7 @@ def test_a_grid_has_the_engines_points_in_its_order(parameters, points):
         search.grid_point(sweep, count + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(ANSWERS["stopped"])))
 def test_hyperband_stops_the_runs_that_the_engine_stops(number):
     case = sweep_cases.hyperband_cases()[number]

@@ -94,6 +94,7 @@ def test_a_context_as_long_as_the_vocabulary_is_large():
     assert found["positions"] == tables.positions_like(of["position"])
 
 
+@pytest.mark.slow
 def test_embeddings_of_one_number_have_a_map():
     model = SelfAttentionModel(V, 8, embed_dim=1)
     params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]

@@ -42,6 +42,7 @@ def alone(name, params, prompt, text):
     return nats, is_greedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bigram", "gpt2"])
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_scores_are_those_of_each_continuation_alone(name, batch_size):
@@ -187,6 +188,7 @@ def evaluated(trained, path, task, *flags):
     return run("evaluate.py", f"--workdir={trained}", f"--text={path}", f"--task={task}", *flags)
 
 
+@pytest.mark.slow
 def test_the_command_scores_files(trained, tmp_path):
     (tmp_path / "a.txt").write_text("To be or not to be\nO Romeo, Romeo\n")
     (tmp_path / "b.jsonl").write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD | {"label": "1"}))
@@ -200,6 +202,7 @@ def test_the_command_scores_files(trained, tmp_path):
     assert found["choices/accuracy"] == found["choices/chance"] == 0.5
 
 
+@pytest.mark.slow
 def test_mistakes_of_tasks_are_refused(trained, tmp_path):
     long, empty = tmp_path / "long.txt", tmp_path / "empty.jsonl"
     long.write_text("a " + "b" * 900)
@@ -223,6 +226,7 @@ def test_mistakes_of_tasks_are_refused(trained, tmp_path):
         assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_flags_without_use_are_refused(trained):
     for task, flag, message in (
         ("choices", "--field=passage", "--field=passage has no use with --task=choices"),

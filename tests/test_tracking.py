@@ -295,6 +295,7 @@ def flatten(nested):
     return flat
 
 
+@pytest.mark.slow
 def test_the_table_of_samples_grows(tmp_path):
     tracker = open_tracker(make_config(), tmp_path, num_params=1)
     for step in range(3):
@@ -306,6 +307,7 @@ def test_the_table_of_samples_grows(tmp_path):
     assert [table["data"] for table in tables] == [rows[:1], rows[:2], rows]
 
 
+@pytest.mark.slow
 def test_nothing_about_machine_or_code_is_saved(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setenv("SOME_SECRET", "hunter2hunter2")
@@ -363,6 +365,7 @@ def test_a_resumed_run_is_whole(tmp_path, wandb_knows_the_run, monkeypatch):
     assert summary["best/val/loss"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_of_a_sweep_keeps_the_sweeps_values_and_id(tmp_path, monkeypatch):
     swept = tmp_path / "swept.yaml"
     swept.write_text("config.optimizer.learning_rate:\n  value: 0.25\n")
@@ -418,6 +421,7 @@ def test_wandb_killed_in_mid_run_costs_nothing_but_wandb(tmp_path, capsys, child
     assert not (tmp_path / "wandb.json").exists()
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_delays_no_log_and_is_ended(tmp_path, capsys, monkeypatch, children):
     monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 0.5 / wandb_run.PATIENCE)
     tracker = open_tracker(make_config(), tmp_path, num_params=1)
@@ -451,6 +455,7 @@ def test_a_client_that_can_not_be_imported_is_one_note(tmp_path, capsys, monkeyp
     check_run_without_wandb(tmp_path / "run", capsys, "broken install")
 
 
+@pytest.mark.slow
 def test_a_folder_that_can_not_be_written_is_one_note(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "wandb").write_text("not a folder")
@@ -473,6 +478,7 @@ def check_run_without_wandb(workdir, capsys, reason):
     assert not (workdir / "wandb.json").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_for_wandb_leaves_the_record_whole(tmp_path):
     # W&B's file reaches the limit: it is several times as large as the record.
     environment = {**os.environ, "FILE_BYTES": "8192"}
@@ -532,6 +538,7 @@ def test_a_machine_that_dies_keeps_what_was_logged_before(tmp_path):
 # --- W&B, online ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_key_falls_back_to_offline(tmp_path, capsys):
     tracker = open_tracker(make_config(**{"tracking.wandb_mode": "online"}), tmp_path, num_params=1)
     log_steps(tracker, range(0, 20, 5))
@@ -542,6 +549,7 @@ def test_no_key_falls_back_to_offline(tmp_path, capsys):
     assert rows_of(folder) == record_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_server_gets_each_row_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     config = make_config(**{"tracking.wandb_mode": "online", "tracking.wandb_entity": "entity"})
@@ -701,6 +709,7 @@ def test_samples_are_shown_compactly():
     assert shown[-1] == "  | ... 45 more lines"
 
 
+@pytest.mark.slow
 @given(st.text() | st.text(alphabet="\x1b[]\x07\x9b0m\r\n\u202e"))
 def test_no_text_steers_the_terminal(text):
     for line in console.sample_lines(1, text, text):
@@ -728,6 +737,7 @@ def on_terminal(command, environment):
     return output.decode()
 
 
+@pytest.mark.slow
 def test_the_first_lines_say_what_trains_and_how_to_use_it(tmp_path):
     environment = {**os.environ, "WANDB_MODE": "disabled", "TERM": "xterm", "COLUMNS": "110"}
     command = [sys.executable, "main.py", "--config=experiments/bigram.py:smoke"]
@@ -752,6 +762,7 @@ def test_the_command_to_use_a_model_has_no_prompt_that_it_may_not_know(tmp_path)
     assert lines[-1].strip() == f"next: python generate.py --workdir={tmp_path}/run"
 
 
+@pytest.mark.slow
 def test_the_progress_bar_on_a_terminal(tmp_path):
     environment = {**os.environ, "WANDB_MODE": "disabled", "TERM": "xterm", "COLUMNS": "100"}
     raw = on_terminal([sys.executable, RUN, tmp_path, "21", "0.05"], environment)

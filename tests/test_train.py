@@ -134,6 +134,7 @@ def test_the_number_of_steps_a_dispatch_changes_nothing(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_behind(tmp_path):
     config = smoke("transformer_decoder")
     train.train_and_evaluate(config, tmp_path / "run")
@@ -380,6 +381,7 @@ def test_flops_are_those_of_the_products(stage):
         assert 1 <= flops / products < 1.25
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_if_it_is_given_more_steps(tmp_path):
     config = smoke("bigram")
     train.train_and_evaluate(config, tmp_path / "run")
@@ -671,6 +673,7 @@ def test_samples_of_no_tokens_are_not_written(tmp_path):
     assert lines(tmp_path / "none") == lines(tmp_path / "some")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_budget_of_flops_sets_the_updates(stage, tmp_path):
     """The run makes as many as it has room for, and its record says so."""
@@ -682,6 +685,7 @@ def test_a_budget_of_flops_sets_the_updates(stage, tmp_path):
     assert (last["step"], last["train_flops"]) == (12, pytest.approx(12 * of_step))
 
 
+@pytest.mark.slow
 def test_a_run_with_a_budget_equals_the_one_with_its_number_of_updates(tmp_path):
     of_step = set_up(smoke("gpt2")).flops_per_step().total
     budget = smoke("gpt2", **{"train.flops": 20.1 * of_step, "train.num_steps": 7})

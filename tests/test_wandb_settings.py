@@ -96,6 +96,7 @@ def test_a_variable_of_the_client_that_it_refuses(variable, value, reason, monke
     assert str(error.value).startswith(f"{variable}=") and reason in str(error.value)
 
 
+@pytest.mark.slow
 def test_all_of_it_is_one_line_before_the_folder_is_touched(tmp_path):
     tags = f"--config.tracking.tags=fine,{'t' * 65}"
     job = {"WANDB_JOB_TYPE": "j" * 65, "WANDB_MODE": "offline"}
@@ -202,6 +203,7 @@ def mirrored(workdir, variables, *prefix, folder=ROOT):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_server_gets_what_the_variables_say(tmp_path):
     """All at their limits, and with what a file leaves at their ends."""
     said = {
@@ -291,6 +293,7 @@ SILENT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["online", "offline"])
 def test_no_variable_loses_the_mirror(mode, tmp_path):
     with Server() as server:
@@ -304,6 +307,7 @@ def test_no_variable_loses_the_mirror(mode, tmp_path):
     assert (tmp_path / "run/wandb.json").exists()
 
 
+@pytest.mark.slow
 def test_bytes_that_are_not_utf8_do_not_lose_the_mirror(tmp_path):
     workdir = os.fsencode(tmp_path) + b"/caf\xe9"
     with Server() as server:

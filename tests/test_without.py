@@ -122,6 +122,7 @@ def test_one_head_has_as_many_parameters():
         assert counts[0] == counts[1]
 
 
+@pytest.mark.slow
 def test_without_a_mask_a_logit_depends_on_later_tokens_but_generated_text_can_not():
     for stage in ATTENTIVE:
         model, whole = Without(TINY[stage], "mask"), TINY[stage]
@@ -135,6 +136,7 @@ def test_without_a_mask_a_logit_depends_on_later_tokens_but_generated_text_can_n
         )
 
 
+@pytest.mark.slow
 def test_initial_weights_are_those_of_flax_in_place_of_gpt2s():
     model = models.GPT2(65, 64, 128, 4, 2, 0.0, 0.0)
     drawn = flatten(Without(model, "initialization").init(jax.random.key(0), TOKENS)["params"])
@@ -168,6 +170,7 @@ def test_ideas_add_up_along_the_ladder_and_those_of_a_later_stage_are_refused():
         experiment.get_config("without_mlp")
 
 
+@pytest.mark.slow
 def test_a_run_without_an_idea_trains_and_writes_text(tmp_path):
     folder = tmp_path / "run"
     config = "--config=experiments/transformer_decoder.py:smoke+without_mask"

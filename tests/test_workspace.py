@@ -122,6 +122,7 @@ def trained(tmp_path_factory):
     return folder, [json.loads(line) for line in lines], summary["summary"]
 
 
+@pytest.mark.slow
 def test_every_key_of_the_workspace_is_logged(trained, spec):
     """In the record and in W&B; a renamed metric fails here."""
     folder, records, summarised = trained
@@ -145,6 +146,7 @@ def test_every_key_of_the_workspace_is_logged(trained, spec):
             assert x == "num_params" or all(x in row for row in rows if any(map(drawn, row)))
 
 
+@pytest.mark.slow
 def test_runs_are_grouped_by_the_group_that_a_run_sends(trained, spec):
     folder, records, _ = trained
     assert spec["section"]["runSets"][0]["grouping"] == [{"section": "run", "name": "group"}]
@@ -155,6 +157,7 @@ def test_runs_are_grouped_by_the_group_that_a_run_sends(trained, spec):
     assert started["run_group"] == config["tracking"]["experiment"] == "bigram:smoke"
 
 
+@pytest.mark.slow
 def test_the_loss_is_drawn_against_each_cost_of_training(spec):
     losses = [p["config"] for p in panels(spec) if p["config"].get("metrics") == ["val/loss"]]
     # W&B's own row number is called _step; ours is a metric like any other.
@@ -163,6 +166,7 @@ def test_the_loss_is_drawn_against_each_cost_of_training(spec):
     assert spec["section"]["settings"]["smoothingActive"] is False
 
 
+@pytest.mark.slow
 def test_the_norms_of_all_layers_are_drawn(trained, spec):
     drawn = [p["config"]["metricRegex"] for p in panels(spec) if "metricRegex" in p["config"]]
     assert all(p["config"]["useMetricRegex"] for p in panels(spec) if "metricRegex" in p["config"])
@@ -172,6 +176,7 @@ def test_the_norms_of_all_layers_are_drawn(trained, spec):
     assert len(found) == 2 and all(found) and set.union(*found) == norms
 
 
+@pytest.mark.slow
 def test_wandb_reads_the_spec_as_intended(saved, spec):
     """W&B's library loads the workspace, and saves the same one."""
     with Server() as server:
@@ -192,6 +197,7 @@ def test_another_name_is_another_workspace():
     assert workspace.view_name("Stages") == workspace.view_name("Stages")
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_no_server_and_no_key(tmp_path):
     result = command(
         "--dry_run",
@@ -212,6 +218,7 @@ def test_a_dry_run_needs_no_server_and_no_key(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_without_flags_the_project_is_the_one_that_runs_go_to():
     result = command("--dry_run", WANDB_BASE_URL=NOWHERE, WANDB_API_KEY="")
     assert "in <your entity>/transformers-from-scratch\n" in result.stdout
@@ -219,6 +226,7 @@ def test_without_flags_the_project_is_the_one_that_runs_go_to():
     assert "in <your entity>/mine\n" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_workspace_of_sweeps_has_their_settings_as_runs_send_them(trained):
     with Server() as server:
         result = command("--project=mine", "--sweeps", **online(server))
@@ -254,6 +262,7 @@ def reported():
     return [result.stdout for result in results], sent
 
 
+@pytest.mark.slow
 def test_the_report_is_saved_and_replaced(reported):
     printed, sent = reported
     for text, number in zip(printed, ("7", "old"), strict=True):
@@ -263,6 +272,7 @@ def test_the_report_is_saved_and_replaced(reported):
     assert all((one["type"], one["displayName"]) == ("runs", "n") for one in sent)
 
 
+@pytest.mark.slow
 def test_the_report_has_the_stages_the_panels_of_the_workspace_and_their_runs(reported, spec):
     blocks = json.loads(reported[1][0]["spec"])["blocks"]
     text = json.dumps(blocks)
@@ -286,6 +296,7 @@ def test_the_report_has_the_stages_the_panels_of_the_workspace_and_their_runs(re
     )
 
 
+@pytest.mark.slow
 def test_the_workspace_is_saved_and_replaced(saved):
     output, asked, first = saved
     with Server() as server:
@@ -319,6 +330,7 @@ def without_ids(spec):
     return cleaned(json.loads(spec))
 
 
+@pytest.mark.slow
 def test_the_entity_flag():
     with Server() as server:
         result = command("--entity=team", "--project=mine", **online(server))
@@ -355,6 +367,7 @@ def test_errors_are_one_line():
             assert_refused(gone, "no project entity/gone")
 
 
+@pytest.mark.slow
 def test_a_missing_key_is_not_asked_for_on_a_terminal():
     terminal, inside = pty.openpty()
     process = subprocess.run(

@@ -33,6 +33,7 @@ def finished(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_no_secret_reaches_the_run_folder_the_report_or_a_log(finished):
     for path in finished.rglob("*"):
         if path.is_file():
@@ -143,6 +144,7 @@ def test_nothing_is_unpickled_evaluated_or_given_to_a_shell(path):
         assert function not in ("time.time", "datetime.utcnow"), function
 
 
+@pytest.mark.slow
 def test_the_files_of_a_run_are_json_and_numbers(finished):
     """No file can run code when it is read."""
     kinds = {
