@@ -107,25 +107,28 @@ COMPARED := runs/comparison
 COMPARISONS := compare_stages_equal_flops compare_stages heads depth context_length dropout learning_rate architecture
 comparison: .venv/setup.stamp  ## Redo what docs/comparison.md measures: a night on two cores; killed, it continues.
 	.venv/bin/python sweeps/tune_stages.py --workdir=$(COMPARED)/tune_stages --workers=$(WORKERS)
-	@set -e; for sweep in $(COMPARISONS); do \
-	  .venv/bin/python sweeps/run.py sweeps/$$sweep.yaml --workdir=$(COMPARED)/$$sweep --workers=$(WORKERS); \
-	done
-	@$(call draw,$(COMPARED),$(COMPARISONS))
+	@$(call run_all,$(COMPARED),$(COMPARISONS))
 
 TAKEN_AWAY := runs/ideas
 # The sweeps of the course's pages, docs/stages: each idea, and when its gain holds.
 IDEAS := ideas
 BY_DEPTH := ideas_by_depth ideas_by_length
 ideas: .venv/setup.stamp  ## Train each stage without each of its ideas: docs/measured/ideas.json.
-	@$(call take_away,$(IDEAS))
+	@$(call run_all,$(TAKEN_AWAY),$(IDEAS))
 
 ideas-by-depth: .venv/setup.stamp  ## The same for two ideas by depth, optimizer and length.
-	@$(call take_away,$(BY_DEPTH))
+	@$(call run_all,$(TAKEN_AWAY),$(BY_DEPTH))
 
-take_away = set -e; for sweep in $(1); do \
-	  .venv/bin/python sweeps/run.py sweeps/$$sweep.yaml --workdir=$(TAKEN_AWAY)/$$sweep --workers=$(WORKERS); \
+# $(call run_all,FOLDER,SWEEPS) runs sweeps in FOLDER and draws them. One with failed runs, which ends
+# with code 1, is told at the end and keeps none of the others from a night's work.
+run_all = failed=; for sweep in $(2); do \
+	  code=0; \
+	  .venv/bin/python sweeps/run.py sweeps/$$sweep.yaml --workdir=$(1)/$$sweep --workers=$(WORKERS) || code=$$?; \
+	  [ $$code -le 1 ] || exit $$code; \
+	  [ $$code = 0 ] || failed="$$failed $$sweep"; \
 	done; \
-	$(call draw,$(TAKEN_AWAY),$(1))
+	$(call draw,$(1),$(2)); \
+	[ -z "$$failed" ] || { echo "error: runs failed, see above, in:$$failed" >&2; exit 1; }
 
 # $(call draw,FOLDER,SWEEPS) writes what docs/measured and docs/figures keep of sweeps in FOLDER.
 draw = set -e; for sweep in $(2); do \
@@ -154,8 +157,7 @@ figures: .venv/setup.stamp  ## Write docs/measured and docs/figures anew, from t
 	@$(call draw,$(COMPARED),$(COMPARISONS) $(EXPLORED))
 
 texts: .venv/setup.stamp  ## Train the stages on made texts that need one idea each: docs/measured/texts.json.
-	.venv/bin/python sweeps/run.py sweeps/texts.yaml --workdir=runs/texts --workers=$(WORKERS)
-	@$(call draw,runs,texts)
+	@$(call run_all,runs,texts)
 	.venv/bin/python -m benchmarks.induction --workdir=runs/induction
 	@$(call induction)
 

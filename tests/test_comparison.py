@@ -269,6 +269,46 @@ def test_a_search_that_is_stopped_continues_and_ends_as_an_uninterrupted_one(che
         assert found["self_attention"][budget]["val/loss"] == min(losses)
 
 
+SWEEP_OF_TWO = """
+program: main.py
+method: grid
+metric: {{name: val/loss, goal: minimize}}
+parameters:
+  config: {{values: ["experiments/bigram.py:smoke", "experiments/bigram.py:{second}"]}}
+command: ["${{env}}", "${{interpreter}}", "${{program}}", "${{args}}"]
+"""
+
+
+@pytest.mark.slow
+def test_a_night_of_sweeps_goes_on_after_failed_runs_alone(checkout):
+    """Not after what would meet the next sweep, too, as a wrong file or Ctrl-C."""
+    (checkout / ".venv").symlink_to(ROOT / ".venv")
+    (checkout / "docs/measured").mkdir(parents=True, exist_ok=True)
+    for name, second in (("broken", "unknown"), ("whole", "smoke+smoke")):
+        (checkout / f"sweeps/{name}.yaml").write_text(SWEEP_OF_TWO.format(second=second))
+    (checkout / "sweeps/wrong.yaml").write_text("method: guess")
+
+    def make(*names):
+        # The environment is there, whatever the times of the copies are.
+        return subprocess.run(
+            ["make", "-o", ".venv/setup.stamp", "ideas", f"IDEAS={' '.join(names)}"],
+            cwd=checkout,
+            env={**os.environ, "WANDB_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+        )
+
+    stopped = make("wrong", "whole")
+    assert stopped.returncode == 2 and "sweeps/wrong.yaml: " in stopped.stderr
+    assert not (checkout / "runs").exists()
+    ended = make("broken", "whole")
+    assert ended.returncode == 2
+    assert "error: runs failed, see above, in: broken\n" in ended.stderr
+    for name, num_runs in (("broken", 1), ("whole", 2)):
+        kept = json.loads((checkout / f"docs/measured/{name}.json").read_text())
+        assert len(kept["runs"]) == num_runs
+
+
 @pytest.mark.slow
 def test_a_wrong_flag_is_one_line():
     for flag in ("--budgets=many", "--stages=bigram", "--optimizers=sgd", "--budgets=-1"):

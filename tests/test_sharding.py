@@ -31,9 +31,14 @@ SHARES = {(8, 1, 1): 1, (1, 8, 1): 1 / 8, (1, 1, 4): 1 / 4, (2, 2, 2): 1 / 4}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_the_five_stages_train_on_meshes_as_on_one_device(optimizer):
-    cases = [[stage, optimizer, shape] for stage in TINY for shape in [ONE, *MESHES]]
+@pytest.mark.parametrize(
+    ("optimizer", "stages"),
+    # Muon's steps differ by the shapes of matrices, and GPT-2 has those of the stages before.
+    [("adamw", [*TINY]), ("muon", ["gpt2"])],
+    ids=["adamw", "muon"],
+)
+def test_the_stages_train_on_meshes_as_on_one_device(optimizer, stages):
+    cases = [[stage, optimizer, shape] for stage in stages for shape in [ONE, *MESHES]]
     command = [sys.executable, "-m", "tests.meshes", json.dumps(cases)]
     result = subprocess.run(command, cwd=ROOT, env=QUIET, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
