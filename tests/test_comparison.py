@@ -281,7 +281,7 @@ command: ["${{env}}", "${{interpreter}}", "${{program}}", "${{args}}"]
 
 @pytest.mark.slow
 def test_a_night_of_sweeps_goes_on_after_failed_runs_alone(checkout):
-    """Not after what would meet the next sweep, too, as a wrong file or Ctrl-C."""
+    """Not after a mistake in a sweep file, which runs nothing."""
     (checkout / ".venv").symlink_to(ROOT / ".venv")
     (checkout / "docs/measured").mkdir(parents=True, exist_ok=True)
     for name, second in (("broken", "unknown"), ("whole", "smoke+smoke")):

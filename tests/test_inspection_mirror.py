@@ -15,8 +15,6 @@ from tests.wandb_server import Server
 MIRROR = """
 import sys
 from pathlib import Path
-
-import pytest
 from experiments import default
 from runtime import errors
 from tracking import inspection

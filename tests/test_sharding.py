@@ -33,8 +33,9 @@ SHARES = {(8, 1, 1): 1, (1, 8, 1): 1 / 8, (1, 1, 4): 1 / 4, (2, 2, 2): 1 / 4}
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "stages"),
-    # Muon's steps differ by the shapes of matrices, and GPT-2 has those of the stages before.
-    [("adamw", [*TINY]), ("muon", ["gpt2"])],
+    # Muon's steps differ by the shapes of matrices: GPT-2 has those of the stages before, and a
+    # table of bigrams has none.
+    [("adamw", [*TINY]), ("muon", ["bigram", "gpt2"])],
     ids=["adamw", "muon"],
 )
 def test_the_stages_train_on_meshes_as_on_one_device(optimizer, stages):
