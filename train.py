@@ -6,8 +6,8 @@ the steps that ask for it, it logs, evaluates, samples and saves.
 
 import math
 import time
-from collections.abc import Container
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Container
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 from flax.training.train_state import TrainState
 from ml_collections import ConfigDict
 
@@ -24,15 +25,15 @@ from checkpoints import pretrained, snapshots
 from checkpoints.manager import Checkpoints, Restored
 from checkpoints.snapshots import Snapshots
 from input_pipeline import corpus
-from runtime import cluster, signals
+from runtime import cluster, devices, signals
 from runtime.errors import Diverged, Failed
 from runtime.phases import phase
 from tracking import Tracker, open_tracker, silent_tracker, wandb_settings
-from training import divergence, memory, norms, run_start
+from training import divergence, memory, norms, plan, run_start
 from training.agreement import Agreement
 from training.due import Due, milestones
 from training.early_stopping import EarlyStopping
-from training.progress import Progress
+from training.progress import Progress, fresh
 from training.setup import Setup, check_config, set_up, with_num_steps
 from training.step import Metrics
 
@@ -51,22 +52,27 @@ class Run:
     workdir: Path
     log_model: str  # The checkpoint to track: tracking.log_model.
     newest: dict[str, float]  # Each metric's newest value.
+    initial_params: Any = None  # Until they are evaluated, after the first update.
 
-    def train(self, state: TrainState, step: int, stop: signals.Stop) -> int:
-        """Trains `state`, which has made `step` steps, and returns the last step it makes.
+    def train(self, begun: Future[Restored], stop: signals.Stop) -> int:
+        """Trains from the state that `begun` gives to the end, and returns the last step made.
 
         Raises Diverged, or what `stop` asks for after the state has been saved.
         """
         setup, due, progress = self.setup, self.due, self.progress
         agreement = Agreement(setup.mesh, stop, due)
-        metrics = before = setup.initial_metrics(state.params, progress.skipped)
-        # The step compiles and its FLOPs are counted while the fresh model is evaluated.
-        with phase("compile"), ThreadPoolExecutor(max_workers=2) as pool:
-            compiling = pool.submit(setup.compile_train_steps, state, self.tracker.note)
-            counting = pool.submit(setup.flops_per_step)
+        # The step compiles while the fresh model is created and the step's FLOPs are counted.
+        with phase("compile"), ThreadPoolExecutor(max_workers=1) as pool:
+            shapes = plan.step_shapes(setup)
+            compiling = pool.submit(setup.compile_train_steps, shapes, self.tracker.note)
+            step, state, _ = begun.result()
+            metrics = before = setup.initial_metrics(state.params, progress.skipped)
             if step == 0:
-                self.on_due(state, step, metrics.fetch(), stop)
-            train_steps, progress.flops = compiling.result(), counting.result()
+                self.set_aside(state, metrics)
+            progress.flops = setup.flops_per_step()
+            train_steps = compiling.result()
+        if step == 0 and stop.requested:
+            self.leave(step, stop)
         progress.start_clock()
         for chunk in setup.chunks(step):
             while step < chunk.end:
@@ -87,30 +93,59 @@ class Run:
                     progress.start_clock()
         return step
 
+    def set_aside(self, state: TrainState, metrics: Metrics) -> None:
+        """Keeps the fresh model until the first update is made, or reports it now.
+
+        What evaluates and writes text compiles for longer than that update. A GPU evaluates in a
+        moment, and may have no room for a copy.
+        """
+        is_cpu = self.setup.mesh.devices.flat[0].platform == "cpu"
+        if is_cpu and cluster.count() == 1:
+            # A copy, for the update reuses the buffers of these arrays.
+            self.initial_params = jax.tree.map(
+                lambda leaf: devices.place(np.array(leaf), leaf.sharding), state.params
+            )
+        else:
+            self.report_fresh(state.params, metrics)
+
+    def report_fresh(self, params: Any, metrics: Metrics) -> None:
+        """Reports the model before the first update. Raises Diverged as `check_scores` does."""
+        self.initial_params = None
+        scores = self.report(params, 0, metrics)
+        self.check_scores(scores, partial(self.setup.initial_state, params))
+
     def on_due(self, state: TrainState, step: int, metrics: Metrics, stop: signals.Stop) -> None:
         """Logs, evaluates, samples and saves at the steps that ask for it; stops if asked to.
 
         Raises Diverged, before anything is saved, if more steps were skipped than allowed or the
         validation loss is not finite. Raises what `stop` asks for after everything else.
         """
+        if self.initial_params is not None:
+            self.tracker.note("first update made; evaluating the fresh model")
+            self.report_fresh(self.initial_params, metrics)
         leaving = stop.requested
         self.checkpoints.note_failure()
         self.check_steps(state, metrics)
-        scores, sample = self.measure(state.params, step)
-        line = self.step_metrics(step, metrics) if self.due.log(step) else {}
-        if self.due.norms(step):
-            line |= norms.named(metrics.norms, state.params)
-        if line := line | scores:
-            self.log(step, line)
-        self.check_scores(state, scores)
-        if sample is not None:
-            self.tracker.log_sample(step, self.setup.prompt, sample)
+        scores = self.report(state.params, step, metrics)
+        self.check_scores(scores, lambda: state)
         if self.due.snapshot(step):
             self.snapshots.save(step, state.params, self.tracker.note)
-        if self.due.save(step) or (leaving and step):
+        if self.due.save(step) or leaving:
             self.save(state, step, scores.get("val/loss"))
         if leaving:
             self.leave(step, stop)
+
+    def report(self, params: Any, step: int, metrics: Metrics) -> dict[str, float]:
+        """Measures, logs and samples what is due after `step`; returns the validation scores."""
+        scores, sample = self.measure(params, step)
+        line = self.step_metrics(step, metrics) if self.due.log(step) else {}
+        if self.due.norms(step):
+            line |= norms.named(metrics.norms, params)
+        if line := line | scores:
+            self.log(step, line)
+        if sample is not None:
+            self.tracker.log_sample(step, self.setup.prompt, sample)
+        return scores
 
     def check_steps(self, state: TrainState, metrics: Metrics) -> None:
         """Counts the skipped steps. Raises Diverged, after logging, if they are too many."""
@@ -120,9 +155,10 @@ class Run:
             self.log(step, self.step_metrics(step, metrics))
             self.stop_diverged(mistake, state.replace(step=state.step - 1))  # Before that step.
 
-    def check_scores(self, state: TrainState, scores: dict[str, float]) -> None:
-        """Raises Diverged if the validation loss is not finite."""
+    def check_scores(self, scores: dict[str, float], scored: Callable[[], TrainState]) -> None:
+        """Raises Diverged if the validation loss of the state that `scored` gives is not finite."""
         if not math.isfinite(val_loss := scores.get("val/loss", 0.0)):
+            state = scored()
             self.stop_diverged(f"val/loss is {val_loss} at step {int(state.step)}", state)
 
     def stop_diverged(self, mistake: str, state: TrainState) -> NoReturn:
@@ -184,19 +220,20 @@ class Run:
             f"stopped at step {step}, which is saved: resume with --config.checkpoint.resume=true"
         )
 
-    def run_to_end(self, state: TrainState, step: int, started: float) -> None:
-        """Trains, then writes the summary, whatever ended the training.
+    def run_to_end(self, begun: Future[Restored], started: float) -> None:
+        """Trains what `begun` gives, then writes the summary, whatever ended the training.
 
         Raises what `train` does, Failed if the last checkpoint was not saved, and OSError if the
         summary was not.
         """
-        total, without_embeddings = models.count_parameters(dict(state.params))
+        shapes = plan.state_shapes(self.setup)
+        total, without_embeddings = models.count_parameters(dict(shapes.params))
         num_params = {"num_params": total, "num_params_without_embeddings": without_embeddings}
         status, ending = "failed", {}
         with signals.on_request(self.tracker.note) as stop:
             try:
                 with phase("train"):
-                    step = self.train(state, step, stop)
+                    step = self.train(begun, stop)
                 self.checkpoints.require_saved()
                 status = "done"
                 if step < self.setup.train.num_steps:
@@ -295,55 +332,38 @@ def run_in(
 
     Raises OSError if the folder can't be written, and else what `train_and_evaluate` does.
     """
-    restored, tracker = begin(config, workdir, setup, checkpoints, weights, num_params)
-    due = due_of(config)
-    tokens_per_step = config.train.batch_size * config.model.context_length
-    progress = Progress(restored.progress, tokens_per_step, setup.peak_flops)
-    early_stopping = EarlyStopping(config.eval, run_folder.read_lines(workdir / run_folder.METRICS))
-    newest = run_start.newest_metrics(workdir)
+    max_skipped = config.train.max_skipped_updates
+    restored = run_start.restore(checkpoints, plan.state_shapes(setup), max_skipped)
+    saved = restored.progress if restored else fresh()
     kept = Snapshots(workdir)
-    kept.remove_after(restored.step)
-    log_model = config.tracking.log_model
-    run = Run(
-        setup,
-        due,
-        progress,
-        early_stopping,
-        checkpoints,
-        kept,
-        tracker,
-        workdir,
-        log_model,
-        newest,
-    )
-    run.run_to_end(restored.state, restored.step, started)
+    kept.remove_after(restored.step if restored else 0)
 
+    def begin() -> Restored:
+        if restored:
+            return restored
+        return Restored(0, setup.initial_state(weights and weights.params), saved)
 
-def begin(
-    config: ConfigDict,
-    workdir: Path,
-    setup: Setup,
-    checkpoints: Checkpoints,
-    weights: pretrained.Weights | None,
-    num_params: int,
-) -> tuple[Restored, Tracker]:
-    """Creates or restores the state, writes the folder's files, and prints the run's first lines.
-
-    Raises OSError if the folder can't be written, UserError if the run can't be resumed.
-    """
-    # A fresh model is created beside the run's first lines, which do not wait for its compilation.
+    # A fresh model is created beside the run's first lines and the step's compilation.
     with ThreadPoolExecutor(max_workers=1) as pool:
-        creating = pool.submit(setup.initial_state, weights and weights.params)
-        restored = None
-        if checkpoints.latest_step() is not None:
-            state = creating.result()
-            restored = run_start.restore(checkpoints, state, config.train.max_skipped_updates)
-        tracker = open_folder(
-            config, workdir, setup, num_params, weights and weights.digest, restored
-        )
+        begun = pool.submit(begin)
+        digest = weights and weights.digest
+        tracker = open_folder(config, workdir, setup, num_params, digest, restored)
         if cluster.is_first():
             checkpoints.note = tracker.note  # Until here, and of other processes, standard error.
-        return restored or run_start.fresh(creating.result()), tracker
+        tokens_per_step = config.train.batch_size * config.model.context_length
+        run = Run(
+            setup,
+            due_of(config),
+            Progress(saved, tokens_per_step, setup.peak_flops),
+            EarlyStopping(config.eval, run_folder.read_lines(workdir / run_folder.METRICS)),
+            checkpoints,
+            kept,
+            tracker,
+            workdir,
+            config.tracking.log_model,
+            run_start.newest_metrics(workdir),
+        )
+        run.run_to_end(begun, started)
 
 
 def open_folder(

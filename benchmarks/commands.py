@@ -65,15 +65,20 @@ def tail(log: Path, lines: int) -> list[str]:
 
 
 def start_training(
-    experiment: str, workdir: Path, *flags: str, environment: Mapping[str, str] | None = None
+    experiment: str,
+    workdir: Path,
+    *flags: str,
+    environment: Mapping[str, str] | None = None,
+    output: int = subprocess.DEVNULL,
 ) -> subprocess.Popen:
-    """Starts main.py without W&B and without standard output."""
+    """Starts main.py without W&B; its standard output goes to `output`."""
     words = ["main.py", f"--config=experiments/{experiment}", f"--workdir={workdir}"]
     return subprocess.Popen(
         [sys.executable, *words, "--config.tracking.wandb_mode=disabled", *flags],
         cwd=ROOT,
         env={**os.environ, **(environment or {})},
-        stdout=subprocess.DEVNULL,
+        stdout=output,
+        text=True,
     )
 
 

@@ -20,6 +20,7 @@ from absl import flags
 from benchmarks import workloads
 from input_pipeline.shards import Shards
 from runtime import devices, errors, process
+from training import plan
 from training.setup import Chunk, Setup, set_up
 
 TOKENS = flags.DEFINE_integer("tokens", 10**9, "Tokens of the corpus.")
@@ -48,7 +49,7 @@ def timed(setup: Setup, sleep: float = 0.0) -> Callable[[], float]:
     """Returns a function that makes the next updates and returns the seconds of one."""
     state = setup.initial_state()
     metrics = before = setup.initial_metrics(state.params)
-    steps = setup.compile_train_steps(state)
+    steps = setup.compile_train_steps(plan.step_shapes(setup))
     first = 0
 
     def drawn() -> Iterator[Chunk]:

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,6 +159,8 @@ class Checkpoints(contextlib.AbstractContextManager):
     def restore(self, state: TrainState) -> Restored | None:
         """Restores the newest undamaged state, sharded like `state`; None without checkpoints.
 
+        `state` may have shapes and layouts in place of arrays.
+
         Renames damaged ones after it to `<step>.damaged`. Raises UserError if all are damaged, or
         if one does not fit the model.
         """
@@ -180,8 +183,9 @@ class Checkpoints(contextlib.AbstractContextManager):
                 damaged[step] = error
                 continue
             self._set_aside(damaged, step)
-            # `* 0 + step` keeps the sharding of the counter.
-            state = state.replace(step=state.step * 0 + step, params=params, opt_state=opt_state)
+            fresh: Any = state.step  # An integer on the devices, as the counter has to be.
+            counter = jax.jit(partial(int, step), out_shardings=fresh.sharding)()
+            state = state.replace(step=counter, params=params, opt_state=opt_state)
             return Restored(step, state, progress)
         if damaged:
             raise UserError(f"{self._path}: {_list(damaged)}: start a new run in another folder")

@@ -183,10 +183,10 @@ def _shapes(args: tuple) -> tuple:
 
 
 def _devices(args: Any) -> list[jax.Device]:
-    """Returns the devices of the first array; JAX's first device if there is none."""
-    arrays = (leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, jax.Array))
-    first = next(arrays, None)
-    found = jax.devices()[:1] if first is None else first.sharding.device_set
+    """Returns the devices of the first array, or layout; JAX's first device if there is none."""
+    layouts = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(args))
+    first = next(filter(None, layouts), None)
+    found = jax.devices()[:1] if first is None else first.device_set
     return sorted(found, key=lambda device: device.id)
 
 

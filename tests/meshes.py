@@ -19,6 +19,7 @@ import numpy as np
 
 from checkpoints import file_format
 from runtime import devices, process
+from training import plan
 from training.setup import set_up
 
 NUM_STEPS = 20
@@ -58,7 +59,7 @@ def train(stage, optimizer, shape, folder):
     """
     setup = set_up(config_of(stage, optimizer, shape))
     state = setup.initial_state()
-    steps = setup.compile_train_steps(state)
+    steps = setup.compile_train_steps(plan.step_shapes(setup))
     metrics = setup.initial_metrics(state.params)
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     layout = [leaf.sharding for leaf in jax.tree.leaves(state)]

@@ -31,7 +31,8 @@ PROGRESS = {"seconds": 1.5, "best/val/loss": 2.0, "best/step": 5, "skipped": 0}
 def state_of(value, shape=(3, 4)):
     params = {"layer": {"kernel": jnp.full(shape, value), "bias": jnp.arange(4.0)}}
     tx = optax.adamw(1e-3)
-    return TrainState.create(apply_fn=None, params=params, tx=tx)
+    state = TrainState.create(apply_fn=None, params=params, tx=tx)
+    return jax.tree.map(jnp.asarray, state)  # The counter, too.
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_a_saved_state_is_a_copy(workdir):
     """The next update overwrites the arrays of the state that is being saved."""
     double = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf * 2, state), donate_argnums=0)
     with Checkpoints(workdir) as checkpoints:
-        state = jax.tree.map(jnp.asarray, state_of(1.0, (400, 4)))
+        state = state_of(1.0, (400, 4))
         for step in range(1, 20):
             checkpoints.save(step, state, PROGRESS, None)
             state = double(state)

@@ -18,6 +18,7 @@ from tests.test_train import arrays, lines, smoke
 from training import divergence
 from training.loss import Objective, loss_and_gradient
 from training.schedule import Schedule
+from training.setup import Setup
 from training.step import create_state, initial_metrics, train_steps
 
 RUIN = {"optimizer.learning_rate": 1e30, "optimizer.grad_clip_norm": 0.0}
@@ -66,6 +67,25 @@ def test_a_diverged_run_says_where_and_keeps_what_it_takes_to_look(tmp_path):
     assert steps and steps[-1] < bad
     for leaf in arrays(tmp_path / "run", steps[-1])[0].values():
         assert np.isfinite(leaf).all()
+
+
+@pytest.mark.slow
+def test_a_fresh_model_that_is_not_finite_is_told_before_any_update(tmp_path, monkeypatch):
+    whole = Setup.initial_state
+
+    def ruined(setup, params=None):
+        state = whole(setup, params)
+        if params is None:
+            state = state.replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, state.params))
+        return state
+
+    monkeypatch.setattr(Setup, "initial_state", ruined)
+    with pytest.raises(Diverged, match="val/loss is nan at step 0"):
+        train.train_and_evaluate(smoke("bigram"), tmp_path / "run")
+    assert [line["step"] for line in lines(tmp_path / "run")] == [0]
+    kept = run_folder.read_json(tmp_path / "run/diverged/checkpoint.json")["about"]
+    assert kept["step"] == 1 and np.isnan(kept["train/loss"])
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
 @pytest.mark.slow

@@ -85,19 +85,6 @@ def test_a_run_stopped_by_each_signal_saves_and_resumes_exactly(tmp_path):
     assert lines(tmp_path / "run", "metrics.jsonl") == lines(tmp_path / "whole", "metrics.jsonl")
 
 
-# Prints a line when the step is compiled: tests start it by itself, as sitecustomize.
-SAYS_COMPILED = """
-import os, sys
-from runtime import phases
-
-def tell(event, arguments):
-    if event == phases.LEFT and arguments[0] == "compile":
-        os.write(1, b"compiled\\n")
-
-sys.addaudithook(tell)
-"""
-
-
 def wait_for_work(process):
     """Returns when a process has computed for another second, however long that takes."""
     worker = psutil.Process(process.pid)
@@ -109,12 +96,10 @@ def wait_for_work(process):
 @pytest.mark.slow
 def test_a_second_signal_stops_at_once(tmp_path):
     """In the middle of a dispatch of minutes, in which Python runs no signal handler."""
-    (tmp_path / "sitecustomize.py").write_text(SAYS_COMPILED)
-    paths = f"{tmp_path}:{ROOT}"
     keys = ("steps_per_dispatch", "num_steps", "log_every_steps")
     long = [*(f"--config.train.{key}=10000" for key in keys), "--config.train.batch_size=64"]
-    process = start(tmp_path / "run", *long, PYTHONPATH=paths)
-    wait_for(process, "compiled\n")
+    process = start(tmp_path / "run", *long)
+    wait_for(process, "step 0/")
     wait_for_work(process)
     process.send_signal(signal.SIGINT)
     wait_for(process, "a second signal stops without saving")
@@ -127,6 +112,27 @@ def test_a_second_signal_stops_at_once(tmp_path):
     assert [line["step"] for line in lines(tmp_path / "run", "metrics.jsonl")] == [0]
     assert not list(tmp_path.glob("run/checkpoints/*"))
     assert not (tmp_path / "run/summary.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "ending", "kept"),
+    [
+        ("compiling", "stopped before the first step: there was nothing to save", []),
+        ("first update made", "stopped at step 1, which is saved", ["1"]),
+    ],
+)
+def test_a_signal_at_the_start_trains_no_further(words, ending, kept, tmp_path):
+    """While the step compiles, and while the fresh model is evaluated."""
+    folder = tmp_path / "run"
+    process = start(folder, XDG_CACHE_HOME=str(tmp_path / "cache"), WANDB_MODE="disabled")
+    wait_for(process, words)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143 and ending in errors
+    assert [path.name for path in folder.glob("checkpoints/*")] == kept
+    recorded = [line["step"] for line in lines(folder, "metrics.jsonl")]
+    assert recorded == ([0] if kept else [])
 
 
 @pytest.mark.slow

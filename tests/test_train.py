@@ -96,6 +96,32 @@ def test_resumed_equals_uninterrupted(stage, fast_bfloat16, tmp_path, monkeypatc
     assert len(lines(tmp_path / "whole")) == 1 + 6 + 2 + 1  # Step 0, by 3, 7 and 14, the last.
 
 
+@pytest.mark.slow
+def test_the_fresh_model_s_scores_are_those_before_the_first_update(tmp_path, capsys):
+    config = smoke("gpt2", **{"train.log_every_steps": 1, "train.num_steps": 2})
+    train.train_and_evaluate(config, tmp_path / "run")
+    setup = set_up(config)
+    first, second, _ = run_folder.read_lines(tmp_path / "run" / run_folder.METRICS)
+    assert (first["step"], first["seconds"], second["step"]) == (0, 0.0, 1)
+    scores = setup.evaluate(setup.initial_state().params)
+    assert {key: first[key] for key in scores} == scores and scores["val/loss"] > 4
+    samples = run_folder.read_lines(tmp_path / "run" / run_folder.SAMPLES)
+    assert samples[0]["step"] == 0
+    assert samples[0]["text"] == setup.write_sample(setup.initial_state().params)
+    told = [line for line in capsys.readouterr().out.splitlines() if "step" in line or "up" in line]
+    assert told[0].startswith("first update made") and told[1].startswith("step 0/2")
+
+
+@pytest.mark.slow
+def test_a_resumed_run_draws_no_parameters(tmp_path, monkeypatch):
+    config = smoke("gpt2", **{"train.num_steps": 3})
+    train.train_and_evaluate(config, tmp_path / "run")
+    config.train.num_steps, config.checkpoint.resume = 5, True
+    monkeypatch.delattr("training.setup.Setup.initial_state")
+    train.train_and_evaluate(config, tmp_path / "run")
+    assert [line["step"] for line in lines(tmp_path / "run")] == [0, 3, 5]
+
+
 @pytest.fixture(scope="module")
 def saved_at_each_step(tmp_path_factory):
     """A run and its config, none of whose checkpoints is removed."""
@@ -273,12 +299,12 @@ def test_a_bigram_trained_long_is_the_table_of_counts(tmp_path):
 def test_milestones_are_shares_of_the_steps(num_steps, steps):
     assert milestones(num_steps) == steps
     due = Due(num_steps, log=0, evaluate=0, sample=0, save=0, evaluate_at=steps, sample_at=steps)
-    seen, step = [], 0
-    while step < num_steps:
-        step = due.next(step, num_steps)
-        assert due.evaluate(step) and due.sample(step) and due.save(step)
-        seen.append(step)
-    assert seen == sorted({*steps, num_steps})
+    seen = [0]
+    while seen[-1] < num_steps:
+        seen.append(due.next(seen[-1], num_steps))
+    assert seen == sorted({0, 1, *steps, num_steps})  # The first step is a dispatch of its own.
+    for is_due in (due.evaluate, due.sample, due.save):
+        assert {step for step in seen[1:] if is_due(step)} == {*steps, num_steps}
     assert not Due(10, log=0, evaluate=0, sample=None, save=0, sample_at=[5]).sample(5)
 
 

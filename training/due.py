@@ -15,7 +15,8 @@ def milestones(num_steps: int) -> list[int]:
 class Due:
     """Tells what is due after a step: a log line, norms, an evaluation, a sample, a checkpoint.
 
-    Everything is due at the last step, and an evaluation and a sample before the first one. An
+    Everything is due at the last step, and an evaluation and a sample before the first one. The
+    first step is a dispatch of its own, after which those of the fresh model are made. An
     interval of 0 steps adds no other step; `sample` may be None, for no sample at all, and `norms`
     0, for none at all. Further steps are `evaluate_at` and `sample_at`; snapshots are due at
     `snapshot_at` alone. Without a clock of its own, it is told when minutes are over.
@@ -50,12 +51,12 @@ class Due:
         intervals = self._log, self._norms, self._evaluate, self._sample, self._save
         multiples = ((step // every + 1) * every for every in intervals if every)
         single = (*self._evaluate_at, *self._sample_at, *self._snapshot_at)
-        return min([end, *multiples, *(one for one in single if one > step)])
+        return min([end, *multiples, *(one for one in (1, *single) if one > step)])
 
     def at(self, step: int) -> bool:
-        """Returns True if anything is due after `step`."""
+        """Returns True if anything is due after `step`, the first one included."""
         asks = self.log, self.evaluate, self.sample, self.save, self.snapshot
-        return any(is_due(step) for is_due in asks)
+        return step == 1 or any(is_due(step) for is_due in asks)
 
     def log(self, step: int) -> bool:
         """Returns True if the training metrics are due; the fresh model has none."""

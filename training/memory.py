@@ -4,12 +4,11 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from runtime import devices, memory, programs
+from runtime import devices, memory
 from runtime.errors import UserError
+from training import plan
 from training.setup import Setup
-from training.step import creation
 
 FLOAT_BYTES = 4
 
@@ -60,13 +59,9 @@ def check(setup: Setup, optimizer: str) -> Needs:
 
 
 def needs_of(setup: Setup) -> Needs:
-    """Returns what the run of `setup` needs; its shapes are traced once and kept."""
-
-    def count() -> tuple[int, int]:
-        state = creation(setup.model, setup.tx).eval_shape(np.uint32(setup.seed))
-        return _size(state.params)[0], _size(state.opt_state)[1]
-
-    num_params, optimizer_bytes = programs.cached("state_size", setup.cache_key, (), count)
+    """Returns what the run of `setup` needs."""
+    state = plan.state_shapes(setup)
+    num_params, optimizer_bytes = _size(state.params)[0], _size(state.opt_state)[1]
     train, length = setup.train, setup.context_length
     of_training = train.batch_size // train.grad_accumulation_steps, length // train.loss_chunks
     windows, length = max(of_training, (setup.eval.batch_size, length), key=math.prod)

@@ -1,6 +1,9 @@
-"""The training step of a run before anything is allocated: its arguments as shapes and layouts."""
+"""The training step of a run before anything is allocated: its arguments as shapes and layouts.
 
-from functools import partial
+A step can be compiled from these before there is a state, and a state be restored like these.
+"""
+
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -8,17 +11,31 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from models import sharding
-from runtime.devices import BATCH
+from runtime import programs
+from runtime.devices import AXES, BATCH
 from training import norms
+from training.optimizer import Optimizer
 from training.setup import Setup
-from training.step import Metrics, creation
+from training.step import Metrics, creation, new_state
 
 
 def state_shapes(setup: Setup) -> Any:
     """Returns the TrainState of a run, with shapes and layouts in place of arrays."""
-    drawn = creation(setup.model, setup.tx).eval_shape(np.uint32(setup.seed))
+
+    def draw() -> Any:
+        return creation(setup.model, setup.tx).eval_shape(np.uint32(setup.seed)).params
+
+    # The parameters' shapes are kept, for tracing a model takes half a second.
+    params = programs.cached("parameter_shapes", setup.cache_key, (), draw)
+    drawn = beginning(setup.tx).eval_shape(params)
     shapes = jax.tree.map(_shape, drawn, sharding.layout(drawn, setup.mesh))
     return shapes.replace(apply_fn=setup.model.apply, tx=setup.tx)
+
+
+@cache
+def beginning(tx: Optimizer) -> Any:
+    """Returns jitted `new_state`, which is traced once for all who ask for its shapes."""
+    return jax.jit(partial(new_state, tx))
 
 
 def step_shapes(setup: Setup) -> tuple:
@@ -30,6 +47,10 @@ def step_shapes(setup: Setup) -> tuple:
     measured = Metrics(number, number, number, skipped, layer_norms)
     whole = NamedSharding(setup.mesh, PartitionSpec())
     metrics = jax.tree.map(partial(_shape, layout=whole), measured)
+    if jax.process_count() > 1:
+        one_each = NamedSharding(setup.mesh, PartitionSpec(AXES))
+        wishes: Any = jax.ShapeDtypeStruct((setup.mesh.size,), np.int32, sharding=one_each)
+        metrics = metrics._replace(wishes=wishes)
     shape = train.steps_per_dispatch, train.batch_size, setup.context_length + 1
     rows = NamedSharding(setup.mesh, PartitionSpec(None, BATCH))
     return setup.step_arguments(
@@ -38,4 +59,5 @@ def step_shapes(setup: Setup) -> tuple:
 
 
 def _shape(leaf: Any, layout: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
+    is_weak = getattr(leaf, "weak_type", False)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout, weak_type=is_weak)

@@ -39,7 +39,8 @@ class Progress:
         return {
             "tokens_seen": step * self._tokens_per_step,
             "train_flops": step * self.flops.total,
-            "seconds": self.seconds,
+            # The fresh model is measured after the first update.
+            "seconds": self.seconds if step else 0.0,
         }
 
     def speed_since_last(self, step: int) -> dict[str, float]:

@@ -30,7 +30,6 @@ from input_pipeline.tokenizers import TrainedTokenizer
 from runtime.errors import UserError
 from runtime.process import processor_name
 from tracking import artifact, sweep
-from training import progress
 from training.early_stopping import EarlyStopping
 
 # Config keys that may differ between a run and its resumption; another would make it another run.
@@ -207,11 +206,6 @@ def describe_finished(workdir: Path, step: int | None, config: ConfigDict) -> st
     reason = EarlyStopping(config.eval, lines).reason
     more = "to continue, raise --config.eval.patience, or set it to 0"
     return f"stopped early at step {step} already: {reason}; {more}" if reason else ""
-
-
-def fresh(state: TrainState) -> Restored:
-    """Returns the beginning of a run with a fresh `state`."""
-    return Restored(0, state, progress.fresh())
 
 
 def restore(checkpoints: Checkpoints, state: TrainState, max_skipped: int) -> Restored | None:

@@ -132,15 +132,13 @@ class Setup(NamedTuple):
             yield Chunk(first, min(first + len(batches_KBT), last), batches_KBT)
 
     def compile_train_steps(
-        self, state: TrainState, note: Callable[[str], None] = lambda message: None
+        self, args: tuple, note: Callable[[str], None] = lambda message: None
     ) -> TrainSteps:
         """Compiles `train_steps` in the run's precision; everything else computes in float32.
 
-        Says so by `note` if the program is not kept from an earlier run.
+        `args` are its arguments or, from plan.step_shapes, their shapes and layouts. Says so by
+        `note` if the program is not kept from an earlier run.
         """
-        shape = self.train.steps_per_dispatch, self.train.batch_size, self.context_length + 1
-        batches_KBT = devices.split_batches(np.zeros(shape, np.int32), self.mesh)
-        args = self.step_arguments(state, self.initial_metrics(state.params), batches_KBT)
         key = self.cache_key and f"{self.cache_key} {self.step_options()}"
         with jax.default_matmul_precision(self.precision):
             if not programs.is_kept("train_steps", key, args):

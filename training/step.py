@@ -86,7 +86,11 @@ def creation(model: nn.Module, tx: Optimizer) -> Any:
 
 def draw_state(model: nn.Module, tx: Optimizer, seed: jax.Array) -> TrainState:
     """Returns a TrainState with fresh parameters and no functions: what a program can return."""
-    params = draw_params(model, seed)
+    return new_state(tx, draw_params(model, seed))
+
+
+def new_state(tx: Optimizer, params: Any) -> TrainState:
+    """Returns a TrainState before the first step, with no functions."""
     return TrainState.create(apply_fn=None, params=params, tx=tx).replace(tx=None)
 
 
