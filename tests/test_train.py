@@ -105,9 +105,9 @@ def test_the_fresh_model_s_scores_are_those_before_the_first_update(tmp_path, ca
     assert (first["step"], first["seconds"], second["step"]) == (0, 0.0, 1)
     scores = setup.evaluate(setup.initial_state().params)
     assert {key: first[key] for key in scores} == scores and scores["val/loss"] > 4
-    samples = run_folder.read_lines(tmp_path / "run" / run_folder.SAMPLES)
-    assert samples[0]["step"] == 0
-    assert samples[0]["text"] == setup.write_sample(setup.initial_state().params)
+    sample = next(run_folder.read_lines(tmp_path / "run" / run_folder.SAMPLES))
+    assert sample["step"] == 0
+    assert sample["text"] == setup.write_sample(setup.initial_state().params)
     told = [line for line in capsys.readouterr().out.splitlines() if "step" in line or "up" in line]
     assert told[0].startswith("first update made") and told[1].startswith("step 0/2")
 
