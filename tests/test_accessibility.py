@@ -63,7 +63,7 @@ def assert_accessible(path):
 class TestPage:
     __test__ = browser.is_wanted()
 
-    @pytest.mark.slow
+    @pytest.mark.long
     @pytest.mark.parametrize("name", ["ladder", "sweep"])
     def test_axe_finds_nothing_and_no_label_is_cut(self, pages, name):
         assert_accessible(pages[name])

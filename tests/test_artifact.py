@@ -89,7 +89,7 @@ def test_the_artifact_is_the_run_folder_with_one_checkpoint(server, trained):
     assert "W&B has the model: --workdir=wandb:entity/project/a_run_1:v0\n" in printed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stopped_run_and_an_offline_one_log_their_models(server, home, tmp_path):
     """One run is both: `wandb sync` uploads what it logged offline, with no run folder left."""
     command = [sys.executable, *TRAIN, f"--workdir={tmp_path}/stopped"]
@@ -160,7 +160,7 @@ def test_a_model_that_can_not_be_read_is_one_note(tmp_path, capsys):
     assert (tmp_path / "wandb.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_server_that_does_not_take_the_model_costs_a_bounded_time(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(wandb_run, "MODEL_SECONDS", 1)
     # W&B's timeouts must end its process, and not the limit that kills it, which stays high.
@@ -190,7 +190,7 @@ def test_a_name_is_one_that_wandb_accepts(name, accepted, tmp_path):
     assert artifact_of(model, tmp_path, name, {})["name"] == accepted
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_in_wandb_opens_like_its_run_folder(trained, home, tmp_path):
     """In another folder: the text, the scores and the export are those of the run."""
     workdir, _ = trained

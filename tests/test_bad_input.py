@@ -252,7 +252,7 @@ FLAGS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("flags", "message"), FLAGS)
 def test_a_bad_flag(commands, tmp_path, flags, message):
     assert_one_line(*commands("main.py", [*flags, f"--workdir={tmp_path / 'run'}"]), message)
@@ -280,6 +280,7 @@ def text_flags(path):
     return [BIGRAM, "--config.data.name=text", f"--config.data.path={path}"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_bad_text(commands, tmp_path, name):
     content, message = TEXTS[name]
@@ -303,6 +304,7 @@ def make_folder_with_a_pipe(path):
     os.mkfifo(path / "a.txt")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -345,6 +347,7 @@ EXPERIMENTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_bad_experiment(commands, tmp_path, name):
     code, message = EXPERIMENTS[name]
@@ -396,7 +399,7 @@ def used_with_damaged_checkpoints(folder, finished):
     return [GPT2, "--config.checkpoint.resume=true"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -422,13 +425,14 @@ def test_a_bad_workdir(commands, tmp_path, finished, make, message):
     assert content_of(tmp_path) == before
 
 
+@pytest.mark.long
 def test_a_workdir_below_a_file_and_one_that_no_one_can_write(commands, tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file/below", "/proc/run"):
         assert_one_line(*commands("main.py", [BIGRAM, f"--workdir={folder}"]), "can't be written")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_workdir_that_is_no_name(commands, tmp_path):
     long = tmp_path / ("x" * 300)
     assert_one_line(*commands("main.py", [BIGRAM, f"--workdir={long}"]), "File name too long")
@@ -444,7 +448,7 @@ def test_a_workdir_that_is_no_name(commands, tmp_path):
     assert code == 0, output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_without_a_whole_checkpoint_is_not_overwritten(commands, tmp_path, finished):
     flags = used_with_damaged_checkpoints(tmp_path / "run", finished)
     code, output = commands("main.py", [*flags, f"--workdir={tmp_path / 'run'}"])
@@ -481,7 +485,7 @@ GENERATE = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("flags", "message"), GENERATE)
 def test_a_bad_flag_for_generating(commands, finished, tmp_path, flags, message):
     (tmp_path / "cafe.txt").write_text("café\n")
@@ -503,7 +507,7 @@ EVALUATE = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("flags", "message"), EVALUATE)
 def test_a_bad_flag_for_evaluating(commands, finished, tmp_path, flags, message):
     for name, content in {"one.txt": "a", "other.txt": "café", "x.jsonl": '{"a": "b"}'}.items():
@@ -640,7 +644,7 @@ FOLDERS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize("script", ["generate.py", "evaluate.py"])
 def test_a_bad_run_folder(commands, tmp_path, finished, script, name):

@@ -236,7 +236,7 @@ COMMAND = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_that_is_stopped_continues_and_ends_as_an_uninterrupted_one(checkout):
     environment = {**os.environ, "WANDB_MODE": "disabled"}
     results = []
@@ -279,7 +279,7 @@ command: ["${{env}}", "${{interpreter}}", "${{program}}", "${{args}}"]
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_night_of_sweeps_goes_on_after_failed_runs_alone(checkout):
     """Not after a mistake in a sweep file, which runs nothing."""
     (checkout / ".venv").symlink_to(ROOT / ".venv")

@@ -237,7 +237,7 @@ def test_parts_of_a_batch_drop_differently_and_repeatably():
     assert one != loss_and_gradient(state, same_rows_BT, seed, 4)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 2e-2)])
 def test_a_run_in_parts_ends_where_a_whole_one_does(precision, tolerance, tmp_path, monkeypatch):
     monkeypatch.setenv("FAST_BFLOAT16", "true")

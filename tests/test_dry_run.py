@@ -49,7 +49,7 @@ def test_what_a_run_needs_is_printed_and_nothing_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_devices_send_is_the_sum_of_the_gradients():
     """Summed on a ring of four, each sends 2 x 3/4 of the gradient, and a few numbers more."""
     flags = ["--config=bigram:smoke", "--config.train.batch_size=8"]
@@ -62,7 +62,7 @@ def test_what_devices_send_is_the_sum_of_the_gradients():
     assert 8 * 7888 / 4 < divided < 8 * 7888 / 3  # AdamW's two, of which a few stay whole.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_too_little_memory_is_refused():
     flags = ["--config=gpt2:smoke", "--config.train.batch_size=1000000"]
     result = run("main.py", "--dry_run", *flags, "--config.model.embed_dim=512")

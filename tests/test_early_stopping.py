@@ -78,7 +78,7 @@ def test_an_end_is_where_the_patience_is(losses, patience, min_delta, end):
     assert found == end
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_stops_early_ends_like_any_other(stopped):
     workdir, printed = stopped
     *_, said, upload, last = printed.splitlines()
@@ -100,7 +100,7 @@ def test_a_run_that_stops_early_ends_like_any_other(stopped):
     assert logged["summary"]["stop_reason"] == summary["stop_reason"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("step", [4, 12, 16])
 def test_a_resumed_run_stops_where_the_uninterrupted_one_does(step, stopped, tmp_path):
     """At step 16 it was killed between its last checkpoint and its summary."""
@@ -117,7 +117,7 @@ def test_a_resumed_run_stops_where_the_uninterrupted_one_does(step, stopped, tmp
         }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_stopped_early_goes_on_if_it_is_asked_to(stopped, tmp_path, capsys):
     shutil.copytree(stopped[0], tmp_path / "run")
     before = (tmp_path / "run/summary.json").read_bytes()

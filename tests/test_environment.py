@@ -34,7 +34,7 @@ def losses(workdir):
     return [(line["step"], line.get("train/loss"), line.get("val/loss")) for line in lines]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_has_the_same_numbers_whatever_the_environment_is(tmp_path):
     (tmp_path / "text.txt").write_text("naïve café\n" * 400)
     flags = [BIGRAM, "--config.data.name=text", f"--config.data.path={tmp_path / 'text.txt'}"]
@@ -77,7 +77,7 @@ def test_a_variable_with_which_jax_cannot_start_is_refused(tmp_path, name, value
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_missing_gpu_is_one_line_in_every_command(tmp_path):
     for script in ("generate.py", "evaluate.py"):
         result = run(script, f"--workdir={tmp_path}", JAX_PLATFORMS="tpu,rocket")
@@ -168,7 +168,7 @@ def test_without_a_folder_that_can_be_written_the_cache_is_temporary(given, tmp_
     assert said.startswith("no home folder that can be written: ") and said.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("home", ["unknown user", "can't be written"])
 def test_without_a_home_folder_a_run_and_its_mirror_are_whole(home, tmp_path):
     """Nothing is written beside the run, no folder ~ above all."""

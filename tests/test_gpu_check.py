@@ -71,7 +71,7 @@ def test_every_outcome_of_a_part_is_recorded_and_the_others_run():
     assert "error" not in rows["good"] | rows["recorded"] | rows["failing"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("must_pass", "passed"), [(True, False), (False, None)])
 def test_a_part_is_stopped_at_its_limit(must_pass, passed):
     hanging = part("hanging", seconds=LIMIT, must_pass=must_pass)
@@ -84,7 +84,7 @@ def test_a_part_is_stopped_at_its_limit(must_pass, passed):
     assert second["passed"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_limit_ends_the_whole_process_group(tmp_path):
     """Also kills a part's child, and one that it leaves behind when it ends by itself."""
     for name, end, seconds in [("limit", "time.sleep(9999)", LIMIT), ("leave", "", PATIENCE)]:
@@ -189,7 +189,7 @@ def test_a_figure_that_is_not_finite_is_null(tmp_path):
     assert finding.read(tmp_path / "nothing.json") is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_part_alone_and_the_exit_codes(tmp_path):
     output = tmp_path / "check.json"
     words = ["-m", "benchmarks.gpu_check", f"--output={output}", "--parts=peak"]
@@ -207,7 +207,7 @@ def test_one_part_alone_and_the_exit_codes(tmp_path):
     assert json.loads(output.read_text())["rows"][0]["passed"] is False
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_expected_losses_match_the_current_experiments():
     """Retrains all experiments on this CPU."""
     body = "from benchmarks.gpu_parts import stages; from runtime import process;"

@@ -25,7 +25,7 @@ def workdir(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_is_the_one_that_the_command_makes(workdir, tmp_path):
     flags = ("--config=experiments/self_attention.py:smoke", "--config.train.num_steps=30")
     assert run("main.py", *flags, f"--workdir={tmp_path}/run").returncode == 0
@@ -138,7 +138,7 @@ def test_a_mistake_is_one_line(call, message, workdir):
     assert message in str(mistake.value) and "\n" not in str(mistake.value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_notebook_runs(tmp_path):
     """As a user would run it, in the root of a checkout."""
     for path in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).split():

@@ -43,12 +43,12 @@ def insides():
     return made
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_chart_is_valid(insides):
     assert_valid(figure.spec for made in inside.sections(insides) for figure in made.figures)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_context_says_how_many_tokens_are_enough(insides):
     (figure,) = inside_context.section(insides).figures
     assert figure.columns == ["run", "enough", "1", "2", "4", "5"]
@@ -60,7 +60,7 @@ def test_context_says_how_many_tokens_are_enough(insides):
     assert rows["gpt2"][1].startswith(f"{view['difference'][0]:+.3f} ± ")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_heads_have_a_row_each_and_one_for_uniform_weights(insides):
     section = inside_heads.section(insides[:3])
     assert section.left_out == ["bigram is left out of the heads: it has no attention"]
@@ -79,7 +79,7 @@ def test_heads_have_a_row_each_and_one_for_uniform_weights(insides):
     assert inside_heads.section(insides[:1]) is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_whose_heads_are_not_switched_off_has_the_rest(insides):
     large = json.loads(json.dumps(insides[2].views))
     for head in large["heads"]["heads"]:
@@ -95,7 +95,7 @@ def test_a_model_whose_heads_are_not_switched_off_has_the_rest(insides):
     assert_valid([figure.spec])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_layers_leave_out_what_a_model_does_not_have(insides):
     section = inside_layers.section(insides)
     assert section.left_out == [
@@ -109,7 +109,7 @@ def test_layers_leave_out_what_a_model_does_not_have(insides):
     assert inside_layers.section(insides[:1]) is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_last_guess_of_the_lens_is_the_model_s(insides):
     subject = subject_of("gpt2")
     shown = subject.tokens[subject.passage][: T + 1]
@@ -145,9 +145,11 @@ class TestPage:
         path.write_text(inside.render(insides))
         return path
 
+    @pytest.mark.long
     def test_axe_finds_nothing_and_no_label_is_cut(self, page):
         assert_accessible(page)
 
+    @pytest.mark.long
     def test_the_pointer_and_the_keys_show_the_weights_from_a_character(self, page, insides):
         view = insides[2].views["heads"]
         bytes_of_head = list(base64.b64decode(view["weights"][1][2]))
@@ -177,6 +179,7 @@ class TestPage:
             opened.keyboard.press("Home")
             assert_shown(opened, 0)
 
+    @pytest.mark.long
     def test_hostile_names_and_tokens_stay_text(self, insides, tmp_path):
         text = json.dumps([insides[2].views]).replace('"<"', json.dumps(HOSTILE))
         (views,) = json.loads(text)

@@ -84,7 +84,7 @@ def test_kinds_of_nothing_and_of_one_word():
     assert names == ["capitals", "letter 2", "letter 3", *["letters 4 and later"] * 2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["bigram", "gpt2"])
 def test_the_scores_are_those_of_an_evaluation(folder, name):
     looked, opened = subject_of(folder, name)
@@ -104,7 +104,7 @@ def test_the_scores_are_those_of_an_evaluation(folder, name):
     assert guesses.p[here, place] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_guesses_use_the_windows_of_the_whole_text(folder):
     """By another way: the logits of the window that the place is in."""
     looked, opened = subject_of(folder, "gpt2")
@@ -117,7 +117,7 @@ def test_guesses_use_the_windows_of_the_whole_text(folder):
         assert guesses.tokens[offset, 0] == opened.logits(text)[-1].argmax()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_account_adds_up_to_the_losses(folder, insides):
     steps = inside_account.steps(inside_tokens.align(insides))
     assert [step.name for step in steps] == ["bigram", "gpt2"]
@@ -129,7 +129,7 @@ def test_the_account_adds_up_to_the_losses(folder, insides):
     assert all(later.before == one.loss for one, later in pairwise(steps))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_guesses_won_and_lost_by_hand(folder, insides):
     rights = [scores.score(subject_of(folder, one.name)[0]).is_right for one in insides]
     (found,) = inside_account.flips(inside_tokens.align(insides))
@@ -147,7 +147,7 @@ def test_a_character_is_known_from_the_first_model_after_the_last_mistake():
         assert inside_passage.known_from(rights)[place] == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_passage_is_the_same_for_all(folder, insides):
     texts = {tuple(one.views["passage"]["pieces"]) for one in insides}
     assert len(texts) == 1
@@ -158,7 +158,7 @@ def test_the_passage_is_the_same_for_all(folder, insides):
     assert "\n\n" + text in held_out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_token_of_several_characters_has_the_kind_of_its_first(folder):
     looked, _ = subject_of(folder, "gpt2")
     text = "ab Cdef\nGh"
@@ -184,7 +184,7 @@ def test_a_token_of_several_characters_has_the_kind_of_its_first(folder):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_distance_from_each_n_gram_by_another_way(folder):
     """Of a bigram model: its table's rows, and the n-grams' distributions, place by place."""
     looked, opened = subject_of(folder, "bigram")
@@ -204,7 +204,7 @@ def test_the_distance_from_each_n_gram_by_another_way(folder):
     np.testing.assert_allclose(measured["distances"], expected, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_table_of_log_counts_is_the_bigram(folder):
     """The closed form: the loss of counts with one added, and no distance from their n-gram."""
     looked, _ = subject_of(folder, "bigram")
@@ -222,7 +222,7 @@ def test_a_table_of_log_counts_is_the_bigram(folder):
     assert measured["as_good_as"] == pytest.approx(2, abs=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_on_other_texts_are_left_out_of_what_compares_characters(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "runs")
     path = tmp_path / "runs/gpt2" / run_folder.INSIDE
@@ -240,7 +240,7 @@ def test_runs_on_other_texts_are_left_out_of_what_compares_characters(folder, tm
     assert line.startswith("gpt2 is left out of the yardstick: its tokens")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_report_has_the_sections_where_a_run_was_looked_into(folder, tmp_path):
     output = tmp_path / "report.html"
     assert run("report.py", folder, f"--output={output}").returncode == 0
@@ -251,7 +251,7 @@ def test_the_report_has_the_sections_where_a_run_was_looked_into(folder, tmp_pat
     assert 'id="passage-text"' not in output.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_broken_file_is_named_and_left_out(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "runs")
     path = tmp_path / "runs/gpt2" / run_folder.INSIDE
@@ -264,7 +264,7 @@ def test_a_broken_file_is_named_and_left_out(folder, tmp_path):
         assert "gpt2/inside.json can't be read" in found.unread[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -282,7 +282,7 @@ def test_mistakes_are_one_line(folder, arguments, message):
     assert_refused(run("look_inside.py", *flags), message.replace("{folder}", str(folder)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_text_of_ones_own_and_a_page_elsewhere(folder, tmp_path):
     shutil.copytree(folder / "bigram", tmp_path / "bigram")
     (tmp_path / "own.txt").write_text("To be, or not to be.\n" * 40)
@@ -317,9 +317,11 @@ def test_pairs_are_not_a_text(tmp_path):
 class TestPage:
     __test__ = browser.is_wanted()
 
+    @pytest.mark.long
     def test_axe_finds_nothing_and_no_label_is_cut(self, folder):
         assert_accessible(folder / "inside.html")
 
+    @pytest.mark.long
     def test_the_arrow_keys_and_the_pointer_show_the_guesses(self, folder, insides):
         shown = insides[0].views["passage"]
         with (
@@ -338,6 +340,7 @@ class TestPage:
             here = shown["pieces"][9].replace("\n", "⏎").replace(" ", "␣")
             assert opened.locator("#passage-guesses caption b").inner_text() == here
 
+    @pytest.mark.long
     def test_hostile_names_and_texts_stay_text(self, folder, tmp_path):
         found = inside.read(runs.read_runs([folder])[0]).insides
         bad = []

@@ -25,7 +25,7 @@ def command(run, *flags):
     return ["generate.py", f"--workdir={run.workdir}", "--checkpoint=latest", *flags]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_session_at_a_narrow_terminal(run):
     """Texts would take minutes: Ctrl-C stops each, and they begin like those of plain calls."""
     flags = ("--interactive", "--num_tokens=1000000", f"--seed={MAX_SEED}", "--top_k=9")

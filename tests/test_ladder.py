@@ -19,7 +19,7 @@ from training.setup import check_config
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_signal_stops_the_runs_that_train_and_the_ladder(tmp_path):
     # Of full size: none ends before the signal comes.
     command = [sys.executable, "ladder.py", f"--workdir={tmp_path}"]

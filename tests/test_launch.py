@@ -24,7 +24,7 @@ exit $code
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_slurm_script_resumes_a_job_that_was_stopped(tmp_path):
     """In place of SLURM: two processes with its variables, and commands of its names."""
     (tmp_path / "srun").write_text(SRUN)
@@ -112,7 +112,7 @@ def test_the_job_set_is_of_one_piece():
     assert any(word.startswith(f"--workdir={shared['mountPath']}/") for word in container["args"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_of_the_job_set_starts_a_run_of_two_pods(tmp_path):
     of_pod = JOB_SET["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     (container,) = of_pod["containers"]

@@ -245,7 +245,7 @@ def test_the_floor_is_that_of_the_letters_in_the_context():
     assert (val.text.reshape(-1, T) == made.tokens).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_knows_its_floor(tmp_path):
     """And its samples continue the first letters of the validation split."""
     flags = ("--config.tracking.wandb_mode=disabled", f"--workdir={tmp_path / 'run'}")
@@ -342,7 +342,7 @@ def test_other_sweeps_have_no_gaps(tmp_path, kind):
     assert sweep_in(folder).gaps == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_writes_the_gaps(tmp_path):
     folder = sweep_folder(tmp_path / "s")
     options = [f"--{name}={tmp_path / name}" for name in ("output", "data", "figures")]

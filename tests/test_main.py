@@ -28,7 +28,7 @@ def finished(tmp_path_factory):
     return workdir, result
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_prints_plain_lines_where_there_is_no_terminal(finished):
     _, result = finished
     assert result.stderr == ""
@@ -79,7 +79,7 @@ def test_the_list_has_a_line_for_each_experiment_and_preset():
     assert "  gpt2:rotary: model.positions=rotary" in lines
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_experiment_has_a_name_in_any_folder(tmp_path):
     """The second starts within the same second or not; their default folders differ."""
     command = [sys.executable, str(ROOT / "main.py"), QUIET, "--config.sample.num_tokens=0"]
@@ -104,7 +104,7 @@ def test_a_sweep_in_another_folder_says_where_it_belongs(tmp_path):
     assert_refused(result, f"program 'main.py' is not a file in {tmp_path}: cd {ROOT} first")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_diverging_run_exits_with_3_and_alerts_who_watches_it_in_wandb(tmp_path):
     flags = ["--config.optimizer.learning_rate=1e30", "--config.optimizer.grad_clip_norm=0.0"]
     flags += ["--config.optimizer.warmup_steps=0", f"--workdir={tmp_path / 'run'}"]
@@ -121,7 +121,7 @@ def test_a_diverging_run_exits_with_3_and_alerts_who_watches_it_in_wandb(tmp_pat
     assert alert["text"] == message[1] and "try a smaller --config.optimizer" in message[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_text_goes_to_standard_output_and_nothing_else(finished):
     workdir, _ = finished
     result = run(
@@ -133,7 +133,7 @@ def test_text_goes_to_standard_output_and_nothing_else(finished):
     assert "step 20" in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_samples_follow_each_other_and_repeat_with_their_seed(finished):
     workdir, _ = finished
     flags = [f"--workdir={workdir}", "--prompt=A", "--num_tokens=20", "--top_k=9", "--top_p=0.9"]
@@ -145,7 +145,7 @@ def test_samples_follow_each_other_and_repeat_with_their_seed(finished):
     assert run("generate.py", *flags, "--seed=1").stdout != one.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_closed_pipe_ends_it_quietly(finished):
     """While it writes: a pipe does not hold so many tokens."""
     command = [sys.executable, "generate.py", f"--workdir={finished[0]}", "--num_tokens=1000000"]
@@ -157,14 +157,14 @@ def test_a_closed_pipe_ends_it_quietly(finished):
     assert errors.count("\n") == 1 and "step 20" in errors
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_greedy_text_does_not_depend_on_the_seed(finished):
     workdir, _ = finished
     flags = [f"--workdir={workdir}", "--num_tokens=20", "--temperature=0"]
     assert run("generate.py", *flags).stdout == run("generate.py", *flags, "--seed=5").stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["generate.py", "evaluate.py"])
 def test_a_folder_without_a_run_is_refused(command, tmp_path):
     assert_refused(run(command, f"--workdir={tmp_path}"), "is not a run folder")
@@ -173,7 +173,7 @@ def test_a_folder_without_a_run_is_refused(command, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_evaluate_repeats_the_numbers_of_the_run(finished):
     workdir, _ = finished
     result = run("evaluate.py", f"--workdir={workdir}")
@@ -188,7 +188,7 @@ def test_evaluate_repeats_the_numbers_of_the_run(finished):
     assert set(train) == {"step", "train/loss", "train/perplexity", "train/bits_per_byte"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_evaluate_takes_any_text(finished, tmp_path):
     """The validation split in a file, and cut into records, has the scores of the split."""
     workdir, _ = finished

@@ -204,7 +204,7 @@ def test_zero_init_starts_as_the_embedding_alone():
     np.testing.assert_allclose(model.apply({"params": params}, TOKENS_BT), expected, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_logits_keep_their_size_in_a_wider_model_under_mup():
     """After three updates; without muP the logits grow with the width."""
     tokens_BT = np.random.default_rng(0).integers(0, V, (4, 16))

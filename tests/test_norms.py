@@ -59,7 +59,7 @@ def gradient_at(config, workdir, step):
     return flatten_dict(gradient, sep="/")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_norms_are_those_of_the_gradient_and_of_the_checkpoint(tmp_path, capsys):
     config = smoke("gpt2", **CHANGES)
     train.train_and_evaluate(config, tmp_path / "run")

@@ -110,7 +110,7 @@ def test_jupytext_writes_the_file_that_it_read(path):
     assert jupytext.writes(notebook, fmt="py:percent") == path.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @by_stage
 def test_every_cell_runs(path, executed, checkout):
     """Without a line of error, and with a chart; and the runs are where the text says."""

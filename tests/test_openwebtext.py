@@ -74,7 +74,7 @@ def test_the_table_of_costs_is_that_of_the_compiled_programs():
         assert number("GPU-hours") == pytest.approx(whole, abs=0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_commands_of_the_page_work_in_small(tmp_path):
     texts = [f"Document {n}: " + "to be or not to be, " * (n % 5) for n in range(80)]
     last_word, choice = re.findall(r"```json\n(.*?)\n```", PAGE, re.DOTALL)

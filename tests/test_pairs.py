@@ -334,7 +334,7 @@ def reverser(tmp_path_factory):
     return folder / "run", records, result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_task_is_learned_and_its_first_lines_say_what_of(reverser):
     workdir, records, printed = reverser
     first_lines = printed.splitlines()
@@ -362,7 +362,7 @@ def test_a_task_is_learned_and_its_first_lines_say_what_of(reverser):
     assert result.stdout == f"{first['question']}{first['answer']}\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pairs_are_evaluated_by_their_answers(reverser, tmp_path):
     workdir, records, _ = reverser
     summary = run_folder.read_json(workdir / run_folder.SUMMARY)
@@ -395,7 +395,7 @@ def test_pairs_are_evaluated_by_their_answers(reverser, tmp_path):
     assert_refused(result, "line 1 has no field 'answer': set --config.data.field (--field of eval")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_resumed_run_on_pairs_equals_the_uninterrupted_one(tmp_path):
     config = smoke("gpt2", **{**ENDED, "train.grad_accumulation_steps": 2, "checkpoint.keep": 9})
     config.data = data_of(write(tmp_path / "x.jsonl", WORDS * 9), document_separator=".")
@@ -408,7 +408,7 @@ def test_a_resumed_run_on_pairs_equals_the_uninterrupted_one(tmp_path):
     assert lines(tmp_path / "whole") == lines(tmp_path / "resumed")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_folder_of_gpt2_weights_is_fine_tuned_on_pairs(tmp_path):
     """Its tokenizer has an end of text, which the model learns to write after an answer."""
     text = tmp_path / "text.txt"

@@ -144,11 +144,13 @@ class TestPage:
             opened.wait_for_selector("body[data-ready]")
             yield opened
 
+    @pytest.mark.long
     def test_all_runs_are_there_by_stage_and_compute_what_jax_does(self, opened):
         assert sorted(shown_names(opened)) == sorted(RUNS)
         assert shown_names(opened)[:4] == list(STAGES[:4])
         assert not opened.is_visible("#failures")
 
+    @pytest.mark.long
     def test_greedy_text_is_that_of_generate(self, folder, opened):
         """By each stage and tokenizer, from within the context and past it."""
         written = write(opened)
@@ -158,12 +160,14 @@ class TestPage:
             # A text that repeats one token would survive any fault.
             assert len(set(written[name])) > 1
 
+    @pytest.mark.long
     def test_one_choice_is_the_greedy_one(self, opened):
         greedy = write(opened)
         assert write(opened, temperature=1, top_k=1, seed=5) == greedy
         assert write(opened, temperature=1, top_p=0.05, seed=6) != greedy
         assert write(opened, temperature=1, seed=5) != greedy
 
+    @pytest.mark.long
     def test_the_nats_of_a_long_text_are_those_of_its_windows(self, folder, opened, text):
         """After the first window of T tokens each begins T / 2 before those that count in it."""
         shown = text.read_text()[100:230]
@@ -178,6 +182,7 @@ class TestPage:
             assert total["bytes"] == trained.tokenizer.token_bytes[tokens[1:]].sum()
             assert len(tokens) > 2.5 * T
 
+    @pytest.mark.long
     @pytest.mark.parametrize("name", [*STAGES[1:], "gpt2-learned"])
     def test_what_is_off_is_zero(self, folder, opened, text, name):
         """Each head and each MLP alone, and all heads at once."""
@@ -223,6 +228,7 @@ class TestPage:
                 assert shown.is_visible("#failures") == bool(expected)
                 assert (expected or "") in shown.inner_text("#failures")
 
+    @pytest.mark.long
     def test_hostile_names_notes_and_texts_stay_text(self, chromium, tmp_path):
         """browser.open_file fails if a script of theirs runs, or asks for anything."""
         name = HOSTILE.replace("/", "")  # Of a folder.
@@ -297,7 +303,7 @@ def test_a_module_that_the_page_lacks_is_refused(monkeypatch):
         assert words in line
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_parameter_outside_of_float16_needs_float32(tmp_path, text):
     def edit(params):
         kernel = params["logits"]["kernel"]
@@ -312,7 +318,7 @@ def test_a_parameter_outside_of_float16_needs_float32(tmp_path, text):
     assert run("playground.py", tmp_path / "run", "--dtype=float32").returncode == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
@@ -337,7 +343,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(folder, tmp_path, argument
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_damaged_run_is_named_and_left_out(folder, tmp_path):
     for name in ("bigram", "gpt2"):
         shutil.copytree(folder / name, tmp_path / name)
@@ -354,7 +360,7 @@ def test_a_damaged_run_is_named_and_left_out(folder, tmp_path):
     assert_refused(run("playground.py", tmp_path / "gpt2"), "is damaged")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_its_text_a_run_is_still_carried(folder, tmp_path, text):
     shutil.copy(text, tmp_path / "text.txt")
     write_run(tmp_path / "run", "bigram:smoke", tmp_path / "text.txt")
@@ -385,6 +391,7 @@ class TestParts:
             opened.add_script_tag(content=scripts.worker())
             yield opened
 
+    @pytest.mark.long
     def test_every_float16_is_read(self, opened):
         """Subnormal ones, too; none of the page's is infinite or no number."""
         bits = np.arange(2**16, dtype="<u2")
@@ -394,6 +401,7 @@ class TestParts:
         found = opened.evaluate(decode, base64.b64encode(bits.tobytes()).decode())
         np.testing.assert_array_equal(np.array(found), numbers.astype(float))
 
+    @pytest.mark.long
     def test_limits_are_those_of_generate(self, opened):
         """The same tokens stay, and with the same logits: ties, all of them, and one alone."""
         rng = np.random.default_rng(0)
@@ -421,6 +429,7 @@ class TestParts:
                 np.array(found)[kept].astype(float), expected[kept], rtol=1e-5
             )
 
+    @pytest.mark.long
     @pytest.mark.parametrize(
         "chosen", [Sampling(), Sampling(0.5), Sampling(2, 3), Sampling(1, 0, 0.7)]
     )
@@ -440,6 +449,7 @@ class TestParts:
         # Five standard deviations of a binomial distribution.
         assert (np.abs(counts - N * p) <= 5 * np.sqrt(N * p * (1 - p))).all()
 
+    @pytest.mark.long
     def test_the_random_numbers_are_those_of_mulberry32(self, opened):
         draw = """(seeds) => seeds.map((seed) => {
           const random = randomNumbers(seed);
@@ -449,6 +459,7 @@ class TestParts:
         found = opened.evaluate(draw, seeds)
         assert found == [[*mulberry32(seed, 50)] for seed in seeds]
 
+    @pytest.mark.long
     def test_greedy_takes_the_first_of_equal_logits(self, opened):
         greedy = (
             "() => [0, 9e-6].map((temperature) => sampleToken({ temperature }, [1, 5, 2, 5], 0.99))"

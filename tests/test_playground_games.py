@@ -156,6 +156,7 @@ def play_shannon(shown, text, places):
 class TestGames:
     __test__ = browser.is_wanted()
 
+    @pytest.mark.long
     def test_probabilities_of_guesses_add_up_to_one(self, chromium, playground):
         sums = """[[0, 0, 0, 0, 0, 0], [5, 2, 0, 1, 0, 3], [0, 0, 0, 0, 0, 9]].map((counts) =>
             [1, 2, 3, 4, 5].reduce((sum, guesses) => sum + 2 ** -guessBits(counts, guesses, 60),
@@ -163,6 +164,7 @@ class TestGames:
         with opened(chromium, playground) as shown:
             np.testing.assert_allclose(shown.evaluate(sums), 1)
 
+    @pytest.mark.long
     def test_guesses_are_scored_as_those_of_the_models(self, chromium, playground):
         with opened(chromium, playground) as shown:
             text = shown.evaluate("data.passages[Math.floor(data.passages.length / 2)]")
@@ -294,6 +296,7 @@ class TestGames:
             }"""
             assert shown.evaluate(asked) == []
 
+    @pytest.mark.long
     def test_axe_finds_nothing_and_nothing_is_too_wide(self, chromium, playground):
         for width, scheme in product((1280, 390), ("light", "dark")):
             screen = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}

@@ -145,6 +145,7 @@ class TestPage:
     def large(self, tmp_path_factory):
         return compute(tmp_path_factory.mktemp("large"), LARGE, ["float16"])
 
+    @pytest.mark.long
     @pytest.mark.parametrize("name", SMALL)
     def test_the_logits_are_those_of_jax(self, small, name):
         assert_close(small, name, "float16")
@@ -153,10 +154,12 @@ class TestPage:
     def test_the_logits_are_those_of_jax_in_float32(self, exact, name):
         assert_close(exact, name, "float32")
 
+    @pytest.mark.long
     @pytest.mark.parametrize("name", LARGE)
     def test_the_logits_of_larger_models_are_those_of_jax(self, large, name):
         assert_close(large, name, "float16")
 
+    @pytest.mark.long
     def test_models_with_the_same_parameters_have_other_logits(self, small):
         """Or the page could take one for the other, and the tests above would pass."""
         groups = collections.defaultdict(dict)

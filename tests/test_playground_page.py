@@ -76,6 +76,7 @@ def losses(opened):
 class TestPage:
     __test__ = browser.is_wanted()
 
+    @pytest.mark.long
     def test_the_bars_are_what_jax_expects(self, folder, opened):
         passage = opened.evaluate("() => data.passages[0]")
         text = opened.locator("#look-text")
@@ -102,6 +103,7 @@ class TestPage:
                 percent = 100 * np.exp(log_p_V[token])
                 assert float(shown[piece].split()[0]) == pytest.approx(percent, abs=0.51)
 
+    @pytest.mark.long
     def test_the_cursor_moves_by_keys_and_by_touch(self, opened):
         text = opened.locator("#look-text")
         places = []
@@ -116,6 +118,7 @@ class TestPage:
         opened.locator("#look-text span").nth(9).hover()
         assert opened.locator("#look-text .current").get_attribute("data-i") == "9"
 
+    @pytest.mark.long
     def test_a_switch_changes_the_loss_and_the_continuation_of_its_model_alone(self, opened):
         start(opened)
         texts, whole = written(opened), losses(opened)
@@ -140,6 +143,7 @@ class TestPage:
         opened.locator("#look-guesses small", has_text="(").wait_for(state="detached")
         assert losses(opened) == whole
 
+    @pytest.mark.long
     def test_every_model_has_its_heads_and_mlps(self, folder, opened):
         for place, stage in enumerate(default.LADDER):
             opened.locator("#look-models input").nth(place).check(force=True)
@@ -148,6 +152,7 @@ class TestPage:
             assert opened.locator("#look-heads .view").count() == layers * max(config.num_heads, 1)
             assert opened.locator("#look-heads .mlp").count() == config.num_layers
 
+    @pytest.mark.long
     def test_the_same_seed_gives_the_same_text(self, opened):
         start(opened, temperature="1", seed="3")
         texts = written(opened)
@@ -156,6 +161,7 @@ class TestPage:
         start(opened, seed="3", temperature="1")
         assert written(opened) == texts
 
+    @pytest.mark.long
     def test_steps_make_a_text_that_a_run_makes_at_once(self, opened):
         start(opened, count="3", temperature="1")
         texts = written(opened)
@@ -170,6 +176,7 @@ class TestPage:
             made = written(opened)
         assert made == texts
 
+    @pytest.mark.long
     def test_stop_ends_all_texts(self, opened):
         start(opened, count="5000")
         opened.locator("#continuations pre").first.filter(has_text=re.compile(".{9}")).wait_for()
@@ -179,6 +186,7 @@ class TestPage:
         opened.wait_for_timeout(200)
         assert opened.locator("#continuations pre").all_inner_texts() == texts
 
+    @pytest.mark.long
     def test_what_a_model_does_not_know_is_named_and_left_out(self, opened):
         start(opened, prompt="RO\N{LATIN SMALL LETTER E WITH ACUTE}MEO\N{GRINNING FACE}:")
         with_unknown = written(opened)
@@ -197,12 +205,14 @@ class TestPage:
         opened.locator("#look-guesses", has_text="needs a longer text").wait_for()
         assert not any("nats" in loss for loss in losses(opened))
 
+    @pytest.mark.long
     @pytest.mark.parametrize(("name", "value"), [("top_k", "-1"), ("count", "0"), ("seed", "-3")])
     def test_a_wrong_number_starts_nothing(self, opened, name, value):
         start(opened, **{name: value})
         assert opened.locator(f"#{name}:invalid").count() == 1
         assert opened.locator("#continue-notes").inner_text() == ""
 
+    @pytest.mark.long
     def test_a_written_text_can_be_looked_at(self, opened):
         looking = opened.locator("#continuations button")
         assert looking.nth(2).is_disabled()  # There is no text yet.
@@ -213,10 +223,12 @@ class TestPage:
         shown = opened.locator("#look-text").inner_text().replace("⏎\n", "\n").replace("⏎", "\n")
         assert shown.replace("␣", " ").strip() == texts[2].strip()
 
+    @pytest.mark.long
     def test_the_code_that_runs_is_shown(self, opened):
         opened.locator("#code summary", has_text="models/self_attention.js").press("Enter")
         opened.locator("#code pre", has_text="function causalAttention(").wait_for()
 
+    @pytest.mark.long
     def test_every_control_is_reached_by_tab(self, opened):
         opened.locator("#prompt").focus()
         reachable = opened.evaluate(REACHABLE)
@@ -226,6 +238,7 @@ class TestPage:
         # The page itself has the focus between the last and the first.
         assert reached >= reachable, (reached, reachable)
 
+    @pytest.mark.long
     @pytest.mark.parametrize(("width", "scheme"), product((1280, 390), ("light", "dark")))
     def test_axe_finds_nothing_and_nothing_is_too_wide(self, folder, chromium, width, scheme):
         screen = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}

@@ -265,7 +265,7 @@ def test_a_long_document_keeps_its_tokens(tmp_path):
 KILLS = 20
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_twenty_times_it_comes_to_the_same_files(tmp_path):
     """SIGKILL to the command at random moments: its workers end, and what is done stays."""
     draw = random.Random(5)
@@ -325,7 +325,7 @@ def test_texts_without_a_document_are_refused(tmp_path):
     assert_refused(result, "--input has no document that is not empty: name files that have some")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_is_one_line_and_the_command_goes_on(tmp_path):
     write_lines(tmp_path / "a.jsonl", [f"{n} " + "to be or not " * 20_000 for n in range(400)])
     flags = [f"--input={tmp_path}/a.jsonl", f"--output={tmp_path}/out", "--tokenizer=gpt2"]

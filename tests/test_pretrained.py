@@ -125,7 +125,7 @@ def test_generate_and_evaluate_take_a_folder_of_weights(finished, exported):
             assert theirs["val/loss"] == pytest.approx(ours["val/loss"], abs=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fine_tuning_begins_with_the_weights_and_resumes_without_them(exported, finished, tmp_path):
     """The sizes and the first loss are the folder's, whatever the experiment sets."""
     flags = ["--config=experiments/gpt2.py:finetune", f"--config.model.init_from={exported}"]
@@ -271,7 +271,7 @@ def foreign(tmp_path):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_folder_with_its_own_tokenizer_works_in_every_command(foreign, tmp_path, monkeypatch):
     """The run has the folder's tokenizer, resumes without the folder, and exports its rows."""
     monkeypatch.setenv("WANDB_MODE", "disabled")

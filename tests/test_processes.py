@@ -52,7 +52,7 @@ def assert_equal_runs(one, many):
     assert samples[0] == samples[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("count", "devices"), [(2, 2), (4, 1)])
 def test_processes_train_as_one(count, devices, one, tmp_path):
     workdir = tmp_path / "run"
@@ -107,7 +107,7 @@ def started(workdir):
     return both
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_other_in_one_line(victim, tmp_path):
     both = started(tmp_path / "run")
@@ -131,7 +131,7 @@ def test_a_killed_process_ends_the_other_in_one_line(victim, tmp_path):
     assert max(lines(tmp_path / "run")) == last + 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("receiver", [0, 1])
 def test_a_signal_to_one_process_stops_all_after_the_same_step(receiver, tmp_path):
     both = started(tmp_path / "run")
@@ -155,7 +155,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(receiver, tmp_pat
         np.testing.assert_array_equal(saved(tmp_path / "run", end)[name], array)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_can_not_write_costs_that_checkpoint_only(tmp_path):
     workdir = tmp_path / "run"
     both = started(workdir)
@@ -184,7 +184,7 @@ def newest_saved(workdir):
     return max(int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_damaged_part_is_found_by_one_process_and_passed_over_by_all(tmp_path):
     workdir = tmp_path / "run"
     flags = [*SHORT, *ENDLESS, f"--workdir={workdir}", "--config.checkpoint.keep=2"]
@@ -203,7 +203,7 @@ def test_a_damaged_part_is_found_by_one_process_and_passed_over_by_all(tmp_path)
     assert names == {"20", "20.damaged", "25"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_any_number_of_processes_resumes_the_same_run(tmp_path):
     """Saved by four, resumed by 1, 2 and 4, which goes on bit for bit as if it had not stopped."""
     flags = [*SHORT, *ENDLESS, "--config.checkpoint.resume=true"]
@@ -226,7 +226,7 @@ def test_any_number_of_processes_resumes_the_same_run(tmp_path):
             np.testing.assert_allclose(saved(tmp_path / other, 15)[name], array, **close)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_does_not_answer_ends_the_other(victim, tmp_path):
     both = started(tmp_path / "run")
@@ -239,7 +239,7 @@ def test_a_process_that_does_not_answer_ends_the_other(victim, tmp_path):
     assert error.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_refusal_is_one_line_and_reaches_all(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
@@ -255,7 +255,7 @@ def test_a_refusal_is_one_line_and_reaches_all(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_that_do_not_come_are_waited_for_so_long():
     flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", "--join_seconds=2"]
     for number in (0, 1):

@@ -159,7 +159,7 @@ def test_models_from_elsewhere_are_told_apart_by_jax_alone(forget):
     assert called(*NUMBERS) is NUMBERS[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("num_devices", "batch_size", "num_used"),
     [(1, 4, 1), (3, 4, 2), (8, 24, 8)],

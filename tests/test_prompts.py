@@ -46,7 +46,7 @@ SAID = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", SAID)
 def test_samples_continue_what_the_text_has(name, tmp_path, capsys):
     text, changes, prompt, note = SAID[name]
@@ -69,7 +69,7 @@ def test_a_prompt_of_the_users_that_does_not_suit_names_its_key(prompt, message,
     assert message in str(caught.value) and not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_generate_continues_what_the_model_knows(tmp_path):
     flags = ["--config=experiments/bigram.py:smoke", "--config.data.name=text"]
     flags += [f"--config.data.path={tmp_path / 'x.txt'}", f"--workdir={tmp_path / 'run'}"]

@@ -172,14 +172,14 @@ def test_an_experiment_of_ones_own_is_what_the_readme_shows(tmp_path):
     assert config.tracking.experiment == "mine:smoke"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("command", [one for one in COMMANDS if one != "make ladder"])
 def test_a_command_of_the_readme_works(command, others):
     result = others[command]
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_ladder_leaves_finished_runs(checkout, ladder):
     for place, stage in enumerate(STAGES, start=1):
         run = checkout / "runs/ladder" / stage
@@ -188,7 +188,7 @@ def test_the_ladder_leaves_finished_runs(checkout, ladder):
         assert list((run / "wandb").glob("offline-run-*/*.wandb"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_ladder_ends_with_the_table_and_how_to_go_on(checkout, ladder):
     _, _, end = ladder.stdout.rpartition("6 of 6 runs have ended")[2].partition("\n")
     places = [
@@ -203,7 +203,7 @@ def test_the_ladder_ends_with_the_table_and_how_to_go_on(checkout, ladder):
         assert word in end
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_ladder_changes_nothing(checkout, ladder):
     runs = checkout / "runs/ladder"
     before = {
@@ -223,6 +223,7 @@ class TestPage:
 
     __test__ = browser.is_wanted()
 
+    @pytest.mark.long
     def test_it_shows_every_stage(self, checkout, ladder):
         with (
             browser.launch() as chromium,

@@ -357,7 +357,7 @@ def make_odd(folder, file, key, value):
     (folder / file).write_text("\n".join([*before, json.dumps({**content, key: value})]) + "\n")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_run_keeps_the_others_from_being_compared(tmp_path):
     write_run(tmp_path / "all/good", 1)
     for i, (file, key, value) in enumerate([*LEFT_OUT, *COMPARED]):
@@ -378,7 +378,7 @@ def test_no_run_keeps_the_others_from_being_compared(tmp_path):
     assert found == {"good", *(f"odd-{len(LEFT_OUT) + i:02}" for i in range(len(COMPARED)))}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_links_the_models_where_they_are(tmp_path):
     """Relative to the page, whatever the folder is called."""
     folder = tmp_path / 'a "b"&#c'
@@ -475,7 +475,7 @@ def test_work_grows_with_the_number_of_runs(ladder):
     assert many - some < 2.1 * (some - few)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_many_long_runs_make_a_page_below_ten_megabytes(tmp_path):
     """Their losses have a peak in one line, which the page shows."""
     line = {

@@ -73,7 +73,7 @@ def test_a_known_law_is_recovered():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_intervals_hold_the_truth_and_grow_with_the_noise():
     widths = []
     for noise in (0.001, 0.01):
@@ -144,7 +144,7 @@ def test_statements():
     assert tested.count("tokens:") == predicted.count("tokens:") == len(TOKENS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_best_size_outside_of_the_trained_range_is_marked():
     for rungs, values, is_far in (
         (range(1, 5), KNOWN * [1, 5, 1, 1, 1], False),
@@ -158,7 +158,7 @@ def test_a_best_size_outside_of_the_trained_range_is_marked():
     assert list(near.values()) == [False, True, True, True, False]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_holds_the_charts():
     runs = ladder(range(1, 6), noise=0.002)
     seen = scaling.points(runs)

@@ -30,7 +30,7 @@ QUIET = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
 SHARES = {(8, 1, 1): 1, (1, 8, 1): 1 / 8, (1, 1, 4): 1 / 4, (2, 2, 2): 1 / 4}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("optimizer", "stages"),
     # Muon's steps differ by the shapes of matrices: GPT-2 has those of the stages before, and a
@@ -218,7 +218,7 @@ def _overwritten(array, corner):
     return array
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_padded_model_is_opened_and_exported_without_its_padding(tmp_path):
     flags = ["--config=gpt2:smoke", "--config.model.pad_vocab_to=72", "--config.train.num_steps=5"]
     flags += ["--config.eval.every_steps=0", "--config.sample.every_steps=0"]
@@ -244,7 +244,7 @@ def test_a_padded_model_is_opened_and_exported_without_its_padding(tmp_path):
     assert first["val/loss"] == pytest.approx(last["val/loss"], rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_with_another_mesh(tmp_path):
     """Every command line has eight devices, of which it uses as many as its mesh names."""
     # JAX has set the level in this process; a command sets it anew.

@@ -224,7 +224,7 @@ def test_wrong_weights_are_refused(weights, message):
     assert message in str(error.value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_mixture_is_trained_on(folder, tmp_path):
     other = tmp_path / "b.jsonl"
     other.write_text("".join(f"{json.dumps({'text': f'{n} other words'})}\n" for n in range(300)))

@@ -46,7 +46,7 @@ def wait_for(process, words):
     return seen
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_stopped_by_each_signal_saves_and_resumes_exactly(tmp_path):
     """By SIGTERM, then by SIGINT, then to its end."""
     folder, more = tmp_path / "run", ["--config.train.num_steps=3000"]
@@ -93,7 +93,7 @@ def wait_for_work(process):
     assert process.poll() is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_signal_stops_at_once(tmp_path):
     """In the middle of a dispatch of minutes, in which Python runs no signal handler."""
     keys = ("steps_per_dispatch", "num_steps", "log_every_steps")
@@ -114,7 +114,7 @@ def test_a_second_signal_stops_at_once(tmp_path):
     assert not (tmp_path / "run/summary.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "ending", "kept"),
     [
@@ -135,7 +135,7 @@ def test_a_signal_at_the_start_trains_no_further(words, ending, kept, tmp_path):
     assert recorded == ([0] if kept else [])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_save_is_due_by_time(tmp_path):
     # Nothing but time saves: of the run above, which is the same, only the stop is saved.
     flags = ["--config.train.num_steps=1000000", "--config.checkpoint.every_minutes=0.01"]
@@ -152,7 +152,7 @@ def test_a_save_is_due_by_time(tmp_path):
     process.communicate()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_do_not_share_a_folder_and_a_stale_lock_does_no_harm(tmp_path):
     process = start(tmp_path / "run", "--config.train.num_steps=1000000", WANDB_MODE="disabled")
     wait_for(process, "step 100/")

@@ -352,7 +352,7 @@ def test_every_point_of_every_sweep_is_a_config(path):
 
 
 # One for each thing that a sweep file can vary; every point of all files is built above.
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["compare_stages", "architecture", "vocabulary", "scaling"])
 def test_the_first_run_of_a_sweep_trains_with_its_values(name, tmp_path):
     flags = ["--count=1", "--preset=smoke", f"--workdir={tmp_path / 'sweep'}"]
@@ -373,7 +373,7 @@ def test_the_first_run_of_a_sweep_trains_with_its_values(name, tmp_path):
         assert kept["parameters"] == swept
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_wandb_files_runs_under_the_sweep_and_a_printed_command_repeats_one(tmp_path):
     content = {
         "program": "main.py",
@@ -674,7 +674,7 @@ def none_is_alive(processes):
     return not any(map(is_alive, processes))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kill_at_nine_random_moments(tmp_path):
     """SIGKILL of the sweep, its fork server or a run loses and repeats no finished run."""
     draw = random.Random(7)
@@ -738,7 +738,7 @@ def check_finished(folder, records):
         assert records.setdefault(name, record) == record
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stopped_sweep_stops_its_runs_and_resumes(tmp_path):
     """By SIGINT, then by SIGTERM, then to its end."""
     content = {

@@ -235,7 +235,7 @@ def test_finish_never_raises(tmp_path, capsys):
 # --- W&B, offline --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_wandb_mirrors_the_record(tmp_path, capsys):
     workdir = tmp_path / "my run"
     workdir.mkdir()
@@ -330,7 +330,7 @@ def test_the_id_is_kept_although_the_training_has_not_read_it(tmp_path):
     tracker.finish({"status": "done"})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("wandb_knows_the_run", [True, False])
 def test_a_resumed_run_is_whole(tmp_path, wandb_knows_the_run, monkeypatch):
     monkeypatch.setenv("WANDB_RESUME", "must")  # Without effect.
@@ -599,7 +599,7 @@ def stopped_run(tmp_path_factory, monkeypatch):
         process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bad_servers_cost_seconds_and_a_stop_button_interrupts(
     stopped_run, tmp_path, capsys, monkeypatch, children
 ):

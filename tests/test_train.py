@@ -74,7 +74,7 @@ def resume_from(step, finished, workdir, config):
     train.train_and_evaluate(config, workdir)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("stage", "fast_bfloat16"), [*((stage, "false") for stage in STAGES), ("gpt2", "true")]
 )
@@ -131,7 +131,7 @@ def saved_at_each_step(tmp_path_factory):
     return workdir, config
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=6, deadline=None)
 @given(st.sets(st.integers(1, 19), min_size=2, max_size=2))
 def test_a_run_can_be_killed_after_any_two_steps(saved_at_each_step, tmp_path_factory, steps):
@@ -146,7 +146,7 @@ def test_a_run_can_be_killed_after_any_two_steps(saved_at_each_step, tmp_path_fa
         assert lines(whole, name) == lines(workdir / "1", name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_number_of_steps_a_dispatch_changes_nothing(tmp_path):
     for count in (1, 4, 50):
         config = smoke("gpt2", **{"train.steps_per_dispatch": count})
@@ -201,7 +201,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_best_checkpoint_outlives_newer_ones_and_a_resumption(tmp_path):
     """A learning rate that ruins the model: the first evaluation stays the best."""
     changes = {
@@ -223,7 +223,7 @@ def test_the_best_checkpoint_outlives_newer_ones_and_a_resumption(tmp_path):
         assert (checkpoints.find("best")[0], checkpoints.find("latest")[0]) == (4, 20)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path):
     changes = {
         "optimizer.learning_rate": 1e30,
@@ -245,7 +245,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(tmp_path):
         assert np.isfinite(leaf).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_bigram_trained_long_is_the_table_of_counts(tmp_path):
     """The closed form: log-probabilities of a bigram are log(count / row total)."""
     text = "the bigram model counts what follows what, and nothing else. " * 40
@@ -516,7 +516,7 @@ def parallel():
     return smoke("gpt2", **changes, **{"train.log_norms_every_steps": 5})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("fast_bfloat16", "tolerance"), [("false", 1e-4), ("true", 2e-2)])
 def test_two_devices_train_as_one(fast_bfloat16, tolerance, tmp_path, monkeypatch):
     """Two virtual devices split each batch and end where one device does."""
@@ -584,7 +584,7 @@ def test_attention_lowers_for_cuda_as_one_kernel():
         assert "__cudnn" not in lowered()  # Nor for the CPU.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "z_loss"),
     [

@@ -131,7 +131,7 @@ def grid(tmp_path_factory):
         yield server, folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_agents_share_the_grid(grid):
     server, _ = grid
     points = [tuple(point.values()) for point in server.assigned.values()]
@@ -142,7 +142,7 @@ def test_agents_share_the_grid(grid):
     assert all(server.by_agent[agent] for agent in ("agent1", "agent2"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_row_arrives_exactly_once(grid):
     server, folder = grid
     for run_id in server.assigned:
@@ -152,7 +152,7 @@ def test_every_row_arrives_exactly_once(grid):
         assert (received.complete, received.exit_code) == (True, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_swept_values_take_precedence_and_are_sent_once(grid):
     server, folder = grid
     for run_id, point in server.assigned.items():
@@ -169,7 +169,7 @@ def test_swept_values_take_precedence_and_are_sent_once(grid):
         assert sweep == {"sweep_id": "sweep001", "parameters": point}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_are_filed_by_experiment_and_named_by_what_differs(grid):
     server, _ = grid
     for run_id, point in server.assigned.items():
@@ -181,7 +181,7 @@ def test_runs_are_filed_by_experiment_and_named_by_what_differs(grid):
         assert received.first("displayName") == f"{stage}:smoke seed={point['config.seed']}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_samples_are_uploaded(grid):
     server, folder = grid
     for run_id in server.assigned:
@@ -195,7 +195,7 @@ def test_the_samples_are_uploaded(grid):
         assert max((table["data"] for table in tables), key=len) == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_routes_lead_to_one_project(tmp_path):
     """A run and an agent's run, with no variable set; below, uploaded runs of a sweep."""
     shipped = yaml.safe_load((ROOT / "sweeps/depth.yaml").read_text())
@@ -236,7 +236,7 @@ def test_wandb_accepts_the_sweep_files_unchanged(name, tmp_path):
         assert kept == content
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_agent_and_run_are_resumed(tmp_path):
     flags = ["--config.train.num_steps=3000", "--config.eval.every_steps=500"]
     flags += ["--config.sample.every_steps=0", "--config.train.log_every_steps=250"]
@@ -272,7 +272,7 @@ def test_a_killed_agent_and_run_are_resumed(tmp_path):
         assert steps == list(range(0, 3001, 250))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_hyperband_stops_runs_through_the_agent(tmp_path):
     """The server applies W&B's rule to the values that arrived."""
     flags = ["--config.eval.every_steps=500", "--config.sample.every_steps=0"]
@@ -296,7 +296,7 @@ def test_hyperband_stops_runs_through_the_agent(tmp_path):
             assert summary["step"] < 1_000_000_000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("trouble", ["fail_for", "hang_for"])
 def test_a_server_that_fails_gets_everything_afterwards(tmp_path, trouble):
     """It answers with status 500, or not at all, for four seconds during the run."""
@@ -327,7 +327,7 @@ def test_a_server_that_fails_gets_everything_afterwards(tmp_path, trouble):
         assert run_folder.read_json(run / "summary.json")["status"] == "done"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_without_a_server_is_uploaded_as_one(tmp_path):
     """And to the project of all others, with no variable set."""
     folder = tmp_path / "sweep"

@@ -41,7 +41,7 @@ def whole(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_disk_that_is_full_while_logging(tmp_path, whole):
     result = run_limited(64, *BIGRAM, f"--workdir={tmp_path / 'run'}")
     assert result.returncode == 1
@@ -67,7 +67,7 @@ def test_a_disk_that_is_full_while_logging(tmp_path, whole):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_disk_that_takes_no_checkpoint(tmp_path, whole):
     """Each failure is reported once, training goes on, and the run ends as failed."""
     flags = ["--config=experiments/bigram.py:smoke", f"--workdir={tmp_path / 'run'}"]

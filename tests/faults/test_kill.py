@@ -6,7 +6,7 @@ from tests.faults.harness import PHASES, Harness
 from tests.faults.of_processes import OfProcesses
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kills_at_random_moments_lose_nothing(tmp_path):
     harness = Harness(tmp_path, seed=20261124, stages=["gpt2"])
     try:
@@ -18,7 +18,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path):
     assert set(PHASES) <= set(harness.killed), harness.killed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_of_two_processes_that_stops_loses_nothing(tmp_path):
     harness = OfProcesses(tmp_path, seed=3, stages=["self_attention"])
     harness.phases = set()

@@ -39,7 +39,7 @@ def load(path, tokenizer, cache):
 SIZE = int(os.environ.get("LARGE_TEXT_MIB", "96"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("end", [b"\n", b" "], ids=["lines", "one endless line"])
 def test_memory_does_not_grow_with_the_text(tmp_path, end):
     piece = ("To be, or not to be — that is the question:" * 24000).encode()[: MIB - 2] + b"!" + end

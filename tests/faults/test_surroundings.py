@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_secret_reaches_the_run_folder_the_report_or_a_log(finished):
     for path in finished.rglob("*"):
         if path.is_file():
@@ -49,7 +49,7 @@ time.strftime = lambda form, *_: "19700101-000000"
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, finished):
     """Every reading of Python's clock is an hour before the last one."""
     (tmp_path / "sitecustomize.py").write_text(BACKWARDS)
@@ -61,7 +61,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, finished):
     assert seconds == sorted(seconds) and seconds[-1] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_resuming_with_other_versions_warns_and_records_both(tmp_path, finished):
     shutil.copytree(finished, tmp_path / "run")
     before = run_folder.read_json(tmp_path / "run/environment.json")
@@ -82,7 +82,7 @@ def test_resuming_with_other_versions_warns_and_records_both(tmp_path, finished)
     assert len(run_folder.read_json(tmp_path / "run/environment.json")["before"]) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_escape_sequences_are_escaped_on_a_terminal_and_exact_elsewhere(tmp_path):
     """Trains a model on escape sequences that set the title and clear the screen."""
     hostile = "\x1b]0;owned\x07\x1b[2J<script>alert(1)</script>\n"
@@ -144,7 +144,7 @@ def test_nothing_is_unpickled_evaluated_or_given_to_a_shell(path):
         assert function not in ("time.time", "datetime.utcnow"), function
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_files_of_a_run_are_json_and_numbers(finished):
     """No file can run code when it is read."""
     kinds = {
