@@ -24,6 +24,8 @@ SMALL = "gpt2.py:small train.batch_size=12 model.dropout_rate=0.0"
 FSDP = "train.batch_size=96 model.dropout_rate=0.0 mesh.fsdp=8"
 EIGHT = [FSDP.replace("fsdp", "data"), FSDP, f"{FSDP} optimizer.name=muon"]
 
+pytestmark = pytest.mark.long
+
 
 def is_wanted():
     """Returns True if the environment exists, or if CI requires it."""
@@ -57,7 +59,6 @@ def rows(environment):
     return {row.pop("experiment"): row for row in made}
 
 
-@pytest.mark.slow
 class TestCompiled:
     """Programs that XLA compiles for one H100."""
 
@@ -183,7 +184,6 @@ def val_losses(workdir: Path) -> list[float]:
     return [line["val/loss"] for line in lines if "val/loss" in line]
 
 
-@pytest.mark.slow
 def test_without_the_compiler_the_command_says_how_to_get_it():
     assert_refused(
         run("-m", "benchmarks.gpu_compile"),
