@@ -94,7 +94,7 @@ test: .venv/dev.stamp lint  ## Lint, then run all tests but the long ones.
 quick: .venv/dev.stamp  ## Run the three quarters of the tests that take a few minutes together.
 	$(PYTEST) -m "not slow" -q
 
-# Whole ladders, kills, several processes, servers: each takes some ten seconds or more.
+# Whole ladders, kills, several processes, servers: each takes more than five seconds.
 long: .venv/dev.stamp  ## Run the long tests, which make test leaves out: most of an hour.
 	$(PYTEST) -m long --durations=40
 

@@ -63,7 +63,7 @@ def files_of(server, version):
     return {name: server.uploads[path(version, f"files/{name}")] for name in version.files}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_artifact_is_the_run_folder_with_one_checkpoint(server, trained):
     workdir, printed = trained
     (version,) = server.artifacts.of_type("model")
@@ -254,7 +254,7 @@ def test_a_model_that_is_not_there_is_one_line(server, trained, account, tmp_pat
     assert len(list((tmp_path / "transformers-from-scratch/models").iterdir())) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_key_and_no_server_are_one_line(home):
     flag = "--workdir=wandb:entity/project/name:best"
     no_key = run("evaluate.py", flag, **{**home, "WANDB_API_KEY": ""})

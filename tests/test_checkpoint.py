@@ -102,7 +102,7 @@ def flip(path, bit):
     path.write_bytes(content)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(["params.safetensors", "opt_state.safetensors", "checkpoint.json"]), st.data()
@@ -212,7 +212,7 @@ assert restore(workdir).step == 3
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_save_that_fails_is_no_checkpoint_and_the_next_one_is_tried(workdir):
     subprocess.run([sys.executable, "-c", SAVE, workdir], cwd=ROOT, check=True)
 

@@ -214,7 +214,7 @@ def test_a_wheel_with_another_text_is_ignored(tmp_path, monkeypatch, url):
     assert len(load("tiny_shakespeare").train) == 1_003_854
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_first_start_encodes_and_the_next_one_reads():
     sizes = ["1003854", "111540"]
     assert output(start("tiny_shakespeare")) == [*sizes, "tensorflow_datasets"]

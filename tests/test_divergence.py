@@ -88,7 +88,7 @@ def test_a_fresh_model_that_is_not_finite_is_told_before_any_update(tmp_path, mo
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("layer", ["block_1/mlp/up", "block_0/attention/value", "final_norm"])
 def test_the_first_layer_is_found(tmp_path, layer):
     """An infinite weight ruins what comes after it, forward, and before it, backward."""
@@ -227,7 +227,7 @@ def test_a_z_loss_is_in_the_gradient_and_not_in_the_loss(parts):
     assert jnp.abs(more_VV - gradient_VV).max() > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_parts_of_a_batch_drop_differently_and_repeatably():
     state = create_state(TINY["gpt2"], optax.adam(1e-2), 0, data_mesh(1))
     same_rows_BT = np.repeat(BATCH_BT[:1], 4, axis=0)

@@ -150,7 +150,7 @@ def folder(tmp_path_factory):
     return path / "out"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_within_documents_is_resumed_and_evaluated(folder, tmp_path, capsys):
     from experiments import multi_head_attention
 
@@ -186,7 +186,7 @@ def test_a_run_within_documents_is_resumed_and_evaluated(folder, tmp_path, capsy
     assert run_of.evaluate("val")["val/loss"] == pytest.approx(lines[0][20]["val/loss"], rel=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_text_has_no_windows_within_documents():
     flags = ["--config=bigram:smoke", "--config.data.pack=false"]
     assert_refused(run("main.py", *flags), "--config.data.pack=false: expected with --config.data.")

@@ -32,7 +32,7 @@ def figure(pattern, text):
     return float(number.rstrip(",").replace(",", "")) * scale
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_a_run_needs_is_printed_and_nothing_is_written(tmp_path):
     shown = dry_run("--config=gpt2:smoke", f"--workdir={tmp_path / 'run'}")
     assert shown.startswith("gpt2:smoke · 7,888 parameters · cpu, float32 · 1,115,394 characters")
@@ -74,7 +74,7 @@ def test_too_little_memory_is_refused():
     assert "memory of each device: " in result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -424,7 +424,7 @@ def test_the_find_exercise_needs_a_run(runs, tmp_path):
         assert re.search(message, ask("4.3", folder, runs / "decoder").text)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_exercises(monkeypatch, tmp_path):
     """The checks are the same code; the runs are shorter."""
     train = training.val_loss

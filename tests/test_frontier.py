@@ -240,7 +240,7 @@ def test_the_charts_draw_every_point_and_the_gains_at_every_budget():
     assert "lower from" in html
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_tells_the_crossings(tmp_path):
     points = [
         {
@@ -269,6 +269,7 @@ class TestSlider:
 
     __test__ = browser.is_wanted()
 
+    @pytest.mark.long
     def test_it_moves_the_gains_to_another_budget(self, tmp_path):
         runs = trained(0.01, optimizers=["adamw"])
         for run_ in runs:  # The page draws them, too.

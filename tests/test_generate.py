@@ -83,7 +83,7 @@ def test_cached_logits_equal_those_of_a_full_pass(name):
         np.testing.assert_allclose(logits[:, 0], whole[:, t], rtol=1e-5, atol=2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("num_samples", [MANY_SAMPLES - 1, MANY_SAMPLES])
 @pytest.mark.parametrize("prompt", [[3], list(range(V)) * 6])
 def test_many_samples_equal_a_single_one(num_samples, prompt):

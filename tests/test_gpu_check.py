@@ -45,7 +45,7 @@ def part(name, *, seconds=PATIENCE, must_pass=True, body=None):
     return checklist.Part(name, f"{name}?", seconds, command, {"SIGN": "seen"}, must_pass)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_outcome_of_a_part_is_recorded_and_the_others_run():
     rows = {
         row["name"]: row for row in checklist.run([part(name) for name in list(BODIES)[:-1]], 9999)

@@ -303,7 +303,7 @@ def test_a_text_of_ones_own_and_a_page_elsewhere(folder, tmp_path):
     assert {"account-nats-gained.svg", "yardstick-loss-of-n-grams.svg"} <= drawn
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pairs_are_not_a_text(tmp_path):
     lines = [json.dumps({"q": f"{i}", "a": "abc"}) for i in range(40)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))

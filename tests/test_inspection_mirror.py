@@ -55,7 +55,7 @@ def test_offline_it_has_the_page_the_figures_and_the_heads(tmp_path):
     assert table == {"columns": list(HEADS[0]), "data": [list(head.values()) for head in HEADS]}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_online_it_is_a_run_of_its_own_kind(tmp_path):
     with Server() as server:
         made = mirror(tmp_path, "online", WANDB_BASE_URL=server.url, WANDB_API_KEY="k" * 40)

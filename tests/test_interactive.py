@@ -56,7 +56,7 @@ def test_a_session_at_a_narrow_terminal(run):
     assert terminal.end() == (0, "\n")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["without readline", "into a file"])
 def test_a_session_without_an_editor_of_lines(run, where, tmp_path):
     (tmp_path / "readline.py").write_text("raise ImportError('no module named readline')")
@@ -88,7 +88,7 @@ def test_a_prompt_is_typed_up_to_ctrl_d(run):
     assert terminal.end() == (0, run.generate("\nKING", NUM_TOKENS) + "\n")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_pipe_has_the_texts_alone(run):
     """The first text is that of the given prompt; the last line has no end."""
     flags = ["--interactive", "--prompt=First", f"--num_tokens={NUM_TOKENS}", "--seed=5"]

@@ -58,7 +58,7 @@ def words_of(process):
         return []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("workers", "started"), [(1, ["bigram"]), (2, ["gpt2-1e13", "bigram"])])
 def test_a_run_that_fails_ends_the_ladder(workers, started, tmp_path):
     """The longest run comes first where another can run beside it."""

@@ -112,7 +112,7 @@ def test_a_window_is_a_pair_and_its_padding(data):
         assert {tuple(row) for row in rows_KBT.reshape(-1, length)} <= set(map(tuple, found[:-2]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "num_parts", "objective"),
     [

@@ -215,6 +215,7 @@ class TestGames:
             shown.keyboard.type(right)
             until(shown, "#shannon-result", "^Right: .*, at guess 2.$")
 
+    @pytest.mark.long
     def test_writer_is_found_by_its_loss(self, chromium, playground):
         with opened(chromium, playground) as shown:
             rounds = []
@@ -243,6 +244,7 @@ class TestGames:
                 assert float(loss) == pytest.approx(bits, abs=0.006)
                 assert label == NAMES[m] + (", who wrote it" if m == author else "")
 
+    @pytest.mark.long
     def test_costs_are_those_of_heads_without_output(self, chromium, playground):
         with opened(chromium, playground) as shown:
             press(

@@ -109,7 +109,7 @@ def test_a_shorter_context_takes_the_first_positions(exported, tmp_path):
     np.testing.assert_array_equal(params["embed"]["position"]["embedding"], whole[:7])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_generate_and_evaluate_take_a_folder_of_weights(finished, exported):
     for script, flags in (
         ("generate.py", ["--prompt=ROMEO:", "--num_tokens=30", "--seed=3"]),
@@ -321,7 +321,7 @@ def test_rows_without_a_tokenizer_beside_them(foreign, rows):
         pretrained.check_tokenizer(foreign, tokenizer)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_weights_than_a_run_began_with_are_refused(exported, copy, tmp_path):
     flags = ["--config=experiments/gpt2.py:smoke", f"--config.model.init_from={copy}"]
     flags += [f"--workdir={tmp_path / 'run'}", "--config.checkpoint.resume=true"]
@@ -409,7 +409,7 @@ def test_export_refuses_settings_that_gpt2_lacks(finished, exported, tmp_path):
         hugging_face.settings_to(model.to_dict(), 65, end_of_text=None)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["char", "byte", "gpt2", "bpe:300"])
 def test_tokenizers_there_and_back(tmp_path, name):
     tokenizer = tokenizers.build(name, lambda: [TEXT], list)

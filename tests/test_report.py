@@ -228,7 +228,7 @@ def shell(command: str, cwd: Path) -> str:
     ).stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_narrow_terminal_gets_fewer_columns_and_no_cut_number(ladder):
     read_end, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
@@ -444,7 +444,7 @@ def test_a_step_that_a_damaged_record_has_often_counts_once():
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_spec_of_a_ladder_is_valid(ladder, tmp_path):
     found, _ = runs.read_runs([ladder / "ladder"])
     assert_valid([*charts.curves(found, charts.points(found)).values(), staircase.ladder(found)])
@@ -505,7 +505,7 @@ def test_many_long_runs_make_a_page_below_ten_megabytes(tmp_path):
     assert set(seeds.values()) == {120}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mistakes_are_one_line_each(ladder, tmp_path):
     write_broken_runs(tmp_path / "broken")
     (tmp_path / "empty").mkdir()
@@ -550,7 +550,7 @@ def test_a_gain_names_the_compute_where_it_is_not_equal(tmp_path):
     assert {run.name: gain_of(run, found) for run in found}["same"] == "-0.00 nats (no gain)"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_charts_are_written_as_files(ladder, tmp_path):
     output = tmp_path / "report.html"
     folder, data = tmp_path / "new" / "figures", tmp_path / "data.json"
@@ -841,6 +841,7 @@ class TestPage:
         with browser.launch() as chromium:
             yield chromium
 
+    @pytest.mark.long
     def test_switches_change_what_the_curves_show(self, chromium, ladder):
         with browser.open_file(chromium, ladder / "report.html") as page:
             axes = page.locator("#curves [aria-roledescription=axis]")

@@ -128,7 +128,7 @@ def test_the_largest_size_is_predicted_from_the_others():
     np.testing.assert_array_equal(scaling.held_out(worse)[0].coefficients, law.coefficients)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_statements():
     runs = ladder(range(1, 5))
     sweep = sweeps.Sweep("scaling", "val/loss", "minimize", runs, {})

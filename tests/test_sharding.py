@@ -135,7 +135,7 @@ def test_sizes_and_ranks_that_do_not_fit_stay_whole():
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -187,7 +187,7 @@ def losses_and_gradients(model, params, tokens_BT):
     return nats_BT, gradient
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("stage", TINY)
 def test_a_padded_vocabulary_changes_no_loss_gradient_or_sample(stage):
     config = importlib.import_module(f"experiments.{stage}").get_config("smoke").model

@@ -141,7 +141,7 @@ def folder(tmp_path_factory):
 FLAGS = ("--config=bigram:smoke", "--config.data.name=shards", "--config.data.tokenizer=byte")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_prepared_corpus_is_trained_on_and_resumed(folder, tmp_path):
     from experiments import self_attention
 

@@ -62,7 +62,7 @@ def outcomes(folder):
     return {line["run"]: line["outcome"] for line in events(folder, "ended")}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_grid_is_run_whole_and_its_best_is_named(tmp_path):
     result = sweep(tmp_path, OBJECTIVE, "--workers=2")
     assert result.returncode == 0, result.stderr
@@ -559,7 +559,7 @@ def test_another_sweep_in_the_folder_is_refused(tmp_path):
     assert_refused(sweep(tmp_path, OBJECTIVE, "--seed=3"), "with --seed=0: resume with that")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_command_is_filled_in_as_the_agent_does():
     """Compares with the client's own code; placeholders that it leaves in place are errors here."""
     from wandb.sdk.launch.sweeps import utils

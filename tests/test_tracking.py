@@ -437,7 +437,7 @@ def test_a_process_that_hangs_delays_no_log_and_is_ended(tmp_path, capsys, monke
     assert "did not finish within 0.5 s" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows_that_waited_for_a_slow_process_all_arrive(tmp_path, children):
     tracker = open_tracker(make_config(), tmp_path, num_params=1)
     step = wait_for_wandb(tracker, tmp_path)
@@ -508,7 +508,7 @@ def started_run(workdir):
             reading.join()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_run_keeps_its_record_and_its_wandb_rows(tmp_path):
     with started_run(tmp_path) as process:
         before = len(record_of(tmp_path))
@@ -522,7 +522,7 @@ def test_a_killed_run_keeps_its_record_and_its_wandb_rows(tmp_path):
     assert json.loads(leet(folder, "--summary"))["state"] == "failed"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_machine_that_dies_keeps_what_was_logged_before(tmp_path):
     """W&B's process saves while it waits for more: no row, and no end, has to come first."""
     with started_run(tmp_path) as process:
@@ -549,7 +549,7 @@ def test_no_key_falls_back_to_offline(tmp_path, capsys):
     assert rows_of(folder) == record_of(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_server_gets_each_row_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     config = make_config(**{"tracking.wandb_mode": "online", "tracking.wandb_entity": "entity"})
@@ -737,7 +737,7 @@ def on_terminal(command, environment):
     return output.decode()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_first_lines_say_what_trains_and_how_to_use_it(tmp_path):
     environment = {**os.environ, "WANDB_MODE": "disabled", "TERM": "xterm", "COLUMNS": "110"}
     command = [sys.executable, "main.py", "--config=experiments/bigram.py:smoke"]
@@ -752,7 +752,7 @@ def test_the_first_lines_say_what_trains_and_how_to_use_it(tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_to_use_a_model_has_no_prompt_that_it_may_not_know(tmp_path):
     (tmp_path / "dna.txt").write_text("TGCA" * 30)
     environment = {**os.environ, "WANDB_MODE": "disabled", "TERM": "xterm", "COLUMNS": "110"}

@@ -96,7 +96,7 @@ def test_resumed_equals_uninterrupted(stage, fast_bfloat16, tmp_path, monkeypatc
     assert len(lines(tmp_path / "whole")) == 1 + 6 + 2 + 1  # Step 0, by 3, 7 and 14, the last.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_fresh_model_s_scores_are_those_before_the_first_update(tmp_path, capsys):
     config = smoke("gpt2", **{"train.log_every_steps": 1, "train.num_steps": 2})
     train.train_and_evaluate(config, tmp_path / "run")
@@ -711,7 +711,7 @@ def test_a_budget_of_flops_sets_the_updates(stage, tmp_path):
     assert (last["step"], last["train_flops"]) == (12, pytest.approx(12 * of_step))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_with_a_budget_equals_the_one_with_its_number_of_updates(tmp_path):
     of_step = set_up(smoke("gpt2")).flops_per_step().total
     budget = smoke("gpt2", **{"train.flops": 20.1 * of_step, "train.num_steps": 7})
