@@ -159,10 +159,8 @@ class Checkpoints(contextlib.AbstractContextManager):
     def restore(self, state: TrainState) -> Restored | None:
         """Restores the newest undamaged state, sharded like `state`; None without checkpoints.
 
-        `state` may have shapes and layouts in place of arrays.
-
-        Renames damaged ones after it to `<step>.damaged`. Raises UserError if all are damaged, or
-        if one does not fit the model.
+        `state` may have shapes and layouts in place of arrays. Renames damaged ones after it to
+        `<step>.damaged`. Raises UserError if all are damaged, or if one does not fit the model.
         """
         damaged = {}
         for step in self.steps()[::-1]:
@@ -183,8 +181,9 @@ class Checkpoints(contextlib.AbstractContextManager):
                 damaged[step] = error
                 continue
             self._set_aside(damaged, step)
-            fresh: Any = state.step  # An integer on the devices, as the counter has to be.
-            counter = jax.jit(partial(int, step), out_shardings=fresh.sharding)()
+            # Not an array of NumPy: programs are compiled for the weak type of a fresh counter.
+            like: Any = state.step
+            counter = jax.jit(partial(int, step), out_shardings=like.sharding)()
             state = state.replace(step=counter, params=params, opt_state=opt_state)
             return Restored(step, state, progress)
         if damaged:

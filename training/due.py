@@ -15,8 +15,8 @@ def milestones(num_steps: int) -> list[int]:
 class Due:
     """Tells what is due after a step: a log line, norms, an evaluation, a sample, a checkpoint.
 
-    Everything is due at the last step, and an evaluation and a sample before the first one. The
-    first step is a dispatch of its own, after which those of the fresh model are made. An
+    Everything is due at the last step, and an evaluation and a sample of the fresh model, step 0.
+    The first step is a dispatch of its own, for the fresh model may be evaluated after it. An
     interval of 0 steps adds no other step; `sample` may be None, for no sample at all, and `norms`
     0, for none at all. Further steps are `evaluate_at` and `sample_at`; snapshots are due at
     `snapshot_at` alone. Without a clock of its own, it is told when minutes are over.
