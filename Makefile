@@ -9,7 +9,7 @@ RUNS ?= runs/ladder
 # `make ladder PRESET=smoke` takes seconds.
 PRESET ?=
 
-.PHONY: help setup setup-gpu lock ladder dashboard docs test quick long soak lint notebooks peers interop gpu-compile scaling gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-prepare bench-mapped bench-playground speedrun comparison ideas ideas-by-depth texts figures clean
+.PHONY: help setup setup-gpu lock ladder dashboard docs test quick long test-all soak lint notebooks peers interop gpu-compile scaling gpu-check bench bench-losses bench-sweep bench-checkpoint bench-growth bench-prepare bench-mapped bench-playground speedrun comparison ideas ideas-by-depth texts figures clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets.
@@ -88,7 +88,7 @@ notebooks: .venv/notebooks.stamp $(NOTEBOOKS)  ## Open the notebooks of the cour
 
 # One worker runs all tests of a file, so that they share fixtures.
 PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-test: .venv/dev.stamp lint  ## Lint, then run all tests but the long ones.
+test: .venv/dev.stamp lint  ## Lint, then run all tests but the long ones: a dozen minutes.
 	$(PYTEST) -m "not long" --durations=20
 
 quick: .venv/dev.stamp  ## Run the three quarters of the tests that take a few minutes together.
@@ -97,6 +97,10 @@ quick: .venv/dev.stamp  ## Run the three quarters of the tests that take a few m
 # Whole ladders, kills, several processes, servers: each takes more than five seconds.
 long: .venv/dev.stamp  ## Run the long tests, which make test leaves out: most of an hour.
 	$(PYTEST) -m long --durations=40
+
+# In one go, tests share more of what they compile.
+test-all: .venv/dev.stamp lint  ## Lint, then run all tests: what make test and make long run.
+	$(PYTEST) --durations=40
 
 KILLS ?= 200
 SEED ?= 1

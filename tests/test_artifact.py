@@ -235,7 +235,7 @@ def test_a_folder_is_itself(tmp_path):
     assert local_folder(tmp_path) == tmp_path == local_folder(str(tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_that_is_not_there_is_one_line(server, trained, account, tmp_path):
     for address in ("wandb:entity/project/a_run_1:v7", "wandb:entity/project/none:best"):
         assert "W&B shows you no such model" in refused(address)

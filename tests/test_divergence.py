@@ -38,7 +38,7 @@ def test_the_order_of_layers_is_that_of_the_forward_pass():
     assert order[-2:] == ["final_norm/scale", "final_norm/bias"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_diverged_run_says_where_and_keeps_what_it_takes_to_look(tmp_path):
     config = smoke("gpt2", **RUIN, **{"eval.every_steps": 0, "checkpoint.every_steps": 1})
     with pytest.raises(Diverged) as error:

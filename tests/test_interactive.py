@@ -79,7 +79,7 @@ def test_a_session_without_an_editor_of_lines(run, where, tmp_path):
     assert (code, shown.strip()) == (128 + signal.SIGTERM, "terminated")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_prompt_is_typed_up_to_ctrl_d(run):
     terminal = Terminal(*command(run, "--prompt=-", f"--num_tokens={NUM_TOKENS}"))
     terminal.until("the prompt, up to Ctrl-D on a line of its own:\n")

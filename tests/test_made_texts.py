@@ -189,7 +189,7 @@ def test_what_a_made_text_does_not_have_is_refused(keys, message):
     assert message in str(refused.value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_context_without_targets_and_an_unknown_preset_are_refused():
     with pytest.raises(UserError) as refused:
         drawn.draw("sum").train.fitting(1, "to train on")

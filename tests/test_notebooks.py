@@ -127,7 +127,7 @@ def test_every_cell_runs(path, executed, checkout):
         assert run_folder.read_object(folder / "summary.json")["status"] == "done"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_runs_are_those_that_are_named_here(executed, checkout):
     for path in PATHS:
         executed(path)

@@ -208,6 +208,7 @@ class TestPage:
         assert found.pop("ms_of_longest_task") >= 0
         assert all(value > 0 for value in found.values()), found
 
+    @pytest.mark.long
     def test_a_model_whose_code_was_changed_is_named(self, chromium, tmp_path, monkeypatch):
         """A fork's MLP with another activation keeps its name, and the page its own."""
         good = tiny_entry("kept")

@@ -104,7 +104,7 @@ def test_other_sources_that_come_to_the_same_program_compile_nothing(forget, mon
     np.testing.assert_array_equal(double(), [0, 2, 4])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_source_file_of_a_program_is_known_however_deep():
     """Those that are imported to train, to evaluate and to generate."""
     loaded = "import sys, train, evaluate, generate; print(*(getattr(module, '__file__', None) or "

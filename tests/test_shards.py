@@ -293,7 +293,7 @@ def test_wrong_corpora_are_refused(folder, tmp_path):
     assert "train-00000.bin can't be read (No such file" in refused(copy)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mistakes_in_flags_are_refused(folder):
     long = [f"--config.data.path={folder}", "--config.model.context_length=40000"]
     for flags, message in (

@@ -436,6 +436,7 @@ class TestBrowser:
 
     __test__ = browser.is_wanted()
 
+    @pytest.mark.long
     def test_no_page_is_wider_than_a_phone_or_asks_a_server(self, built):
         names = [*PAGES, "source/models/gpt2.py", "source/sweeps/index", "search", "genindex"]
         with browser.launch() as chromium:
@@ -450,6 +451,7 @@ class TestBrowser:
         own = (built.as_uri(), "data:")
         assert [url for url in seen if not url.startswith(own)] == []
 
+    @pytest.mark.long
     @pytest.mark.parametrize("name", ["index", "how_to/sweep", "comparison"])
     def test_axe_finds_nothing(self, built, name):
         with browser.launch() as chromium:

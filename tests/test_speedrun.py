@@ -33,7 +33,7 @@ def test_records_name_the_worst_of_three_seeds():
         assert ", ".join(f"{row['val_loss']:.3f}" for row in own) in line
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_is_trained_and_what_this_machine_measured_is_kept(tmp_path):
     output = tmp_path / "speedrun.json"
     words = ("-m", "benchmarks.speedrun", "--presets=speedrun_5s", "--seeds=0")

@@ -177,7 +177,7 @@ def test_a_clear_effect_among_many_changes_is_seen_with_two_seeds():
     assert [made.one for made in found if made.significant] == ["better"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_equal_stages_rarely_differ_significantly():
     """The family-wise error rate is 5 %, among ten pairs and among five with a baseline."""
     rng = np.random.default_rng(1)
@@ -606,7 +606,7 @@ def test_many_runs_show_the_samples_of_the_best(tmp_path):
     assert all(one in shown or one.last("val/bits_per_byte") >= worst for one in made)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_terminal_and_the_page_of_a_real_sweep(tmp_path):
     folder = tmp_path / "sweep"
     flags = (f"--workdir={folder}", "--workers=2", "--count=3", "--preset=smoke")

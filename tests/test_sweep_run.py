@@ -78,7 +78,7 @@ def test_a_grid_is_run_whole_and_its_best_is_named(tmp_path):
     assert yaml.safe_load((folder / "sweep.yaml").read_text()) == OBJECTIVE
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_finished_sweep_is_not_run_again(tmp_path):
     sweep(tmp_path, OBJECTIVE)
     before = events(tmp_path / "sweep")

@@ -124,7 +124,7 @@ def test_a_folder_that_can_t_be_written_costs_nothing_but_tensorboard(tmp_path, 
     assert tracker.finish({"status": "done"})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_is_killed_and_resumed_is_whole(tmp_path):
     workdir = tmp_path / "run"
     command = [sys.executable, "main.py", "--config=experiments/bigram.py:smoke"]

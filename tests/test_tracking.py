@@ -365,7 +365,7 @@ def test_a_resumed_run_is_whole(tmp_path, wandb_knows_the_run, monkeypatch):
     assert summary["best/val/loss"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_of_a_sweep_keeps_the_sweeps_values_and_id(tmp_path, monkeypatch):
     swept = tmp_path / "swept.yaml"
     swept.write_text("config.optimizer.learning_rate:\n  value: 0.25\n")
@@ -538,7 +538,7 @@ def test_a_machine_that_dies_keeps_what_was_logged_before(tmp_path):
 # --- W&B, online ---------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_key_falls_back_to_offline(tmp_path, capsys):
     tracker = open_tracker(make_config(**{"tracking.wandb_mode": "online"}), tmp_path, num_params=1)
     log_steps(tracker, range(0, 20, 5))

@@ -112,7 +112,7 @@ def test_the_fresh_model_s_scores_are_those_before_the_first_update(tmp_path, ca
     assert told[0].startswith("first update made") and told[1].startswith("step 0/2")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_resumed_run_draws_no_parameters(tmp_path, monkeypatch):
     config = smoke("gpt2", **{"train.num_steps": 3})
     train.train_and_evaluate(config, tmp_path / "run")
@@ -160,7 +160,7 @@ def test_the_number_of_steps_a_dispatch_changes_nothing(tmp_path):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_a_run_leaves_behind(tmp_path):
     config = smoke("transformer_decoder")
     train.train_and_evaluate(config, tmp_path / "run")
@@ -615,7 +615,7 @@ def test_chunks_of_the_loss_and_recomputed_blocks_change_nothing(changes, z_loss
         )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_logits_of_all_chunks_are_never_there_at_once():
     """By XLA's plan; that of recomputed blocks is in tests/test_gpu_compile.py, for a CPU's
     compiler undoes them.

@@ -316,7 +316,7 @@ def test_bytes_that_are_not_utf8_do_not_lose_the_mirror(tmp_path):
     assert sent["displayName"] == "caf?"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_command_and_a_notebook_keep_to_the_same_order(tmp_path, monkeypatch):
     """The run's config has what W&B got; the command is `wandb_mode=disabled` by its flag."""
     said = {"WANDB_MODE": "online", "WANDB_TAGS": "2024", "WANDB_NOTES": "theirs"}

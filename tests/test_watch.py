@@ -97,7 +97,7 @@ class TestPage:
         """Moves a run into the folder as a whole: a part of it would be rendered, too."""
         write_run(watch.folder.with_name(name), stage).rename(watch.folder / name)
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_it_is_renewed_and_keeps_what_was_chosen(self, watch):
         with browser.launch() as chromium:
             page = chromium.new_page(viewport={"width": 390, "height": 600})
@@ -134,7 +134,7 @@ def test_ctrl_c_ends_it_in_one_line(watch):
     assert (watch.process.returncode, stderr) == (130, "interrupted\n")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mistakes_are_one_line_each(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

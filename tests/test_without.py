@@ -170,7 +170,7 @@ def test_ideas_add_up_along_the_ladder_and_those_of_a_later_stage_are_refused():
         experiment.get_config("without_mlp")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_without_an_idea_trains_and_writes_text(tmp_path):
     folder = tmp_path / "run"
     config = "--config=experiments/transformer_decoder.py:smoke+without_mask"

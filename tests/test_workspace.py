@@ -122,7 +122,7 @@ def trained(tmp_path_factory):
     return folder, [json.loads(line) for line in lines], summary["summary"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_key_of_the_workspace_is_logged(trained, spec):
     """In the record and in W&B; a renamed metric fails here."""
     folder, records, summarised = trained
@@ -146,7 +146,7 @@ def test_every_key_of_the_workspace_is_logged(trained, spec):
             assert x == "num_params" or all(x in row for row in rows if any(map(drawn, row)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_are_grouped_by_the_group_that_a_run_sends(trained, spec):
     folder, records, _ = trained
     assert spec["section"]["runSets"][0]["grouping"] == [{"section": "run", "name": "group"}]
@@ -166,7 +166,7 @@ def test_the_loss_is_drawn_against_each_cost_of_training(spec):
     assert spec["section"]["settings"]["smoothingActive"] is False
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_norms_of_all_layers_are_drawn(trained, spec):
     drawn = [p["config"]["metricRegex"] for p in panels(spec) if "metricRegex" in p["config"]]
     assert all(p["config"]["useMetricRegex"] for p in panels(spec) if "metricRegex" in p["config"])
@@ -218,7 +218,7 @@ def test_a_dry_run_needs_no_server_and_no_key(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_flags_the_project_is_the_one_that_runs_go_to():
     result = command("--dry_run", WANDB_BASE_URL=NOWHERE, WANDB_API_KEY="")
     assert "in <your entity>/transformers-from-scratch\n" in result.stdout
@@ -226,7 +226,7 @@ def test_without_flags_the_project_is_the_one_that_runs_go_to():
     assert "in <your entity>/mine\n" in result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_workspace_of_sweeps_has_their_settings_as_runs_send_them(trained):
     with Server() as server:
         result = command("--project=mine", "--sweeps", **online(server))
@@ -352,7 +352,7 @@ def test_names_that_wandb_does_not_accept_are_refused(flags, words):
         workspace.build(*flags)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_errors_are_one_line():
     assert_refused(command("--projekt=x"), "projekt")
     assert_refused(command("--report", "--sweeps"), "--report --sweeps: expected one of them")
@@ -392,7 +392,7 @@ class SilentAtTheEnd(Server):
         return super().answer(path, body)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_server_that_does_not_answer_is_reported_soon():
     soon = {"WANDB_HTTP_TIMEOUT": "2", "WANDB_API_KEY": KEY}
     words = "W&B did not accept the workspace (no answer from the server within 2 s)"
