@@ -136,7 +136,7 @@ def test_the_runs_are_those_that_are_named_here(executed, checkout):
     assert made == set.union(*TRAINED.values())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("path", PATHS[1:], ids=lambda path: path.stem)
 def test_a_cell_that_has_run_in_another_kernel_finds_the_finished_run(path, executed):
     """The run of the stage before, which its own notebook trained, is not trained again."""
@@ -146,7 +146,7 @@ def test_a_cell_that_has_run_in_another_kernel_finds_the_finished_run(path, exec
     assert f"smoke/{before}: finished at step 20 already" in texts
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stage_1_shows_what_it_counted(executed, checkout):
     """The counts of the notebook, made again from the text of the run."""
     texts = "".join(output.get("text", "") for output in outputs(executed(PATHS[0])))
