@@ -28,8 +28,10 @@ create = $(1) -m venv $(2) \
   && { $(2)/bin/pip install $(PIP_FLAGS) $(UV) || true; } 2>/dev/null \
   && { $(call install,$(2),--require-hashes -r requirements.txt); } \
   && { $(call install,$(2),--no-deps --require-hashes -r requirements-data.txt); }
-# $(call install,VENV,PACKAGES) installs packages into it.
-install = $(1)/bin/uv pip install --quiet --python $(1)/bin/python $(2) 2>/dev/null \
+# $(call install,VENV,PACKAGES) installs packages into it. Python keeps what it compiled of a package at
+# the first import; where it is told not to, as in many containers, each import would compile again.
+install = $(1)/bin/uv pip install --quiet $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) \
+  --python $(1)/bin/python $(2) 2>/dev/null \
   || $(1)/bin/pip install $(PIP_FLAGS) $(2)
 
 lock: .venv/setup.stamp  ## Pin all packages of requirements*.in.

@@ -14,6 +14,7 @@ if __name__ == "__main__":
     process.require_packages("torch", ".venv-peers", "peers")
 
 
+import os
 from pathlib import Path
 
 from absl import flags
@@ -87,4 +88,6 @@ def measure(name: str, fast_bfloat16: bool) -> list[Row]:
 
 if __name__ == "__main__":
     process.set_up_malloc()  # The workers of both sides inherit it.
+    # And keep the bytecode of what they import, as Python does unless it is told otherwise.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     errors.run_command(main)

@@ -30,6 +30,8 @@ def pytest_configure(config):
         os.environ.setdefault("FAST_BFLOAT16", "false")
         # W&B's process is nice, and may hardly run beside the other worker.
         os.environ["BUSY_MACHINE"] = "true"
+        # The hundreds of commands that tests start import what the first of them compiled.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     import jax
 
     from runtime import process

@@ -1,7 +1,9 @@
 """The packages: every one has a reason, and the lock files agree with the lists."""
 
 import importlib.metadata
+import os
 import re
+import subprocess
 
 import pytest
 from packaging.requirements import Requirement
@@ -71,6 +73,15 @@ def test_the_lock_has_what_the_listed_packages_need():
             if needed.marker is None or needed.marker.evaluate({"extra": ""}):
                 assert canonical(needed.name) in pins, f"{name} needs {needed.name}"
                 queue.append(canonical(needed.name))
+
+
+@pytest.mark.parametrize(("told", "compiles"), [("1", True), ("", False)])
+def test_packages_are_compiled_where_python_may_not_keep_what_it_compiles(told, compiles):
+    command = ["make", "--dry-run", "--always-make", ".venv/setup.stamp"]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": told}
+    shown = subprocess.check_output(command, cwd=ROOT, env=environment, text=True)
+    assert shown.count("uv pip install") == 2
+    assert shown.count("--compile-bytecode") == 2 * compiles
 
 
 @pytest.mark.slow
