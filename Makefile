@@ -137,17 +137,21 @@ run_all = failed=; for sweep in $(2); do \
 	  [ $$code -le 1 ] || exit $$code; \
 	  [ $$code = 0 ] || failed="$$failed $$sweep"; \
 	done; \
-	$(call draw,$(1),$(2)); \
-	[ -z "$$failed" ] || { echo "error: runs failed, see above, in:$$failed" >&2; exit 1; }
+	$(call draw,$(1),$(2))
 
-# $(call draw,FOLDER,SWEEPS) writes what docs/measured and docs/figures keep of sweeps in FOLDER.
-draw = set -e; for sweep in $(2); do \
+# $(call draw,FOLDER,SWEEPS) writes what docs/measured and docs/figures keep of sweeps in FOLDER. One
+# without a report, for no run of it has begun, is told at the end, too.
+draw = set -e; undrawn=; for sweep in $(2); do \
 	  folder=$(1)/$$sweep; \
 	  [ -d $$folder ] || { echo "left as they are: figures of $$folder, which is not there"; continue; }; \
 	  .venv/bin/python report.py $$folder --output=$$folder/report.html \
-	    --data=docs/measured/$$sweep.json --figures=$$folder/figures; \
+	    --data=docs/measured/$$sweep.json --figures=$$folder/figures \
+	    || { undrawn="$$undrawn $$sweep"; continue; }; \
 	  $(call copy,$$folder/figures,$$sweep); \
-	done
+	done; \
+	[ -z "$$failed" ] || echo "error: runs failed, see above, in:$$failed" >&2; \
+	[ -z "$$undrawn" ] || echo "error: no report, see above, of:$$undrawn" >&2; \
+	[ -z "$$failed$$undrawn" ]
 # $(call copy,FOLDER,NAME) copies each figure CHART.svg that docs/figures has as NAME-CHART.svg.
 copy = for figure in docs/figures/$(2)-*.svg; do \
 	    [ ! -e $$figure ] || cp $(1)/$${figure\#docs/figures/$(2)-} $$figure; \

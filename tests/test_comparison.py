@@ -274,7 +274,7 @@ program: main.py
 method: grid
 metric: {{name: val/loss, goal: minimize}}
 parameters:
-  config: {{values: ["experiments/bigram.py:smoke", "experiments/bigram.py:{second}"]}}
+  config: {{values: ["experiments/bigram.py:{first}", "experiments/bigram.py:{second}"]}}
 command: ["${{env}}", "${{interpreter}}", "${{program}}", "${{args}}"]
 """
 
@@ -284,8 +284,13 @@ def test_a_night_of_sweeps_goes_on_after_failed_runs_alone(checkout):
     """Not after a mistake in a sweep file, which runs nothing."""
     (checkout / ".venv").symlink_to(ROOT / ".venv")
     (checkout / "docs/measured").mkdir(parents=True, exist_ok=True)
-    for name, second in (("broken", "unknown"), ("whole", "smoke+smoke")):
-        (checkout / f"sweeps/{name}.yaml").write_text(SWEEP_OF_TWO.format(second=second))
+    for name, first, second in (
+        ("empty", "unknown", "another"),
+        ("broken", "smoke", "unknown"),
+        ("whole", "smoke", "smoke+smoke"),
+    ):
+        text = SWEEP_OF_TWO.format(first=first, second=second)
+        (checkout / f"sweeps/{name}.yaml").write_text(text)
     (checkout / "sweeps/wrong.yaml").write_text("method: guess")
 
     def make(*names):
@@ -301,9 +306,10 @@ def test_a_night_of_sweeps_goes_on_after_failed_runs_alone(checkout):
     stopped = make("wrong", "whole")
     assert stopped.returncode == 2 and "sweeps/wrong.yaml: " in stopped.stderr
     assert not (checkout / "runs").exists()
-    ended = make("broken", "whole")
+    ended = make("empty", "broken", "whole")
     assert ended.returncode == 2
-    assert "error: runs failed, see above, in: broken\n" in ended.stderr
+    assert "error: runs failed, see above, in: empty broken\n" in ended.stderr
+    assert "error: no report, see above, of: empty\n" in ended.stderr
     for name, num_runs in (("broken", 1), ("whole", 2)):
         kept = json.loads((checkout / f"docs/measured/{name}.json").read_text())
         assert len(kept["runs"]) == num_runs

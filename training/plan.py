@@ -12,11 +12,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from models import sharding
 from runtime import programs
-from runtime.devices import AXES, BATCH
+from runtime.devices import BATCH
 from training import norms
 from training.optimizer import Optimizer
 from training.setup import Setup
-from training.step import Metrics, creation, new_state
+from training.step import creation, metric_shapes, new_state
 
 
 def state_shapes(setup: Setup) -> Any:
@@ -42,15 +42,7 @@ def step_shapes(setup: Setup) -> tuple:
     """Returns the arguments of `train_steps`, with shapes and layouts in place of arrays."""
     state, train = state_shapes(setup), setup.train
     layer_norms: Any = norms.initial(state.params) if train.log_norms_every_steps else None
-    number: Any = jax.ShapeDtypeStruct((), np.float32)
-    skipped: Any = jax.ShapeDtypeStruct((), np.int32)
-    measured = Metrics(number, number, number, skipped, layer_norms)
-    whole = NamedSharding(setup.mesh, PartitionSpec())
-    metrics = jax.tree.map(partial(_shape, layout=whole), measured)
-    if jax.process_count() > 1:
-        one_each = NamedSharding(setup.mesh, PartitionSpec(AXES))
-        wishes: Any = jax.ShapeDtypeStruct((setup.mesh.size,), np.int32, sharding=one_each)
-        metrics = metrics._replace(wishes=wishes)
+    metrics = metric_shapes(setup.mesh, layer_norms)
     shape = train.steps_per_dispatch, train.batch_size, setup.context_length + 1
     rows = NamedSharding(setup.mesh, PartitionSpec(None, BATCH))
     return setup.step_arguments(

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax.training.train_state import TrainState
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from models import sharding
 from models.layers import reference
@@ -48,10 +48,31 @@ def initial_metrics(mesh: Mesh, skipped: int = 0, layer_norms: Any = None) -> Me
 
     Steps measure the norms of layers if `layer_norms` are given: those of norms.initial.
     """
-    zero = np.float32(0)
-    measured = devices.replicate((zero, zero, zero, np.int32(skipped), layer_norms), mesh)
-    wishes = devices.one_each(0, mesh) if jax.process_count() > 1 else None
-    return Metrics(*measured)._replace(wishes=wishes)
+
+    def zeros(one: Any) -> jax.Array:
+        return devices.place(np.zeros(one.shape, one.dtype), one.sharding)
+
+    shapes: Any = metric_shapes(mesh, layer_norms)
+    counted = devices.place(np.int32(skipped), shapes.skipped.sharding)
+    return jax.tree.map(zeros, shapes)._replace(skipped=counted)
+
+
+def metric_shapes(mesh: Mesh, layer_norms: Any = None) -> Metrics:
+    """Returns the metrics of a step with shapes and layouts in place of arrays."""
+
+    def shape(of: tuple[int, ...], dtype: Any, *axes: Any) -> Any:
+        layout = NamedSharding(mesh, PartitionSpec(*axes))
+        return jax.ShapeDtypeStruct(of, dtype, sharding=layout)
+
+    number = shape((), np.float32)
+    return Metrics(
+        loss=number,
+        grad_norm=number,
+        learning_rate=number,
+        skipped=shape((), np.int32),
+        norms=None if layer_norms is None else shape(layer_norms.shape, layer_norms.dtype),
+        wishes=shape((mesh.size,), np.int32, devices.AXES) if jax.process_count() > 1 else None,
+    )
 
 
 def create_state(
