@@ -97,11 +97,11 @@ quick: .venv/dev.stamp  ## Run the three quarters of the tests that take a few m
 	$(PYTEST) -m "not slow" -q
 
 # Whole ladders, kills, several processes, servers: each takes more than five seconds.
-long: .venv/dev.stamp  ## Run the long tests, which make test leaves out: most of an hour.
+long: .venv/dev.stamp  ## Run the long tests, which make test leaves out: some forty minutes.
 	$(PYTEST) -m long --durations=40
 
 # In one go, tests share more of what they compile.
-test-all: .venv/dev.stamp lint  ## Lint, then run all tests: what make test and make long run.
+test-all: .venv/dev.stamp lint  ## Lint, then run all tests, the long ones, too: most of an hour.
 	$(PYTEST) --durations=40
 
 KILLS ?= 200
