@@ -90,7 +90,7 @@ notebooks: .venv/notebooks.stamp $(NOTEBOOKS)  ## Open the notebooks of the cour
 
 # One worker runs all tests of a file, so that they share fixtures.
 PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-test: .venv/dev.stamp lint  ## Lint, then run all tests but the long ones: a dozen minutes.
+test: .venv/dev.stamp lint  ## Lint, then run all tests but the long ones: ten minutes.
 	$(PYTEST) -m "not long" --durations=20
 
 quick: .venv/dev.stamp  ## Run the three quarters of the tests that take a few minutes together.
