@@ -97,11 +97,11 @@ quick: .venv/dev.stamp  ## Run the three quarters of the tests that take a few m
 	$(PYTEST) -m "not slow" -q
 
 # Whole ladders, kills, several processes, servers: each takes more than five seconds.
-long: .venv/dev.stamp  ## Run the long tests, which make test leaves out: some forty minutes.
+long: .venv/dev.stamp  ## Run the long tests, which make test leaves out: most of an hour.
 	$(PYTEST) -m long --durations=40
 
 # In one go, tests share more of what they compile.
-test-all: .venv/dev.stamp lint  ## Lint, then run all tests, the long ones, too: most of an hour.
+test-all: .venv/dev.stamp lint  ## Lint, then run all tests, the long ones, too: fifty minutes.
 	$(PYTEST) --durations=40
 
 KILLS ?= 200
@@ -137,11 +137,11 @@ run_all = failed=; for sweep in $(2); do \
 	  [ $$code -le 1 ] || exit $$code; \
 	  [ $$code = 0 ] || failed="$$failed $$sweep"; \
 	done; \
-	$(call draw,$(1),$(2))
+	$(call draw,$(1),$(2),$$failed)
 
-# $(call draw,FOLDER,SWEEPS) writes what docs/measured and docs/figures keep of sweeps in FOLDER. One
-# without a report, for no run of it has begun, is told at the end, too.
-draw = set -e; undrawn=; for sweep in $(2); do \
+# $(call draw,FOLDER,SWEEPS,FAILED) writes what docs/measured and docs/figures keep of sweeps in FOLDER.
+# The end names those with failed runs, FAILED, and those without a report, for none of their runs began.
+draw = set -e; failed="$(3)"; undrawn=; for sweep in $(2); do \
 	  folder=$(1)/$$sweep; \
 	  [ -d $$folder ] || { echo "left as they are: figures of $$folder, which is not there"; continue; }; \
 	  .venv/bin/python report.py $$folder --output=$$folder/report.html \
