@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 import models
@@ -16,8 +15,8 @@ from benchmarks.rounds import Job, Run, serve
 from inference.evaluation import evaluate
 from inference.generation import generate
 from runtime import devices, process
-from training.setup import Setup, set_up
-from training.step import create_state, initial_metrics, train_steps
+from training.setup import Chunk, Setup, TrainSteps, set_up
+from training.step import create_state, initial_metrics
 
 Facts = dict[str, str | float | None]
 
@@ -27,28 +26,26 @@ class TrainStep:
 
     def __init__(self, config: ConfigDict, parts: Setup):
         self.state = create_state(parts.model, parts.tx, config.seed, parts.mesh)
-        self._parts = parts
+        # The key of kept programs knows nothing of the reference definitions.
+        self._parts = parts._replace(cache_key=None)
         self._metrics = initial_metrics(parts.mesh)
-        skips = config.train.max_skipped_updates
-        self._constants = np.uint32(config.seed), skips, parts.schedule
-        self._options = dict(
-            num_parts=config.train.grad_accumulation_steps,
-            objective=parts.objective,
-        )
+        self._run: TrainSteps | None = None
 
     def __call__(self, batches_KBT: jax.Array) -> jax.Array:
         """Updates the state with each of K batches in one dispatch; returns the last one's loss."""
-        self.state, self._metrics = self._apply(train_steps, batches_KBT)
+        self._run = self._run or self._parts.compile_train_steps(self._arguments(batches_KBT))
+        count = len(batches_KBT)
+        chunk = Chunk(0, count, batches_KBT)
+        self.state, self._metrics = self._run(self.state, self._metrics, chunk, 0, count)
         return self._metrics.loss
 
     def compiled_text(self, batches_KBT: jax.Array) -> str:
         """Returns the compiled program as XLA's text."""
-        return self._apply(train_steps.lower, batches_KBT).compile().as_text()
+        lowered = self._parts.lower_train_steps(self._arguments(batches_KBT))
+        return lowered.compile().as_text()
 
-    def _apply(self, function: Callable[..., Any], batches_KBT: jax.Array) -> Any:
-        arguments = self.state, self._metrics, batches_KBT, 0, len(batches_KBT), *self._constants
-        with jax.default_matmul_precision(self._parts.precision):
-            return function(*arguments, **self._options)
+    def _arguments(self, batches_KBT: jax.Array) -> tuple:
+        return self._parts.step_arguments(self.state, self._metrics, batches_KBT)
 
     def facts(self) -> Facts:
         """Returns the FLOPs of an update, the number of parameters, and the device and its peak."""

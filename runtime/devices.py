@@ -10,12 +10,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from runtime import process
 from runtime.errors import UserError
 
 AXES = "data", "fsdp", "tensor"
 BATCH = "data", "fsdp"  # The axes that divide a batch.
+HALVES = "halves"  # The axis of `halves`, which is no mesh of a run.
 
 
 def mesh_of(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> Mesh:
@@ -48,9 +51,42 @@ def mesh_of(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices[: math.prod(shape)]).reshape(shape), AXES)
 
 
+def found() -> list[jax.Device]:
+    """Returns the devices of all processes, without the second one of `halves`."""
+    devices = jax.devices()
+    return devices[:1] if process.has_halves() and devices[0].platform == "cpu" else devices
+
+
+def halves(mesh: Mesh) -> Mesh | None:
+    """Returns two devices of one CPU on the axis HALVES, where a run's `mesh` is that CPU.
+
+    None for every other mesh, and where configure_jax has not made two devices of the CPU.
+    """
+    if not process.has_halves() or list(mesh.devices.flat) != jax.devices("cpu")[:1]:
+        return None
+    return Mesh(np.asarray(jax.devices("cpu")), (HALVES,))
+
+
+def half() -> jax.Array | None:
+    """Returns which half of a batch a program computes, 0 or 1; None for one that computes all."""
+    divides = HALVES in jax.sharding.get_abstract_mesh().axis_names
+    return jax.lax.axis_index(HALVES) if divides else None
+
+
+def mean_of_halves(tree: Any) -> Any:
+    """Returns the means over both halves of a batch; `tree` in a program that computes all.
+
+    As one vector, for each reduction costs as much as a small product.
+    """
+    if half() is None:
+        return tree
+    vector, unravel = ravel_pytree(tree)
+    return unravel(jax.lax.pmean(vector, HALVES))
+
+
 def data_mesh(*batch_sizes: int) -> Mesh:
     """Returns as many of the devices as divide every one of `batch_sizes`, on the axis "data"."""
-    devices = jax.devices()
+    devices = found()
     count = max(n for n in range(1, len(devices) + 1) if all(size % n == 0 for size in batch_sizes))
     return Mesh(np.asarray(devices[:count]).reshape(count, 1, 1), AXES)
 

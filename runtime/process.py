@@ -1,6 +1,7 @@
 """Process set-up: home and cache folder, memory allocator, bfloat16 support and JAX settings."""
 
 import atexit
+import contextlib
 import functools
 import importlib.util
 import os
@@ -216,6 +217,7 @@ def configure_jax() -> None:
     # By default a recent GPU rounds the factors to TF32.
     jax.config.update("jax_default_matmul_precision", "float32")
     _set_options(jax.config)
+    _make_halves()
     try:
         jax.devices()
     # JAX asserts that there is a device.
@@ -226,6 +228,37 @@ def configure_jax() -> None:
             f"{given or 'no JAX_PLATFORMS'}: JAX finds no such device{reason}; unset it, or set up "
             "JAX for a GPU with make setup-gpu"
         ) from None
+
+
+def _make_halves() -> None:
+    """Makes two devices of the CPU, if this process may use two cores and is alone.
+
+    training/halves.py divides a training step between them; nothing else uses the second one.
+    """
+    import jax
+
+    flags = os.environ.get("XLA_FLAGS", "")
+    is_chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in flags
+    if is_chosen or num_cores() < 2 or jax.distributed.is_initialized():
+        return
+    with contextlib.suppress(RuntimeError):  # JAX has started, as in a notebook.
+        jax.config.update("jax_num_cpu_devices", 2)
+        _made_halves.append(True)
+
+
+_made_halves: list[bool] = []  # Of this process.
+
+
+def has_halves() -> bool:
+    """Returns True if configure_jax has made two devices of the CPU, the second one for halves."""
+    return bool(_made_halves)
+
+
+def num_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _set_options(config: Any) -> None:

@@ -65,13 +65,16 @@ def compile_step(setup: Setup) -> Step:
     started = time.perf_counter()
     is_here = setup.mesh.devices.flat[0] in jax.devices()
     with nullcontext() if is_here else topology.compiling():
-        program = setup.lower_train_steps(plan.step_shapes(setup)).compile()
+        shapes = plan.step_shapes(setup)
+        program = setup.lower_train_steps(shapes).compile()
     memory, text = program.memory_analysis(), program.as_text()
     assert memory and text  # Every backend of ours has them.
     peak_bytes = memory.peak_memory_in_bytes
     if setup.mesh.devices.flat[0].platform == "cpu":  # Its plan leaves out temporary buffers.
         kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
         peak_bytes = kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+        if setup.pair(shapes):
+            peak_bytes *= 2  # Both halves are in the memory of one CPU.
     seconds = time.perf_counter() - started
     return Step(text, setup.mesh.size, peak_bytes, seconds)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.training.train_state import TrainState
 
 from inference import metrics
+from runtime import devices
 
 
 class Objective(NamedTuple):
@@ -99,10 +100,12 @@ def loss_and_gradient(
 
     With gradient accumulation the batch is read in `num_parts` equal parts, one after the other,
     which takes less memory. The result differs by floating-point summation order, and by dropout,
-    which draws anew for each part.
+    which draws anew for each part. So it is with two halves of a batch: see halves.py.
     """
     _, dropout_rng = jax.random.split(jax.random.key(seed))
     rng = jax.random.fold_in(dropout_rng, state.step)
+    if (half := devices.half()) is not None:
+        rng = jax.random.fold_in(rng, half)
 
     def of_part(batch_BT, weights_BT, rng):
         (_, loss), gradient = jax.value_and_grad(objective_and_loss, has_aux=True)(
@@ -114,10 +117,10 @@ def loss_and_gradient(
     if objective.is_marked:
         is_target_BT = batch_BT[:, 1:] >= 0
         # Their mean is 1, over the whole batch: parts with more targets weigh more.
-        weights_BT = is_target_BT / is_target_BT.mean()
+        weights_BT = is_target_BT / devices.mean_of_halves(is_target_BT.mean())
         batch_BT = jnp.maximum(batch_BT, ~batch_BT)
     if num_parts == 1:
-        return of_part(batch_BT, weights_BT, rng)
+        return devices.mean_of_halves(of_part(batch_BT, weights_BT, rng))
 
     def add_part(total, part):
         number, part_BT, weights_BT = part
@@ -131,4 +134,4 @@ def loss_and_gradient(
     parts = jax.tree.map(split, (batch_BT, weights_BT))
     zeros = jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params)
     total, _ = jax.lax.scan(add_part, zeros, (jnp.arange(num_parts), *parts))
-    return jax.tree.map(lambda leaf: leaf / num_parts, total)
+    return devices.mean_of_halves(jax.tree.map(lambda leaf: leaf / num_parts, total))

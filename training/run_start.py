@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -27,8 +26,8 @@ from input_pipeline.corpus import Corpus
 from input_pipeline.pairs import Pairs, Records
 from input_pipeline.shards import Shards
 from input_pipeline.tokenizers import TrainedTokenizer
+from runtime import devices, process
 from runtime.errors import UserError
-from runtime.process import processor_name
 from tracking import artifact, sweep
 from training.early_stopping import EarlyStopping
 
@@ -58,6 +57,7 @@ VERSIONS = (
     "flax",
     "device",
     "num_devices",
+    "num_cpus",
     "mesh",
     "precision",
 )
@@ -300,14 +300,14 @@ def padding_line(train: Shards, context_length: int) -> str:
 
 def headline(config: ConfigDict, data: Corpus, num_params: int, precision: str, mesh: Mesh) -> str:
     """Returns what is about to train: the model, its size, the device, the text."""
-    devices = device_line(mesh)
+    device = device_line(mesh)
     unit = "characters" if config.data.tokenizer == "char" else "tokens"
     (num_train, _), (num_val, num_targets) = batches.size(data.train), batches.size(data.val)
     return " · ".join(
         (
             config.tracking.experiment or config.model.name,
             f"{num_params:,} parameters",
-            f"{devices}, {precision}",
+            f"{device}, {precision}",
             f"{num_train + num_val:,} {unit}, {num_targets:,} of them to predict",
         )
     )
@@ -319,7 +319,7 @@ def device_line(mesh: Mesh) -> str:
     sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
     if mesh.shape["data"] < mesh.size:
         line += f" ({sizes})"
-    idle = len(jax.devices()) - mesh.size
+    idle = len(devices.found()) - mesh.size
     return line + f", {idle} more idle" * (idle > 0)
 
 
@@ -368,12 +368,12 @@ def environment(data: Corpus, *, precision: str, mesh: Mesh) -> dict:
         "python": platform.python_version(),
         "jax": jax.__version__,
         "flax": flax.__version__,
-        "device": processor_name() if device.platform == "cpu" else device.device_kind,
+        "device": process.processor_name() if device.platform == "cpu" else device.device_kind,
         "platform": device.platform,
         "num_devices": mesh.size,
         # A string: W&B would show a nested value under other names than the config's.
         "mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
-        "num_cpus": os.cpu_count(),
+        "num_cpus": process.num_cores(),
         "precision": precision,
         "text_sha256": data.digest,
         **floor,

@@ -26,7 +26,7 @@ from runtime import cluster, devices, peak, process, programs
 from runtime.errors import UserError
 from runtime.phases import phase
 from tracking import choose_sinks, wandb_settings
-from training import divergence, norms, optimizer, schedule
+from training import divergence, halves, norms, optimizer, schedule
 from training.loss import Objective
 from training.optimizer import Optimizer
 from training.schedule import Schedule
@@ -140,6 +140,8 @@ class Setup(NamedTuple):
         `note` if the program is not kept from an earlier run.
         """
         key = self.cache_key and f"{self.cache_key} {self.step_options()}"
+        if pair := self.pair(args):
+            args = halves.layouts(args, pair)
         with jax.default_matmul_precision(self.precision):
             if not programs.is_kept("train_steps", key, args):
                 note("compiling" + " once: the next such run starts faster" * bool(key))
@@ -151,7 +153,10 @@ class Setup(NamedTuple):
             state: TrainState, metrics: Metrics, chunk: Chunk, step: int, until: int
         ) -> tuple[TrainState, Metrics]:
             bounds = step - chunk.first, until - chunk.first
-            return program(state, metrics, chunk.batches_KBT, *bounds, *constants)
+            if not pair:
+                return program(state, metrics, chunk.batches_KBT, *bounds, *constants)
+            both = halves.spread(state, metrics, chunk.batches_KBT, pair)
+            return halves.first(program(*both, *bounds, *constants), self.mesh)
 
         return run
 
@@ -164,8 +169,17 @@ class Setup(NamedTuple):
         """Returns what `train_steps` is compiled for."""
         return dict(num_parts=self.train.grad_accumulation_steps, objective=self.objective)
 
+    def pair(self, args: tuple) -> Mesh | None:
+        """Returns the two devices of a CPU that divide the step for these arguments, or None."""
+        num_parts = self.train.grad_accumulation_steps
+        return halves.mesh_for(args[0].params, self.tx, args[2].shape, num_parts, self.mesh)
+
     def lower_train_steps(self, args: tuple) -> jax.stages.Lowered:
         """Lowers `train_steps` for these arguments, or for their shapes and layouts."""
+        if pair := self.pair(args):
+            steps = halves.steps_on(pair, **self.step_options())
+            with jax.default_matmul_precision(self.precision):
+                return steps.lower(*halves.layouts(args, pair))
         steps = train_steps if self.mesh.size == 1 else laid_out_train_steps(*args[:2])
         with jax.default_matmul_precision(self.precision), sharding.over(self.mesh):
             return steps.lower(*args, **self.step_options())
@@ -234,7 +248,7 @@ def set_up(
 ) -> Setup:
     """Builds what a config describes, which `check_config` has passed; `data` may be loaded before.
 
-    The mesh is made of the devices `found`, by default all that JAX finds. Raises UserError for a
+    The mesh is made of the devices `found`, by default all that there are. Raises UserError for a
     text that can't be used, and for a mesh or a batch that does not fit the devices.
     """
     data = data or corpus.load(config.data)
@@ -250,7 +264,7 @@ def set_up(
     tokenizers.encode_prompt(prompt, data.tokenizer, "--config.sample.prompt")
     model = build_model(config, data.tokenizer.vocab_size)
     tx = optimizer.build(config.optimizer, models.width_multiplier(config.model))
-    mesh = devices.mesh_of(config.mesh, found or jax.devices())
+    mesh = devices.mesh_of(config.mesh, found or devices.found())
     check_batch(config.train, mesh)
     precision = choose_precision(config.train.precision)
     described = programs.describe(model) if cluster.count() == 1 else None

@@ -1,0 +1,222 @@
+"""A training step that two cores of a CPU divide: each computes half of every batch."""
+
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import run_folder
+import train
+from benchmarks import workloads
+from runtime import devices, process
+from tests.test_train import arrays, lines, smoke
+from training import halves, plan
+from training.loss import objective_and_loss
+from training.setup import Chunk, set_up
+from training.step import draw_params
+
+STEPS = 5
+CHANGES = {"train.steps_per_dispatch": STEPS, "train.num_steps": STEPS, "train.batch_size": 8}
+NO_DROPOUT = {"model.dropout_rate": 0.0}
+
+
+@pytest.fixture
+def divides_all(monkeypatch):
+    """Steps of little work are divided, too."""
+    monkeypatch.setattr(halves, "LEAST_WORK", 0)
+
+
+def is_divided(setup):
+    return setup.pair(plan.step_shapes(setup)) is not None
+
+
+def trained(setup, num_steps=STEPS, batches_KBT=None):
+    """Returns the state after some steps, and the metrics of the last one."""
+    setup = setup._replace(cache_key=None)
+    steps = setup.compile_train_steps(plan.step_shapes(setup))
+    state = setup.initial_state()
+    metrics = setup.initial_metrics(state.params)
+    chunk = next(setup.chunks(0))
+    if batches_KBT is not None:
+        chunk = Chunk(0, STEPS, devices.split_batches(batches_KBT, setup.mesh))
+    return steps(state, metrics, chunk, 0, num_steps)
+
+
+def both_ways(setup, monkeypatch, **kwargs):
+    """Returns what `trained` does, divided and by one device."""
+    monkeypatch.setattr(halves, "LEAST_WORK", -1)
+    assert is_divided(setup)
+    divided = trained(setup, **kwargs)
+    monkeypatch.setattr(halves, "LEAST_WORK", np.inf)
+    assert not is_divided(setup)
+    return divided, trained(setup, **kwargs)
+
+
+def assert_alike(divided, whole, tolerance=1e-5):
+    for one, two in zip(jax.tree.leaves(divided), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(one, two, rtol=tolerance, atol=tolerance)
+        assert one.sharding == two.sharding
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        ("bigram", {}),
+        ("self_attention", {}),
+        ("multi_head_attention", {}),
+        ("transformer_decoder", {}),
+        ("gpt2", NO_DROPOUT),
+        ("gpt2", NO_DROPOUT | {"train.grad_accumulation_steps": 2}),
+        ("gpt2", NO_DROPOUT | {"train.z_loss": 0.1, "train.loss_chunks": 2}),
+        ("gpt2", NO_DROPOUT | {"train.log_norms_every_steps": 1, "train.remat": True}),
+        ("gpt2", NO_DROPOUT | {"optimizer.name": "lion"}),
+    ],
+)
+def test_halves_train_as_one_device_does(stage, changes, monkeypatch):
+    # Adam divides small gradients by their size: a rounding error would become a whole step.
+    setup = set_up(smoke(stage, **{"optimizer.eps": 1e-3, **CHANGES, **changes}))
+    assert_alike(*both_ways(setup, monkeypatch))
+
+
+@pytest.mark.slow
+def test_targets_that_do_not_count_are_weighed_over_both_halves(monkeypatch):
+    """The first half has twice as many targets as the second one."""
+    setup = set_up(smoke("gpt2", **{"optimizer.eps": 1e-3, **CHANGES, **NO_DROPOUT}))
+    setup = setup._replace(objective=setup.objective._replace(is_marked=True))
+    _, drawn = next(iter(setup.train_batches(0, STEPS)))
+    batches_KBT = np.array(drawn, np.int32)
+    batches_KBT[:, 4:, ::2] = ~batches_KBT[:, 4:, ::2]
+    assert_alike(*both_ways(setup, monkeypatch, batches_KBT=batches_KBT))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("divides_all")
+def test_each_half_draws_its_own_dropout():
+    """The loss is the mean of both halves' losses, each with random numbers of its own."""
+    setup = set_up(smoke("gpt2", **CHANGES, **{"model.dropout_rate": 0.5}))
+    rows = next(iter(setup.train_batches(0, STEPS)))[1][:, :4]
+    twice = np.concatenate([rows, rows], axis=1)
+    _, metrics = trained(setup, num_steps=1, batches_KBT=twice)
+    params = draw_params(setup.model, np.uint32(setup.seed))
+    _, rng = jax.random.split(jax.random.key(np.uint32(setup.seed)))
+    loss = jax.jit(
+        lambda rng: objective_and_loss(
+            params, setup.model.apply, jnp.int32(rows[0]), rng, setup.objective
+        )[1]
+    )
+    first, second = (loss(jax.random.fold_in(jax.random.fold_in(rng, 0), i)) for i in (0, 1))
+    assert abs(first - second) > 1e-4
+    assert metrics.loss == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("divides_all")
+def test_a_step_has_one_reduction():
+    setup = set_up(smoke("gpt2", **CHANGES))
+    text = setup.lower_train_steps(plan.step_shapes(setup)).compile().as_text()
+    assert len(re.findall(r" all-reduce(?:-start)?\(", text)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("divides_all")
+def test_a_resumed_run_of_halves_is_bit_for_bit_the_same(tmp_path):
+    """With dropout, whose random numbers differ by half."""
+    config = partial(smoke, "gpt2", **{"train.batch_size": 8, "model.dropout_rate": 0.2})
+    whole = config(**{"train.num_steps": 12, "checkpoint.every_steps": 6})
+    assert is_divided(set_up(whole))
+    train.train_and_evaluate(whole, tmp_path / "whole")
+    train.train_and_evaluate(config(**{"train.num_steps": 6}), tmp_path / "parts")
+    rest = config(**{"train.num_steps": 12, "checkpoint.resume": True})
+    train.train_and_evaluate(rest, tmp_path / "parts")
+    for one, two in zip(
+        arrays(tmp_path / "whole", 12), arrays(tmp_path / "parts", 12), strict=True
+    ):
+        jax.tree.map(np.testing.assert_array_equal, one, two)
+    assert (
+        lines(tmp_path / "whole")[-1]["train/loss"] == lines(tmp_path / "parts")[-1]["train/loss"]
+    )
+    assert run_folder.read_json(tmp_path / "whole/environment.json")["num_devices"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("divides_all")
+def test_a_step_that_is_not_finite_is_skipped_by_both_halves():
+    setup = set_up(smoke("gpt2", **CHANGES, **{"train.max_skipped_updates": STEPS}))
+    state = setup.initial_state()
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, state.params)
+    setup = setup._replace(cache_key=None)
+    steps = setup.compile_train_steps(plan.step_shapes(setup))
+    metrics = setup.initial_metrics(state.params)
+    chunk = next(setup.chunks(0))
+    state, metrics = steps(state.replace(params=broken), metrics, chunk, 0, STEPS)
+    assert (int(metrics.skipped), int(state.step)) == (STEPS, STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("workload", "changes", "divided"),
+    [
+        ("bigram", {}, False),  # No product.
+        ("self_attention", {}, True),
+        ("multi_head_attention", {}, True),
+        ("transformer_decoder", {}, True),
+        ("laptop", {}, True),
+        ("laptop", {"train.batch_size": 13}, False),
+        ("laptop", {"train.batch_size": 6, "train.grad_accumulation_steps": 2}, False),
+        ("laptop", {"optimizer.name": "muon"}, False),
+        ("baby-8", {}, True),
+        ("small", {}, False),  # Two copies of 124 million parameters.
+    ],
+)
+def test_the_steps_that_are_divided(workload, changes, divided):
+    config = workloads.config_of(workload, smoke=False, num_tokens=1)
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    assert is_divided(set_up(config)) is divided
+
+
+SHOW = """
+import os, sys
+os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:int(sys.argv[1])])
+from runtime import process
+process.configure_jax()
+import jax
+from runtime import devices
+print(len(devices.found()), jax.device_count(), process.has_halves(), process.num_cores())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cores", "variables", "shown"),
+    [
+        (2, {}, "1 2 True 2"),
+        (1, {}, "1 1 False 1"),  # As a sweep pins its workers.
+        (2, {"JAX_NUM_CPU_DEVICES": "1"}, "1 1 False 2"),
+        (2, {"JAX_NUM_CPU_DEVICES": "4"}, "4 4 False 2"),
+        (2, {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, "3 3 False 2"),
+    ],
+)
+def test_devices_that_a_user_chose_are_kept(cores, variables, shown):
+    result = subprocess.run(
+        [sys.executable, "-c", SHOW, str(cores)],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.split() == shown.split()
+
+
+def test_a_mesh_of_several_devices_is_not_divided_again():
+    two = np.asarray(jax.devices("cpu")[:2]).reshape(2, 1, 1)
+    assert process.has_halves()
+    assert devices.halves(jax.sharding.Mesh(two, devices.AXES)) is None
+    assert devices.halves(devices.data_mesh(8)) is not None

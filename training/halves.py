@@ -1,0 +1,99 @@
+"""A training step on two cores of a CPU, each of which computes half of every batch.
+
+XLA divides large products among a CPU's cores, and leaves most of the rest to one of them. Two
+devices of one CPU, each with half of the rows, keep both cores at work throughout. Inside a
+dispatch each has a copy of the state; outside of it a run knows the first device alone.
+"""
+
+import inspect
+from functools import partial
+from typing import Any
+
+import jax
+from flax.training.train_state import TrainState
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from runtime import devices
+from runtime.devices import HALVES
+from training.optimizer import Optimizer
+from training.step import Metrics, train_steps
+
+# Less work than this, in FLOPs, ends before two cores have told each other their gradients.
+LEAST_WORK = 1e8
+# Each half has a copy of the parameters, their gradient and the optimizer's state.
+MOST_PARAMETERS = 32_000_000
+# The first half waits for the second, and XLA ends a process whose device waits for too long: 40
+# seconds, which a laptop that sleeps exceeds.
+PATIENCE = {"xla_cpu_collective_call_terminate_timeout_seconds": 2**30}
+
+
+def mesh_for(
+    params: Any, tx: Optimizer, batch_shape: tuple[int, ...], num_parts: int, mesh: Mesh
+) -> Mesh | None:
+    """Returns the two devices that divide a step, None for a step that one makes faster.
+
+    `params` may be shapes; `batch_shape` is [K, B, T + 1], each batch read in `num_parts` parts.
+    """
+    pair = devices.halves(mesh)
+    if pair is None or batch_shape[1] % (2 * num_parts) or tx.config.name == "muon":
+        return None  # Muon's steps need whole matrices, on each device all of them.
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    weights = sum(leaf.size for path, leaf in leaves if path[-1].key == "kernel")
+    work = 6 * weights * batch_shape[1] * (batch_shape[2] - 1)  # Two a weight, backward four.
+    is_small = sum(leaf.size for _, leaf in leaves) <= MOST_PARAMETERS
+    return pair if work >= LEAST_WORK and is_small else None
+
+
+def steps_on(pair: Mesh, **options: Any) -> Any:
+    """Returns jitted `train_steps` with every batch divided between the two devices of `pair`.
+
+    `options` are its static arguments.
+    """
+    whole = PartitionSpec()
+    divided = jax.shard_map(
+        partial(inspect.unwrap(train_steps), **options),
+        mesh=pair,
+        in_specs=(whole, whole, PartitionSpec(None, HALVES), *[whole] * 5),
+        out_specs=whole,
+        # JAX would have to see that the results of both devices are equal.
+        check_vma=False,
+    )
+    return jax.jit(divided, donate_argnums=0, compiler_options=PATIENCE)
+
+
+def layouts(args: tuple, pair: Mesh) -> tuple:
+    """Returns the arguments of `train_steps` as shapes with their layouts on `pair`."""
+    rows, whole = PartitionSpec(None, HALVES), PartitionSpec()
+
+    def shape(spec: PartitionSpec, leaf: Any) -> Any:
+        layout = NamedSharding(pair, spec)
+        weak = getattr(leaf, "weak_type", False)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout, weak_type=weak)
+
+    state, metrics = jax.tree.map(partial(shape, whole), args[:2])
+    return state, metrics, shape(rows, args[2]), *args[3:]
+
+
+def spread(
+    state: TrainState, metrics: Metrics, batches_KBT: jax.Array, pair: Mesh
+) -> tuple[TrainState, Metrics, jax.Array]:
+    """Returns a dispatch's arguments on both devices; the first one's arrays are not copied."""
+    second, layout = pair.devices[1], NamedSharding(pair, PartitionSpec())
+
+    def both(leaf: jax.Array) -> jax.Array:
+        copies = [leaf, jax.device_put(leaf, second)]
+        return jax.make_array_from_single_device_arrays(leaf.shape, layout, copies)
+
+    rows = NamedSharding(pair, PartitionSpec(None, HALVES))
+    return *jax.tree.map(both, (state, metrics)), jax.device_put(batches_KBT, rows)
+
+
+def first(results: tuple[TrainState, Metrics], mesh: Mesh) -> tuple[TrainState, Metrics]:
+    """Returns a dispatch's results on the one device of a run's `mesh`."""
+    layout = NamedSharding(mesh, PartitionSpec())
+
+    def of_first(leaf: jax.Array) -> jax.Array:
+        own = [leaf.addressable_data(0)]
+        return jax.make_array_from_single_device_arrays(leaf.shape, layout, own)
+
+    return jax.tree.map(of_first, results)
