@@ -62,7 +62,9 @@ def halves(mesh: Mesh) -> Mesh | None:
 
     None for every other mesh, and where configure_jax has not made two devices of the CPU.
     """
-    if not process.has_halves() or list(mesh.devices.flat) != jax.devices("cpu")[:1]:
+    if not process.has_halves() or mesh.devices.flat[0].platform != "cpu":
+        return None
+    if list(mesh.devices.flat) != jax.devices("cpu")[:1]:
         return None
     return Mesh(np.asarray(jax.devices("cpu")), (HALVES,))
 
