@@ -24,7 +24,7 @@ import optax
 from flax import linen as nn
 from jax.experimental import serialize_executable
 
-from runtime import process
+from runtime import devices, process
 from runtime.files import atomic_write
 
 # Files kept, the most recently used ones: a run has 13, a megabyte in all if the model is small.
@@ -122,8 +122,8 @@ def _compile(lowered: jax.stages.Lowered, digest: str, out: Any) -> jax.stages.C
         # Not the devices of its arguments: a program that reads none of them has one device.
         executable = program.runtime_executable()
         assert executable is not None, "a program that was compiled here has an executable"
-        devices = [device.id for device in executable.local_devices()]
-        _keep(digest, (payload, out_tree if out is None else None, devices))
+        ids = [device.id for device in executable.local_devices()]
+        _keep(digest, (payload, out_tree if out is None else None, ids))
     return program
 
 
@@ -172,7 +172,10 @@ def _keep(name: str, value: Any) -> None:
 
 
 def _digest(*parts: Any) -> str:
-    text = repr((parts, sorted(jax.config.values.items()), environment()))
+    options = jax.config.values.items()
+    # A second device for halves changes no program but the step, which names both.
+    options = sorted(item for item in options if item[0] != "jax_num_cpu_devices")
+    text = repr((parts, options, environment()))
     # The repr of a function holds its address; its code is in the sources.
     return hashlib.sha256(re.sub(" at 0x[0-9a-f]+", "", text).encode()).hexdigest()
 
@@ -209,11 +212,11 @@ def source_digest(root: Path) -> str:
 @functools.cache
 def environment() -> tuple:
     """Returns libraries, devices and XLA's variables, which determine a program, too."""
-    devices = jax.devices()
+    found = devices.found()
     return (
         [library.__version__ for library in (jax, jaxlib, flax, optax)],
-        [device.device_kind for device in devices],
-        (devices[0].client.platform_version, jax.process_count()),
+        [device.device_kind for device in found],
+        (found[0].client.platform_version, jax.process_count()),
         process.processor(),
         sorted(
             item

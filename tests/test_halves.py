@@ -215,6 +215,32 @@ def test_devices_that_a_user_chose_are_kept(cores, variables, shown):
     assert result.stdout.split() == shown.split()
 
 
+KEPT = """
+from runtime import process
+process.configure_jax()
+import jax
+from runtime import programs
+print(programs.cached("number", "of a test", (), lambda: jax.device_count()))
+"""
+
+
+@pytest.mark.slow
+def test_one_core_and_two_share_what_they_keep(tmp_path):
+    """After a ladder, whose runs have a core each, generate.py compiles nothing again."""
+
+    def show(**variables):
+        variables |= {"XDG_CACHE_HOME": str(tmp_path)}
+        command = [sys.executable, "-c", KEPT]
+        shown = subprocess.run(
+            command, env=os.environ | variables, capture_output=True, text=True, check=True
+        )
+        return int(shown.stdout)
+
+    assert show(JAX_NUM_CPU_DEVICES="1") == 1
+    assert show() == 1  # Kept; made anew it would be 2.
+    assert show(JAX_NUM_CPU_DEVICES="3") == 3
+
+
 def test_a_mesh_of_several_devices_is_not_divided_again():
     two = np.asarray(jax.devices("cpu")[:2]).reshape(2, 1, 1)
     assert process.has_halves()
