@@ -238,7 +238,9 @@ def _make_halves() -> None:
     import jax
 
     flags = os.environ.get("XLA_FLAGS", "")
-    is_chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in flags
+    # By the environment, or by a notebook that has not used JAX yet.
+    is_chosen = jax.config.values["jax_num_cpu_devices"] != -1
+    is_chosen |= "host_platform_device_count" in flags
     if is_chosen or num_cores() < 2 or jax.distributed.is_initialized():
         return
     with contextlib.suppress(RuntimeError):  # JAX has started, as in a notebook.
