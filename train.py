@@ -89,7 +89,7 @@ class Run:
                 if due.at(step) or stop.requested:
                     measured = metrics.fetch()  # Waits for the device.
                     progress.stop_clock()
-                    self.on_due(state, step, measured, stop)
+                    self.on_due(setup.on_mesh(state), step, measured, stop)
                     progress.start_clock()
         return step
 

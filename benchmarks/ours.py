@@ -41,8 +41,9 @@ class TrainStep:
 
     def compiled_text(self, batches_KBT: jax.Array) -> str:
         """Returns the compiled program as XLA's text."""
-        lowered = self._parts.lower_train_steps(self._arguments(batches_KBT))
-        return lowered.compile().as_text()
+        arguments = self._arguments(batches_KBT)
+        lowered = self._parts.lower_train_steps(arguments)
+        return lowered.compile(self._parts.compiler_options(arguments)).as_text()
 
     def _arguments(self, batches_KBT: jax.Array) -> tuple:
         return self._parts.step_arguments(self.state, self._metrics, batches_KBT)

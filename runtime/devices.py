@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from runtime import process
@@ -82,8 +82,17 @@ def mean_of_halves(tree: Any) -> Any:
     """
     if half() is None:
         return tree
-    vector, unravel = ravel_pytree(tree)
-    return unravel(jax.lax.pmean(vector, HALVES))
+    leaves, structure = jax.tree.flatten(tree)
+    vector = jax.lax.pmean(jnp.concatenate([leaf.ravel() for leaf in leaves]), HALVES)
+    # XLA compiles operations that are alike once, and slices at two constants are not. The barrier
+    # hides the constants, and the program of a step compiles as fast as without halves.
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    begins = [np.uint32(end - leaf.size) for end, leaf in zip(ends, leaves, strict=True)]
+    parts = [
+        jax.lax.dynamic_slice_in_dim(vector, begin, leaf.size).reshape(leaf.shape)
+        for begin, leaf in zip(jax.lax.optimization_barrier(begins), leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, parts)
 
 
 def data_mesh(*batch_sizes: int) -> Mesh:

@@ -30,6 +30,7 @@ from runtime.files import atomic_write
 # Files kept, the most recently used ones: a run has 13, a megabyte in all if the model is small.
 KEPT = 400
 ROOT = Path(__file__).parents[1]
+Options = dict[str, Any] | None  # Of XLA's compiler.
 # The programs of this process.
 LOADED: dict[Any, jax.stages.Compiled] = {}
 # Hits of JAX's own cache in this process.
@@ -58,33 +59,37 @@ def compiled(
     args: tuple,
     lower: Callable[[], jax.stages.Lowered],
     out: Any = None,
+    options: Options = None,
 ) -> jax.stages.Compiled:
     """Returns the program `name` for `args`: loaded if it is kept, else lowered and compiled.
 
     `cache_key` distinguishes it from other programs of these sources for such `args`; with None,
     nothing is kept. `out` has the structure of the result, where that can't be pickled.
+    XLA compiles with `options`, which `cache_key` names, too.
     """
     if cache_key is None:
-        return lower().compile()
+        return lower().compile(options)
     key = _key(name, cache_key, args)
     # A second run in this process has another optimizer object, and the same program.
     place = key, jax.tree.structure((args, out))
     if place not in LOADED:
         # A kept program does not know which of its devices are those of other processes.
         alone = jax.process_count() == 1
-        LOADED[place] = _recalled(key, args, lower, out) if alone else lower().compile()
+        LOADED[place] = (
+            _recalled(key, args, lower, out, options) if alone else lower().compile(options)
+        )
     return LOADED[place]
 
 
 def _recalled(
-    key: str, args: tuple, lower: Callable[[], jax.stages.Lowered], out: Any
+    key: str, args: tuple, lower: Callable[[], jax.stages.Lowered], out: Any, options: Options
 ) -> jax.stages.Compiled:
     """Returns the kept program, or the one that is now compiled and kept."""
     if program := _load(_recall(_recall(key)), args, out):
         return program
     lowered = lower()
-    digest = _digest(lowered.as_text(), str(lowered.out_tree), _shapes(args))
-    program = _load(_recall(digest), args, out) or _compile(lowered, digest, out)
+    digest = _digest(lowered.as_text(), str(lowered.out_tree), _shapes(args), options)
+    program = _load(_recall(digest), args, out) or _compile(lowered, digest, out, options)
     _keep(key, digest)
     return program
 
@@ -111,9 +116,11 @@ def _key(name: str, cache_key: str, args: tuple) -> str:
     return f"{name}-{_digest(cache_key, source_digest(ROOT), _shapes(args))}"
 
 
-def _compile(lowered: jax.stages.Lowered, digest: str, out: Any) -> jax.stages.Compiled:
+def _compile(
+    lowered: jax.stages.Lowered, digest: str, out: Any, options: Options
+) -> jax.stages.Compiled:
     before = len(_hits)
-    program = lowered.compile()
+    program = lowered.compile(options)
     if len(_hits) == before:  # XLA can't save a loaded program again: it loses its functions.
         try:
             payload, _, out_tree = serialize_executable.serialize(program)

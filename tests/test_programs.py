@@ -34,9 +34,10 @@ def files():
     return sorted(programs.folder().iterdir())
 
 
-def double(cache_key="double", args=NUMBERS, lower=None):
+def double(cache_key="double", args=NUMBERS, lower=None, options=None):
     lower = lower or jax.jit(lambda x: {"twice": 2 * x}).lower
-    return programs.compiled("double", cache_key, args, lambda: lower(*args))(*args)["twice"]
+    program = programs.compiled("double", cache_key, args, lambda: lower(*args), options=options)
+    return program(*args)["twice"]
 
 
 def refuse(*_):
@@ -94,6 +95,12 @@ def test_what_makes_another_program_is_never_taken_for_this_one(forget, monkeypa
         with monkeypatch.context() as patch, pytest.raises(AssertionError):
             patch.setattr(programs, name, lambda *root: "another")
             double(lower=refuse)
+
+
+def test_a_program_compiled_with_other_options_is_kept_beside_it(forget):
+    double()
+    double(cache_key="plain", options={"xla_cpu_multi_thread_eigen": False})
+    assert len(files()) == 4  # Two keys, and a program for each.
 
 
 def test_other_sources_that_come_to_the_same_program_compile_nothing(forget, monkeypatch):

@@ -66,7 +66,8 @@ def compile_step(setup: Setup) -> Step:
     is_here = setup.mesh.devices.flat[0] in jax.devices()
     with nullcontext() if is_here else topology.compiling():
         shapes = plan.step_shapes(setup)
-        program = setup.lower_train_steps(shapes).compile()
+        lowered = setup.lower_train_steps(shapes)
+        program = lowered.compile(setup.compiler_options(shapes))
     memory, text = program.memory_analysis(), program.as_text()
     assert memory and text  # Every backend of ours has them.
     peak_bytes = memory.peak_memory_in_bytes

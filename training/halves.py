@@ -1,8 +1,8 @@
 """A training step on two cores of a CPU, each of which computes half of every batch.
 
 XLA divides large products among a CPU's cores, and leaves most of the rest to one of them. Two
-devices of one CPU, each with half of the rows, keep both cores at work throughout. Inside a
-dispatch each has a copy of the state; outside of it a run knows the first device alone.
+devices of one CPU, each with half of the rows, keep both cores at work throughout. Each has a copy
+of the state; what evaluates, writes text and saves gets the first one's.
 """
 
 import inspect
@@ -13,7 +13,7 @@ import jax
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from runtime import devices
+from runtime import devices, process
 from runtime.devices import HALVES
 from training.optimizer import Optimizer
 from training.step import Metrics, train_steps
@@ -25,6 +25,8 @@ MOST_PARAMETERS = 32_000_000
 # The first half waits for the second, and XLA ends a process whose device waits for too long: 40
 # seconds, which a laptop that sleeps exceeds.
 PATIENCE = {"xla_cpu_collective_call_terminate_timeout_seconds": 2**30}
+# With a core for each half, a product in parts on both would only make the halves wait.
+ONE_CORE_EACH = {"xla_cpu_multi_thread_eigen": False}
 
 
 def mesh_for(
@@ -58,7 +60,12 @@ def steps_on(pair: Mesh, **options: Any) -> Any:
         # JAX would have to see that the results of both devices are equal.
         check_vma=False,
     )
-    return jax.jit(divided, donate_argnums=0, compiler_options=PATIENCE)
+    return jax.jit(divided, donate_argnums=0)
+
+
+def compiler_options() -> dict[str, int | bool]:
+    """Returns XLA's options for `steps_on`."""
+    return PATIENCE | (ONE_CORE_EACH if process.num_cores() == 2 else {})
 
 
 def layouts(args: tuple, pair: Mesh) -> tuple:
@@ -77,23 +84,24 @@ def layouts(args: tuple, pair: Mesh) -> tuple:
 def spread(
     state: TrainState, metrics: Metrics, batches_KBT: jax.Array, pair: Mesh
 ) -> tuple[TrainState, Metrics, jax.Array]:
-    """Returns a dispatch's arguments on both devices; the first one's arrays are not copied."""
-    second, layout = pair.devices[1], NamedSharding(pair, PartitionSpec())
-
-    def both(leaf: jax.Array) -> jax.Array:
-        copies = [leaf, jax.device_put(leaf, second)]
-        return jax.make_array_from_single_device_arrays(leaf.shape, layout, copies)
-
-    rows = NamedSharding(pair, PartitionSpec(None, HALVES))
-    return *jax.tree.map(both, (state, metrics)), jax.device_put(batches_KBT, rows)
+    """Returns a dispatch's arguments on both devices; results of the one before are there."""
+    rows, whole = (NamedSharding(pair, PartitionSpec(*axes)) for axes in ((None, HALVES), ()))
+    if metrics.loss.sharding != whole:
+        state, metrics = jax.device_put((state, metrics), whole)
+    return state, metrics, jax.device_put(batches_KBT, rows)
 
 
-def first(results: tuple[TrainState, Metrics], mesh: Mesh) -> tuple[TrainState, Metrics]:
-    """Returns a dispatch's results on the one device of a run's `mesh`."""
+def first(state: TrainState, mesh: Mesh) -> TrainState:
+    """Returns a state on the one device of a run's `mesh`, without a copy; itself if it is there.
+
+    The next dispatch overwrites it, as it does the state on both devices.
+    """
+    if len(jax.tree.leaves(state)[0].sharding.device_set) == mesh.size:
+        return state
     layout = NamedSharding(mesh, PartitionSpec())
 
     def of_first(leaf: jax.Array) -> jax.Array:
         own = [leaf.addressable_data(0)]
         return jax.make_array_from_single_device_arrays(leaf.shape, layout, own)
 
-    return jax.tree.map(of_first, results)
+    return jax.tree.map(of_first, state)

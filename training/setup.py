@@ -139,26 +139,31 @@ class Setup(NamedTuple):
         `args` are its arguments or, from plan.step_shapes, their shapes and layouts. Says so by
         `note` if the program is not kept from an earlier run.
         """
-        key = self.cache_key and f"{self.cache_key} {self.step_options()}"
+        options = self.compiler_options(args)
+        key = self.cache_key and f"{self.cache_key} {self.step_options()} {options}"
         if pair := self.pair(args):
             args = halves.layouts(args, pair)
         with jax.default_matmul_precision(self.precision):
             if not programs.is_kept("train_steps", key, args):
                 note("compiling" + " once: the next such run starts faster" * bool(key))
             lower = partial(self.lower_train_steps, args)
-            program = programs.compiled("train_steps", key, args, lower, out=args[:2])
+            program = programs.compiled("train_steps", key, args, lower, args[:2], options)
         constants = args[5:]
 
         def run(
             state: TrainState, metrics: Metrics, chunk: Chunk, step: int, until: int
         ) -> tuple[TrainState, Metrics]:
             bounds = step - chunk.first, until - chunk.first
-            if not pair:
-                return program(state, metrics, chunk.batches_KBT, *bounds, *constants)
-            both = halves.spread(state, metrics, chunk.batches_KBT, pair)
-            return halves.first(program(*both, *bounds, *constants), self.mesh)
+            arguments = state, metrics, chunk.batches_KBT
+            if pair:
+                arguments = halves.spread(*arguments, pair)
+            return program(*arguments, *bounds, *constants)
 
         return run
+
+    def on_mesh(self, state: TrainState) -> TrainState:
+        """Returns a state that a step has left, on the run's devices: two halves hold it twice."""
+        return halves.first(state, self.mesh)
 
     def step_arguments(self, state: Any, metrics: Any, batches_KBT: Any) -> tuple:
         """Returns the arguments of `train_steps` before its first step."""
@@ -173,6 +178,10 @@ class Setup(NamedTuple):
         """Returns the two devices of a CPU that divide the step for these arguments, or None."""
         num_parts = self.train.grad_accumulation_steps
         return halves.mesh_for(args[0].params, self.tx, args[2].shape, num_parts, self.mesh)
+
+    def compiler_options(self, args: tuple) -> programs.Options:
+        """Returns the options with which XLA compiles what `lower_train_steps` returns."""
+        return halves.compiler_options() if self.pair(args) else None
 
     def lower_train_steps(self, args: tuple) -> jax.stages.Lowered:
         """Lowers `train_steps` for these arguments, or for their shapes and layouts."""
