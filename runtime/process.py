@@ -73,8 +73,8 @@ def set_up_home() -> None:
 
 # Read by glibc before `main`. Pages of 2 MiB, not 4 KiB; and freed memory stays in the process:
 # XLA's CPU backend allocates temporary buffers anew for each execution, and the kernel would have
-# to clear every page of them again. Of four heaps, for the threads that compile or load programs
-# would wait for one, and few, for each keeps what it once had.
+# to clear every page of them again. Four heaps: threads that compile or load programs would wait
+# for a single one, and each heap keeps what it once had.
 MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.arena_max=4:"
     f"glibc.malloc.trim_threshold={1 << 62}"

@@ -139,7 +139,7 @@ def kinds_of_fusions(setup):
 
 @pytest.mark.slow
 def test_halves_have_hardly_more_to_compile(monkeypatch):
-    """XLA compiles fusions that are alike once; a gradient's parts of one vector are not."""
+    """XLA compiles fusions that are alike once; slices at two constants are not alike."""
     changes = {"optimizer.name": "adamw", "model.num_layers": 4}
     setup = set_up(smoke("gpt2", **CHANGES | NO_DROPOUT | changes))
     monkeypatch.setattr(halves, "LEAST_WORK", np.inf)
