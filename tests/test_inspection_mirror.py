@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments import default
-from tests.command import ROOT
+from tests.command import PATIENCE, ROOT
 from tests.wandb_server import Server
 
 MIRROR = """
@@ -20,6 +21,7 @@ from runtime import errors
 from tracking import inspection
 
 def main(folder, mode):
+    inspection.FINISH_SECONDS = {seconds}
     page, figures, heads, numbers = {parts!r}
     parts = dict(page=page, figures=figures, heads=heads, numbers=numbers)
     print(inspection.mirror(default.get_config(), Path(folder), mode, **parts))
@@ -32,8 +34,10 @@ HEADS = [{"run": "gpt2", "layer": 1, "cost": 0.5}, {"run": "gpt2", "layer": 2, "
 NUMBERS = {"gpt2/loss": 1.5, "gpt2/as_good_as_n_gram": None}
 
 
-def mirror(folder: Path, mode: str, **environment: str) -> subprocess.CompletedProcess:
-    script = MIRROR.format(parts=(PAGE, FIGURES, HEADS, NUMBERS))
+def mirror(
+    folder: Path, mode: str, seconds: int = PATIENCE, **environment: str
+) -> subprocess.CompletedProcess:
+    script = MIRROR.format(parts=(PAGE, FIGURES, HEADS, NUMBERS), seconds=seconds)
     return subprocess.run(
         [sys.executable, "-c", script, str(folder), mode],
         cwd=ROOT,
@@ -68,6 +72,20 @@ def test_online_it_is_a_run_of_its_own_kind(tmp_path):
     assert started["project"] == default.get_config().tracking.wandb_project
     (row,) = server.history.values()
     assert {"inside", "inside/account/Nats gained", "inside/heads"} <= row.keys()
+    assert PAGE.encode() in server.uploads.values()
+
+
+@pytest.mark.long
+def test_a_server_that_falls_silent_is_given_up_and_nothing_is_lost(tmp_path):
+    with Server(falls_silent=True) as server:
+        made = mirror(tmp_path, "online", 2, WANDB_BASE_URL=server.url, WANDB_API_KEY="k" * 40)
+    assert made.returncode == 0, made.stderr
+    said, _, upload = made.stdout.partition(": wandb ")
+    assert said == "W&B took not all of it within 2 s, upload the rest"
+    with Server() as server:
+        words = [Path(sys.executable).with_name("wandb"), *shlex.split(upload)]
+        variables = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "k" * 40}
+        subprocess.run(words, cwd=ROOT, env={**os.environ, **variables}, check=True)
     assert PAGE.encode() in server.uploads.values()
 
 

@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 from tracking import server, wandb_settings
 
 JOB_TYPE = "inspect"
+# Limit for the upload.
+FINISH_SECONDS = 60
 
 
 def mirror(
@@ -39,7 +41,13 @@ def mirror(
             entity=tracking.wandb_entity or None,
             job_type=JOB_TYPE,
             name=f"inside {folder.resolve().name}",
-            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                x_disable_stats=True,
+                finish_timeout=FINISH_SECONDS,
+                finish_timeout_raises=True,
+            ),
         )
         shown: dict[str, Any] = {"inside": wandb.Html(page, inject=False)}
         # As HTML: an image of W&B's needs Pillow, and an SVG is as sharp as its place is large.
@@ -50,8 +58,10 @@ def mirror(
             shown["inside/heads"] = wandb.Table(columns=columns, data=rows)
         run.log(shown)
         run.summary.update(dict(numbers))
-        address, written = run.url, Path(run.dir).parent
-        run.finish()
-    if mode == "online":
-        return f"in W&B: {address}"
-    return f"upload it: wandb sync {os.path.relpath(written)}"
+        address, written = run.url, os.path.relpath(Path(run.dir).parent)
+        try:
+            run.finish()
+        except TimeoutError:
+            late = f"W&B took not all of it within {FINISH_SECONDS} s"
+            return f"{late}, upload the rest: wandb sync --include-online {written}"
+    return f"in W&B: {address}" if mode == "online" else f"upload it: wandb sync {written}"

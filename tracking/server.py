@@ -2,17 +2,24 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 
 from runtime.errors import UserError
 from tracking import wandb_limits, wandb_variables
+
+# The variable in which the client keeps the address of its service process.
+SERVICE = "WANDB_SERVICE"
+# Limit for W&B's service process to end, which takes it half a second or never.
+END_SECONDS = 5
 
 
 @contextlib.contextmanager
 def calls(failed: str, hint: str = "") -> Iterator[None]:
     """Runs a block that imports wandb and calls the server.
 
-    Raises UserError for any other error in it: the words `failed`, the reason, and `hint`.
+    A service process of W&B's that it started has ended. Raises UserError for any other error in
+    it: the words `failed`, the reason, and `hint`.
     """
     before = dict(os.environ)
     owner = {name: before[name].strip() for name in ("WANDB_ENTITY",) if name in before}
@@ -34,8 +41,24 @@ def calls(failed: str, hint: str = "") -> Iterator[None]:
             f"{failed} ({reason}): check the network, WANDB_BASE_URL and `wandb login`{hint}"
         ) from None
     finally:
+        # A notebook's own service goes on.
+        if SERVICE in os.environ and SERVICE not in before:
+            _end_service()
         os.environ.clear()
         os.environ |= before
+
+
+def _end_service() -> None:
+    """Ends W&B's service process, in `END_SECONDS` at most.
+
+    W&B's exit hook, which this removes, would wait for it without a limit.
+    """
+    import wandb
+
+    # A service that does not end now, ends when it sees that this process has.
+    thread = threading.Thread(target=wandb.teardown, daemon=True)
+    thread.start()
+    thread.join(END_SECONDS)
 
 
 def check_project(project: str) -> None:

@@ -159,7 +159,6 @@ class Mirror:
 def _log_model(run, model: dict, answer: Callable[..., None]) -> None:
     """Logs the files of a model as an artifact and waits until it is uploaded; one note if not."""
     import wandb
-    from wandb.sdk.artifacts.exceptions import WaitTimeoutError
 
     try:
         artifact = wandb.Artifact(model["name"], model["type"], metadata=model["metadata"])
@@ -173,9 +172,8 @@ def _log_model(run, model: dict, answer: Callable[..., None]) -> None:
             return
         logged.wait(timeout=model["seconds"])
         answer(note=f"W&B has the model: --workdir=wandb:{logged.qualified_name}")
-    except WaitTimeoutError:
-        pass  # The end of the run waits for it, too, and has a note of its own.
     except Exception as error:
+        # `wandb sync` would not send it: the client keeps models of offline runs alone on disk.
         answer(note=f"W&B did not take the model, the run folder has it: {_one_line(error)}")
 
 
@@ -269,7 +267,7 @@ def _finish(run, exit_code: int, answer: Callable[..., None]) -> None:
     except TimeoutError:
         answer(
             note=f"W&B did not upload everything within {FINISH_SECONDS * PATIENCE} s: upload the "
-            f"rest with `wandb sync {run.settings.sync_dir}`"
+            f"rest with `wandb sync --include-online {run.settings.sync_dir}`"
         )
     else:
         wandb.teardown()

@@ -9,7 +9,6 @@ name, manual changes included: save those under another name.
 
 import hashlib
 import os
-import sys
 from typing import Any
 
 from absl import flags
@@ -149,9 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        errors.run_command(main)
-    except SystemExit as end:
-        sys.stdout.flush()
-        # Skips W&B's exit hook, which waits without a timeout for a server that does not answer.
-        os._exit(int(end.code or 0))
+    errors.run_command(main)
