@@ -61,7 +61,7 @@ class Run:
         """
         setup, due, progress = self.setup, self.due, self.progress
         agreement = Agreement(setup.mesh, stop, due)
-        # The step compiles while the fresh model is created and the step's FLOPs are counted.
+        # The step compiles while the fresh model is created.
         with phase("compile"), ThreadPoolExecutor(max_workers=1) as pool:
             shapes = plan.step_shapes(setup)
             compiling = pool.submit(setup.compile_train_steps, shapes, self.tracker.note)
@@ -69,7 +69,6 @@ class Run:
             metrics = before = setup.initial_metrics(state.params, progress.skipped)
             if step == 0:
                 self.set_aside(state, metrics)
-            progress.flops = setup.flops_per_step()
             train_steps = compiling.result()
         if step == 0 and stop.requested:
             self.leave(step, stop)
@@ -111,7 +110,10 @@ class Run:
     def report_fresh(self, params: Any, metrics: Metrics) -> None:
         """Reports the model before the first update. Raises Diverged as `check_scores` does."""
         self.initial_params = None
-        scores = self.report(params, 0, metrics)
+        # The FLOPs of a step, for the next line, are counted beside it.
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            pool.submit(lambda: self.progress.flops)
+            scores = self.report(params, 0, metrics)
         self.check_scores(scores, partial(self.setup.initial_state, params))
 
     def on_due(self, state: TrainState, step: int, metrics: Metrics, stop: signals.Stop) -> None:
@@ -354,7 +356,7 @@ def run_in(
         run = Run(
             setup,
             due_of(config),
-            Progress(saved, tokens_per_step, setup.peak_flops),
+            Progress(saved, tokens_per_step, setup.flops_per_step, setup.peak_flops),
             EarlyStopping(config.eval, run_folder.read_lines(workdir / run_folder.METRICS)),
             checkpoints,
             kept,

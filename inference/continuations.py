@@ -10,11 +10,10 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from inference import metrics
+from inference import metrics, rows
 from input_pipeline.examples import Example
 from input_pipeline.tokenizers import Tokenizer
 from models import sharding
-from runtime import devices, programs
 from runtime.errors import UserError
 
 MIN_LENGTH = 16  # Shorter windows are padded to it.
@@ -77,11 +76,9 @@ def score(
     ]
     num_tokens = np.array([window.num_targets for window in windows])
     nats, are_greedy = np.empty(len(windows)), np.empty(len(windows), bool)
+    of_rows = rows.over(nats_and_hits, model, params, mesh)
     for numbers, tokens_1BT, mask_1BT in batched(windows, batch_size, context_length):
-        chunk = (devices.split_batches(array, mesh) for array in (tokens_1BT, mask_1BT))
-        args = (params, *chunk)
-        with sharding.over(mesh):
-            found = programs.for_model(nats_and_hits, (model,), args)(*args)
+        found = of_rows(tokens_1BT, mask_1BT)
         of_nats, of_hits = (np.asarray(one)[0, : len(numbers)] for one in found)
         nats[numbers], are_greedy[numbers] = of_nats, of_hits
     return Scores(nats, num_tokens, are_greedy)

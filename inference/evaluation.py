@@ -14,10 +14,9 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from inference import metrics
+from inference import metrics, rows
 from input_pipeline import batches
 from models import sharding
-from runtime import devices, programs
 
 BATCHES_PER_CHUNK = 64  # Bounds the memory that a large split needs.
 
@@ -26,7 +25,7 @@ BATCHES_PER_CHUNK = 64  # Bounds the memory that a large split needs.
 def nats_of_batches(
     model: nn.Module, params: Any, windows_CBT: jax.Array, mask_CBT: jax.Array
 ) -> jax.Array:
-    """Returns the sum of nats over the targets in `mask`, for each of C batches.
+    """Returns the nats over the targets in `mask` of each row, [C, B].
 
     A window holds T + 1 tokens: the inputs, and shifted by one the targets.
     """
@@ -36,7 +35,7 @@ def nats_of_batches(
         logits_BTV = model.apply({"params": params}, windows_BT[:, :-1])
         assert isinstance(logits_BTV, jax.Array)  # Flax would return a tuple for `mutable`.
         nats_BT = metrics.next_token_nats(logits_BTV, windows_BT[:, 1:])
-        return jnp.sum(nats_BT, where=mask_BT)
+        return jnp.sum(nats_BT, axis=1, where=mask_BT)
 
     return sharding.whole(jax.lax.map(nats_of_batch, (windows_CBT, mask_CBT)))
 
@@ -53,18 +52,16 @@ def evaluate(
 ) -> dict[str, float]:
     """Returns `metrics.score` over all of `tokens`; `token_bytes` [V] are UTF-8 lengths."""
     nats, num_tokens, num_bytes = 0.0, 0, 0
+    of_rows = rows.over(nats_of_batches, model, params, mesh)
     for windows_CBT, mask_CBT in batches.eval_windows(
         tokens,
         batch_size=batch_size,
         context_length=context_length,
         batches_per_chunk=BATCHES_PER_CHUNK,
     ):
-        chunk = (devices.split_batches(array, mesh) for array in (windows_CBT, mask_CBT))
-        args = (params, *chunk)
-        with sharding.over(mesh):
-            nats_C = programs.for_model(nats_of_batches, (model,), args)(*args)
+        nats_CB = of_rows(windows_CBT, mask_CBT)
         # In float64: a float32 total over a long split would lose its last digits.
-        nats += np.asarray(nats_C, np.float64).sum()
+        nats += np.asarray(nats_CB, np.float64).sum()
         targets = windows_CBT[..., 1:][mask_CBT]
         num_tokens += len(targets)
         num_bytes += int(token_bytes[targets].sum())

@@ -23,6 +23,7 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from runtime import devices
 from runtime.devices import BATCH
 
 Axes = tuple[str | None, ...]
@@ -42,6 +43,10 @@ ACTIVATIONS: dict[str, str | None] = {
     "embed|attention|mlp|down|block_[0-9]+|final_norm": None,
     "query|key|value|up|gate|logits|next_token": "tensor",
 }
+
+
+# Less work than this, in FLOPs, ends before a second core has begun its half.
+LEAST_WORK = 1e8
 
 
 def layout(tree: Any, mesh: Mesh) -> Any:
@@ -94,9 +99,19 @@ def _lay_out(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     return output
 
 
+def halves(params: Any, flops_per_weight: int, mesh: Mesh) -> Mesh | None:
+    """Returns two devices of the CPU `mesh` if they do the work of a batch sooner, else None.
+
+    `params` may be shapes; a batch takes `flops_per_weight` for each weight of its products.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    weights = sum(leaf.size for path, leaf in leaves if path[-1].key == "kernel")
+    return devices.halves(mesh) if weights * flops_per_weight >= LEAST_WORK else None
+
+
 def whole(x: jax.Array) -> jax.Array:
-    """Returns `x` on every device, for each process to read; on one device itself."""
-    if jax.sharding.get_abstract_mesh().empty:
+    """Returns `x` on every device, for each process to read; on one device, or half, itself."""
+    if jax.sharding.get_abstract_mesh().empty or devices.half() is not None:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec())
 

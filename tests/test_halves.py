@@ -13,6 +13,7 @@ import pytest
 import run_folder
 import train
 from benchmarks import workloads
+from models import sharding
 from runtime import devices, process
 from tests.test_train import arrays, lines, resume_from, smoke
 from training import halves, plan
@@ -35,7 +36,7 @@ NO_DROPOUT = {"model.dropout_rate": 0.0}
 @pytest.fixture
 def divides_all(monkeypatch):
     """Steps of little work are divided, too."""
-    monkeypatch.setattr(halves, "LEAST_WORK", 0)
+    monkeypatch.setattr(sharding, "LEAST_WORK", 0)
 
 
 def is_divided(setup):
@@ -57,10 +58,10 @@ def trained(setup, num_steps=STEPS, batches_KBT=None):
 
 def both_ways(setup, monkeypatch, **kwargs):
     """Returns what `trained` does, divided and by one device."""
-    monkeypatch.setattr(halves, "LEAST_WORK", -1)
+    monkeypatch.setattr(sharding, "LEAST_WORK", -1)
     assert is_divided(setup)
     divided = trained(setup, **kwargs)
-    monkeypatch.setattr(halves, "LEAST_WORK", np.inf)
+    monkeypatch.setattr(sharding, "LEAST_WORK", np.inf)
     assert not is_divided(setup)
     return divided, trained(setup, **kwargs)
 
@@ -142,9 +143,9 @@ def test_halves_have_hardly_more_to_compile(monkeypatch):
     """XLA compiles fusions that are alike once; slices at two constants are not alike."""
     changes = {"optimizer.name": "adamw", "model.num_layers": 4}
     setup = set_up(smoke("gpt2", **CHANGES | NO_DROPOUT | changes))
-    monkeypatch.setattr(halves, "LEAST_WORK", np.inf)
+    monkeypatch.setattr(sharding, "LEAST_WORK", np.inf)
     whole = kinds_of_fusions(setup)
-    monkeypatch.setattr(halves, "LEAST_WORK", 0)
+    monkeypatch.setattr(sharding, "LEAST_WORK", 0)
     assert whole / 1.2 < kinds_of_fusions(setup) < 1.2 * whole
 
 

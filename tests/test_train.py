@@ -33,6 +33,7 @@ from runtime.errors import Diverged, UserError
 from tests.command import run
 from tests.stages import ATTENTIVE, TINY, VARIANT, V, init
 from training import optimizer, topology
+from training import setup as training_setup
 from training.due import Due, milestones
 from training.loss import Objective, loss_and_gradient
 from training.schedule import Schedule
@@ -110,6 +111,23 @@ def test_the_fresh_model_s_scores_are_those_before_the_first_update(tmp_path, ca
     assert sample["text"] == setup.write_sample(setup.initial_state().params)
     told = [line for line in capsys.readouterr().out.splitlines() if "step" in line or "up" in line]
     assert told[0].startswith("first update made") and told[1].startswith("step 0/2")
+
+
+@pytest.mark.slow
+def test_a_step_s_flops_are_counted_after_the_first_update_and_once(tmp_path, monkeypatch):
+    calls = []
+
+    def noting(name, function):
+        return lambda *arguments: calls.append(name) or function(*arguments)
+
+    count, report = training_setup.count_flops, train.Run.report_fresh
+    monkeypatch.setattr(training_setup, "count_flops", noting("count", count))
+    monkeypatch.setattr(train.Run, "report_fresh", noting("report the fresh model", report))
+    config = smoke("gpt2", **{"train.log_every_steps": 1, "train.num_steps": 3})
+    train.train_and_evaluate(config, tmp_path / "run")
+    assert calls == ["report the fresh model", "count"]
+    of_step = set_up(config).flops_per_step().total
+    assert [line["train_flops"] / of_step for line in lines(tmp_path / "run")] == [0, 1, 2, 3]
 
 
 @pytest.mark.long

@@ -13,13 +13,12 @@ import jax
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from runtime import devices, process
+from models import sharding
+from runtime import process
 from runtime.devices import HALVES
 from training.optimizer import Optimizer
 from training.step import Metrics, train_steps
 
-# Less work than this, in FLOPs, ends before two cores have told each other their gradients.
-LEAST_WORK = 1e8
 # Each half has a copy of the parameters, their gradient and the optimizer's state.
 MOST_PARAMETERS = 32_000_000
 # The first half waits for the second, and XLA ends a process whose device waits for too long: 40
@@ -36,14 +35,12 @@ def mesh_for(
 
     `params` may be shapes; `batch_shape` is [K, B, T + 1], each batch read in `num_parts` parts.
     """
-    pair = devices.halves(mesh)
-    if pair is None or batch_shape[1] % (2 * num_parts) or tx.config.name == "muon":
+    if batch_shape[1] % (2 * num_parts) or tx.config.name == "muon":
         return None  # Muon's steps need whole matrices, on each device all of them.
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    weights = sum(leaf.size for path, leaf in leaves if path[-1].key == "kernel")
-    work = 6 * weights * batch_shape[1] * (batch_shape[2] - 1)  # Two a weight, backward four.
-    is_small = sum(leaf.size for _, leaf in leaves) <= MOST_PARAMETERS
-    return pair if work >= LEAST_WORK and is_small else None
+    if sum(leaf.size for leaf in jax.tree.leaves(params)) > MOST_PARAMETERS:
+        return None
+    # Two operations a weight and token, backward four.
+    return sharding.halves(params, 6 * batch_shape[1] * (batch_shape[2] - 1), mesh)
 
 
 def steps_on(pair: Mesh, **options: Any) -> Any:

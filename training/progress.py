@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from training.step import Flops
@@ -10,16 +12,30 @@ from training.step import Flops
 class Progress:
     """The numbers that a checkpoint keeps beside the state, and a stopwatch for training alone."""
 
-    def __init__(self, saved: dict[str, Any], tokens_per_step: int, peak_flops: float | None):
-        """`saved` is of `as_saved`; `peak_flops` are a second, None where they are unknown."""
+    def __init__(
+        self,
+        saved: dict[str, Any],
+        tokens_per_step: int,
+        count_flops: Callable[[], Flops],
+        peak_flops: float | None,
+    ):
+        """`saved` is of `as_saved`; `peak_flops` are a second, None where they are unknown.
+
+        `count_flops` gives those of a step, in a second or two.
+        """
         self.seconds: float = saved["seconds"]
         self.skipped: int = saved["skipped"]
         self.best = {key: saved[key] for key in ("best/val/loss", "best/step")}
-        self.flops = Flops(0.0, 0.0)  # Known when counted, beside the first evaluation.
         self._logged = saved.get("logged", {"tokens_seen": 0, "seconds": 0.0})
         self._tokens_per_step = tokens_per_step
+        self._count_flops = count_flops
         self._peak_flops = peak_flops
         self._started = 0.0
+
+    @cached_property
+    def flops(self) -> Flops:
+        """The floating-point operations of a step, counted when they are first asked for."""
+        return self._count_flops()
 
     def as_saved(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps."""
@@ -38,7 +54,7 @@ class Progress:
         """Returns how far the run is, in the units that runs are compared by."""
         return {
             "tokens_seen": step * self._tokens_per_step,
-            "train_flops": step * self.flops.total,
+            "train_flops": step * self.flops.total if step else 0.0,
             # The fresh model is measured after the first update.
             "seconds": self.seconds if step else 0.0,
         }
