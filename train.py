@@ -110,10 +110,7 @@ class Run:
     def report_fresh(self, params: Any, metrics: Metrics) -> None:
         """Reports the model before the first update. Raises Diverged as `check_scores` does."""
         self.initial_params = None
-        # The FLOPs of a step, for the next line, are counted beside it.
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            pool.submit(lambda: self.progress.flops)
-            scores = self.report(params, 0, metrics)
+        scores = self.report(params, 0, metrics)
         self.check_scores(scores, partial(self.setup.initial_state, params))
 
     def on_due(self, state: TrainState, step: int, metrics: Metrics, stop: signals.Stop) -> None:
