@@ -5,7 +5,8 @@ what the axes of a mesh divide; each divides batches, but for "tensor".
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -84,15 +85,49 @@ def mean_of_halves(tree: Any) -> Any:
         return tree
     leaves, structure = jax.tree.flatten(tree)
     vector = jax.lax.pmean(jnp.concatenate([leaf.ravel() for leaf in leaves]), HALVES)
+    return jax.tree.unflatten(structure, parts_of(vector, [leaf.shape for leaf in leaves]))
+
+
+def shared_by_halves(function: Callable[[Any], jax.Array], arrays: Sequence[Any]) -> list[Any]:
+    """Returns `function` of each array, which has the array's shape; a half computes half of them.
+
+    A program that halves do not divide computes all.
+    """
+    if half() is None or len(arrays) < 2:
+        return [function(array) for array in arrays]
+    # The largest first, each to the half that has less to do.
+    shares: tuple[list[int], list[int]] = [], []
+    sizes = [array.size for array in arrays]
+    for place in sorted(range(len(arrays)), key=lambda place: -sizes[place]):
+        min(shares, key=lambda share: sum(sizes[one] for one in share)).append(place)
+    length = max(sum(sizes[place] for place in share) for share in shares)
+
+    def compute(share: list[int]) -> jax.Array:
+        found = jnp.concatenate([function(arrays[place]).ravel() for place in share])
+        return jnp.pad(found, (0, length - found.size))
+
+    own = jax.lax.cond(half() == 0, partial(compute, shares[0]), partial(compute, shares[1]))
+    both = jax.lax.all_gather(own, HALVES)
+    results = list(arrays)
+    for share, vector in zip(shares, both, strict=True):
+        found = parts_of(vector, [arrays[place].shape for place in share])
+        for place, part in zip(share, found, strict=True):
+            results[place] = part
+    return results
+
+
+def parts_of(vector: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
+    """Returns arrays of these shapes, whose elements follow each other in `vector`."""
+    sizes = [math.prod(shape) for shape in shapes]
     # XLA compiles operations that are alike once, and slices at two constants are not. The barrier
     # hides the constants, and the program of a step compiles as fast as without halves.
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    begins = [np.uint32(end - leaf.size) for end, leaf in zip(ends, leaves, strict=True)]
-    parts = [
-        jax.lax.dynamic_slice_in_dim(vector, begin, leaf.size).reshape(leaf.shape)
-        for begin, leaf in zip(jax.lax.optimization_barrier(begins), leaves, strict=True)
+    begins = [np.uint32(end - size) for end, size in zip(np.cumsum(sizes), sizes, strict=True)]
+    return [
+        jax.lax.dynamic_slice_in_dim(vector, begin, size).reshape(shape)
+        for begin, size, shape in zip(
+            jax.lax.optimization_barrier(begins), sizes, shapes, strict=True
+        )
     ]
-    return jax.tree.unflatten(structure, parts)
 
 
 def data_mesh(*batch_sizes: int) -> Mesh:

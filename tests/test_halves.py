@@ -16,7 +16,7 @@ from benchmarks import workloads
 from models import sharding
 from runtime import devices, process
 from tests.test_train import arrays, lines, resume_from, smoke
-from training import halves, plan
+from training import halves, muon, plan
 from training.compiled import compile_step
 from training.loss import objective_and_loss
 from training.setup import Chunk, set_up
@@ -84,10 +84,11 @@ def assert_alike(divided, whole, tolerance=1e-5):
         ("gpt2", NO_DROPOUT | {"train.grad_accumulation_steps": 2}),
         ("gpt2", NO_DROPOUT | {"train.z_loss": 0.1, "train.loss_chunks": 2}),
         ("gpt2", NO_DROPOUT | {"train.log_norms_every_steps": 1}),
+        ("gpt2", NO_DROPOUT | {"optimizer.name": "muon"}),
     ],
 )
 def test_halves_train_as_one_device_does(stage, changes, monkeypatch):
-    setup = set_up(smoke(stage, **CHANGES, **changes))
+    setup = set_up(smoke(stage, **CHANGES | changes))
     assert_alike(*both_ways(setup, monkeypatch))
 
 
@@ -123,11 +124,43 @@ def test_each_half_draws_its_own_dropout():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("optimizer", "collectives"),
+    [("adamw", ["all-reduce"]), ("muon", ["all-gather", "all-reduce"])],
+)
 @pytest.mark.usefixtures("divides_all")
-def test_a_step_has_one_reduction():
-    setup = set_up(smoke("gpt2", **CHANGES))
+def test_a_step_has_one_reduction_and_muon_s_steps_are_shared_at_once(optimizer, collectives):
+    setup = set_up(smoke("gpt2", **CHANGES | {"optimizer.name": optimizer}))
     text = compile_step(setup).text
-    assert len(re.findall(r" all-reduce(?:-start)?\(", text)) == 1
+    assert sorted(re.findall(r" (all-\w+?)(?:-start)?\(", text)) == collectives
+
+
+@pytest.mark.slow
+def test_each_half_orthogonalizes_half_of_the_matrices():
+    pair = devices.halves(devices.data_mesh(2))
+    draw = np.random.default_rng(0)
+    shapes = [(4, 6), (8, 8), (4, 6), (6, 4), (8, 8)]
+    matrices = [draw.standard_normal(shape, np.float32) for shape in shapes]
+    calls = []
+
+    def step(matrix):
+        calls.append(matrix.shape)
+        return muon.orthogonalize(matrix)
+
+    def steps(matrices):
+        return devices.shared_by_halves(step, matrices)
+
+    whole = jax.P()
+    divided = jax.shard_map(steps, mesh=pair, in_specs=whole, out_specs=whole, check_vma=False)
+    found = jax.jit(divided)(matrices)
+    assert sorted(calls) == sorted(shapes)  # Each in the branch of one half alone.
+    for one, two in zip(found, map(muon.orthogonalize, matrices), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+        # Both devices have all of them.
+        np.testing.assert_array_equal(one.addressable_data(0), one.addressable_data(1))
+    # A single matrix is whole for both.
+    (alone,) = jax.jit(divided)(matrices[:1])
+    np.testing.assert_allclose(alone, found[0], atol=1e-5)
 
 
 def kinds_of_fusions(setup):
@@ -217,7 +250,7 @@ def test_a_step_that_is_not_finite_is_skipped_by_both_halves():
         ("laptop", {}, True),
         ("laptop", {"train.batch_size": 13}, False),
         ("laptop", {"train.batch_size": 6, "train.grad_accumulation_steps": 2}, False),
-        ("laptop", {"optimizer.name": "muon"}, False),
+        ("laptop", {"optimizer.name": "muon"}, True),
         ("baby-8", {}, True),
         ("small", {}, False),  # Two copies of 124 million parameters.
     ],

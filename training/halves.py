@@ -16,7 +16,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from models import sharding
 from runtime import process
 from runtime.devices import HALVES
-from training.optimizer import Optimizer
 from training.step import Metrics, train_steps
 
 # Each half has a copy of the parameters, their gradient and the optimizer's state.
@@ -28,15 +27,13 @@ PATIENCE = {"xla_cpu_collective_call_terminate_timeout_seconds": 2**30}
 ONE_CORE_EACH = {"xla_cpu_multi_thread_eigen": False}
 
 
-def mesh_for(
-    params: Any, tx: Optimizer, batch_shape: tuple[int, ...], num_parts: int, mesh: Mesh
-) -> Mesh | None:
+def mesh_for(params: Any, batch_shape: tuple[int, ...], num_parts: int, mesh: Mesh) -> Mesh | None:
     """Returns the two devices that divide a step, None for a step that one makes faster.
 
     `params` may be shapes; `batch_shape` is [K, B, T + 1], each batch read in `num_parts` parts.
     """
-    if batch_shape[1] % (2 * num_parts) or tx.config.name == "muon":
-        return None  # Muon's steps need whole matrices, on each device all of them.
+    if batch_shape[1] % (2 * num_parts):
+        return None
     if sum(leaf.size for leaf in jax.tree.leaves(params)) > MOST_PARAMETERS:
         return None
     # Two operations a weight and token, backward four.

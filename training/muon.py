@@ -10,6 +10,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from models.layers import target
+from runtime import devices
 from runtime.devices import AXES
 
 # Of Jordan et al. (2024): the steepest at 0 that leaves singular values between 0.7 and 1.2.
@@ -26,8 +27,10 @@ def scale_by_muon(momentum: float) -> optax.GradientTransformation:
 
     def update_fn(updates, state, params=None):
         del params
-        if jax.sharding.get_abstract_mesh().empty:
-            return jax.tree.map(_scaled_step, updates), state
+        if jax.sharding.get_abstract_mesh().empty or devices.half() is not None:
+            leaves, tree = jax.tree.flatten(updates)
+            steps = devices.shared_by_halves(_scaled_step, leaves)
+            return jax.tree.unflatten(tree, steps), state
         return _spread_steps(updates), state
 
     orthogonalization = optax.GradientTransformation(lambda params: optax.EmptyState(), update_fn)

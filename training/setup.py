@@ -177,7 +177,7 @@ class Setup(NamedTuple):
     def pair(self, args: tuple) -> Mesh | None:
         """Returns the two devices of a CPU that divide the step for these arguments, or None."""
         num_parts = self.train.grad_accumulation_steps
-        return halves.mesh_for(args[0].params, self.tx, args[2].shape, num_parts, self.mesh)
+        return halves.mesh_for(args[0].params, args[2].shape, num_parts, self.mesh)
 
     def compiler_options(self, args: tuple) -> programs.Options:
         """Returns the options with which XLA compiles what `lower_train_steps` returns."""
