@@ -26,17 +26,17 @@ def over(function: Any, model: nn.Module, params: Any, mesh: Mesh) -> Callable[.
     result depends on another row.
     """
 
-    @functools.cache
-    def by_halves(pair: Mesh) -> tuple:
-        layout = NamedSharding(pair, PartitionSpec(None, HALVES))
-        return _by_halves(function, pair), devices.replicate(params, pair), layout
+    whole = function, params, NamedSharding(mesh, PartitionSpec(None, BATCH))
 
-    alone = function, params, NamedSharding(mesh, PartitionSpec(None, BATCH))
+    @functools.cache
+    def halved(pair: Mesh) -> tuple:
+        layout = NamedSharding(pair, PartitionSpec(None, HALVES))
+        return _divided(function, pair), devices.replicate(params, pair), layout
 
     def of_batches(*batches: np.ndarray) -> Any:
         size, length = batches[0].shape[1:]
         pair = None if size % 2 else sharding.halves(params, 2 * size * length, mesh)
-        called, weights, layout = alone if pair is None else by_halves(pair)
+        called, weights, layout = whole if pair is None else halved(pair)
         args = (weights, *(devices.place(array, layout) for array in batches))
         with sharding.over(mesh):
             return programs.for_model(called, (model,), args)(*args)
@@ -45,15 +45,17 @@ def over(function: Any, model: nn.Module, params: Any, mesh: Mesh) -> Callable[.
 
 
 @functools.cache
-def _by_halves(function: Any, pair: Mesh) -> Any:
-    """Returns `function`, jitted to compute each half of the rows on a device of its own."""
+def _divided(function: Any, pair: Mesh) -> Any:
+    """Returns `function`, jitted to compute half of the rows on each device of `pair`."""
     rows = PartitionSpec(None, HALVES)
 
     @functools.wraps(function)
     def divided(model: nn.Module, params: Any, *batches: jax.Array) -> Any:
-        whole = functools.partial(inspect.unwrap(function), model)
+        of_model = functools.partial(inspect.unwrap(function), model)
         specs = (PartitionSpec(), *[rows] * len(batches))
-        of_half = jax.shard_map(whole, mesh=pair, in_specs=specs, out_specs=rows, check_vma=False)
+        of_half = jax.shard_map(
+            of_model, mesh=pair, in_specs=specs, out_specs=rows, check_vma=False
+        )
         return of_half(params, *batches)
 
     return jax.jit(divided, static_argnums=0)
