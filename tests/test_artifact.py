@@ -58,6 +58,13 @@ def trained(tmp_path_factory, home):
     return workdir, result.stdout
 
 
+def model_of_trained(server):
+    """Returns the model of `trained`; the server has those of other tests, too."""
+    models = server.artifacts.of_type("model")
+    (version,) = [model for model in models if model.collection == "a_run_1"]
+    return version
+
+
 def files_of(server, version):
     """Returns the content of a version's files by name."""
     path = server.artifacts.path
@@ -67,8 +74,8 @@ def files_of(server, version):
 @pytest.mark.long
 def test_the_artifact_is_the_run_folder_with_one_checkpoint(server, trained):
     workdir, printed = trained
-    (version,) = server.artifacts.of_type("model")
-    assert (version.collection, version.aliases) == ("a_run_1", {"best", "latest"})
+    version = model_of_trained(server)
+    assert version.aliases == {"best", "latest"}
     summary = run_folder.read_json(workdir / "summary.json")
     best = Checkpoints(workdir).best_step()
     metadata = {
@@ -249,8 +256,8 @@ def test_a_model_that_is_not_there_is_one_line(server, trained, account, tmp_pat
     table = server.artifacts.of_type("run_table")[-1]
     address = f"wandb:entity/project/{table.collection}:v{table.index}"
     assert "is not the model of a run (it has no config.json)" in refused(address)
-    # A file that the server has lost, or another has changed; the first model is that of `trained`.
-    version = server.artifacts.of_type("model")[0]
+    # A file that the server has lost, or another has changed.
+    version = model_of_trained(server)
     path = server.artifacts.path(version, "files/config.json")
     whole = server.uploads.pop(path)
     assert "W&B did not give the model (" in refused("wandb:entity/project/a_run_1:best")
