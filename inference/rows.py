@@ -25,7 +25,6 @@ def over(function: Any, model: nn.Module, params: Any, mesh: Mesh) -> Callable[.
     These and the results are arrays [C, B, ...], the first of them tokens [C, B, T]; no row of a
     result depends on another row.
     """
-
     whole = function, params, NamedSharding(mesh, PartitionSpec(None, BATCH))
 
     @functools.cache

@@ -43,8 +43,6 @@ ACTIVATIONS: dict[str, str | None] = {
     "embed|attention|mlp|down|block_[0-9]+|final_norm": None,
     "query|key|value|up|gate|logits|next_token": "tensor",
 }
-
-
 # Less work than this, in FLOPs, ends before a second core has begun its half.
 LEAST_WORK = 1e8
 
@@ -110,10 +108,8 @@ def halves(params: Any, flops_per_weight: int, mesh: Mesh) -> Mesh | None:
 
 
 def whole(x: jax.Array) -> jax.Array:
-    """Returns `x` on every device, for each process to read; on one device, or half, itself."""
-    if jax.sharding.get_abstract_mesh().empty or devices.half() is not None:
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+    """Returns `x` on every device, for each process to read; itself if no mesh divides it."""
+    return jax.lax.with_sharding_constraint(x, PartitionSpec()) if devices.is_laid_out() else x
 
 
 def constrain(x: jax.Array, last: str | None) -> jax.Array:

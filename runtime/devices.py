@@ -76,6 +76,14 @@ def half() -> jax.Array | None:
     return jax.lax.axis_index(HALVES) if divides else None
 
 
+def is_laid_out() -> bool:
+    """Returns True in a program that JAX divides among the devices of a run's mesh.
+
+    A program of halves says itself what each device computes.
+    """
+    return not jax.sharding.get_abstract_mesh().empty and half() is None
+
+
 def mean_of_halves(tree: Any) -> Any:
     """Returns the means over both halves of a batch; `tree` in a program that computes all.
 

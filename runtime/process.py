@@ -234,7 +234,8 @@ def configure_jax() -> None:
 def _make_halves() -> None:
     """Makes two devices of the CPU, if this process may use two cores and is alone.
 
-    training/halves.py divides a training step between them; nothing else uses the second one.
+    training/halves.py divides a training step between them, and inference/rows.py an evaluation;
+    nothing else uses the second one.
     """
     import jax
 

@@ -180,7 +180,7 @@ def _keep(name: str, value: Any) -> None:
 
 def _digest(*parts: Any) -> str:
     options = jax.config.values.items()
-    # A second device for halves changes no program but the step, which names both.
+    # A second device for halves changes no program but those that name both.
     options = sorted(item for item in options if item[0] != "jax_num_cpu_devices")
     text = repr((parts, options, environment()))
     # The repr of a function holds its address; its code is in the sources.

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -177,16 +178,16 @@ def test_a_server_that_does_not_take_the_model_costs_a_bounded_time(tmp_path, ca
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with SilentOnModels() as silent:
         monkeypatch.setenv("WANDB_BASE_URL", silent.url)
-        assert log_model(tmp_path / "run", "online")
+        assert log_model(tmp_path / "a run", "online")
     printed = capsys.readouterr().out
     assert notes_about("did not take the model, the run folder has it: ", printed)
     (note,) = notes_about("did not upload everything", printed)
-    assert run_folder.read_json(tmp_path / "run/summary.json") == {"status": "done"}
+    assert run_folder.read_json(tmp_path / "a run/summary.json") == {"status": "done"}
     # The command in the note uploads the rest, without the model.
     upload = re.search("`wandb (sync .*)`", note)[1]
     with Server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        subprocess.run([Path(sys.executable).with_name("wandb"), *upload.split()], check=True)
+        subprocess.run([Path(sys.executable).with_name("wandb"), *shlex.split(upload)], check=True)
     assert [row["step"] for row in server.history.values()] == [3]
 
 

@@ -78,10 +78,12 @@ def test_online_it_is_a_run_of_its_own_kind(tmp_path):
 @pytest.mark.long
 def test_a_server_that_falls_silent_is_given_up_and_nothing_is_lost(tmp_path):
     with Server(falls_silent=True) as server:
-        made = mirror(tmp_path, "online", 2, WANDB_BASE_URL=server.url, WANDB_API_KEY="k" * 40)
+        folder = tmp_path / "a folder"
+        folder.mkdir()
+        made = mirror(folder, "online", 2, WANDB_BASE_URL=server.url, WANDB_API_KEY="k" * 40)
     assert made.returncode == 0, made.stderr
     said, _, upload = made.stdout.partition(": wandb ")
-    assert said == "W&B took not all of it within 2 s, upload the rest"
+    assert said == "W&B did not take all of it within 2 s; upload the rest"
     with Server() as server:
         words = [Path(sys.executable).with_name("wandb"), *shlex.split(upload)]
         variables = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "k" * 40}

@@ -1,6 +1,7 @@
 """W&B run of what look_inside.py found: the page, its figures, a table of heads, and numbers."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -58,10 +59,10 @@ def mirror(
             shown["inside/heads"] = wandb.Table(columns=columns, data=rows)
         run.log(shown)
         run.summary.update(dict(numbers))
-        address, written = run.url, os.path.relpath(Path(run.dir).parent)
+        address, written = run.url, shlex.quote(os.path.relpath(Path(run.dir).parent))
         try:
             run.finish()
         except TimeoutError:
-            late = f"W&B took not all of it within {FINISH_SECONDS} s"
-            return f"{late}, upload the rest: wandb sync --include-online {written}"
+            late = f"W&B did not take all of it within {FINISH_SECONDS} s"
+            return f"{late}; upload the rest: wandb sync --include-online {written}"
     return f"in W&B: {address}" if mode == "online" else f"upload it: wandb sync {written}"

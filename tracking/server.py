@@ -55,8 +55,12 @@ def _end_service() -> None:
     """
     import wandb
 
+    def end() -> None:
+        with contextlib.suppress(Exception):  # Of a service that has been killed.
+            wandb.teardown()
+
     # A service that does not end now, ends when it sees that this process has.
-    thread = threading.Thread(target=wandb.teardown, daemon=True)
+    thread = threading.Thread(target=end, daemon=True)
     thread.start()
     thread.join(END_SECONDS)
 

@@ -19,6 +19,7 @@ id: the training may die before it reads the answer, while its rows arrive all t
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -196,7 +197,7 @@ def _start_or_fall_back(opening: dict, answer: Callable[..., None]):
         run = _start({**opening, "mode": "offline"})
         answer(
             note=f"W&B did not start online: this run is logged offline; upload it later with "
-            f"`wandb sync {run.settings.sync_dir}` ({_one_line(error)})"
+            f"`wandb sync {shlex.quote(run.settings.sync_dir)}` ({_one_line(error)})"
         )
         return run
 
@@ -267,7 +268,7 @@ def _finish(run, exit_code: int, answer: Callable[..., None]) -> None:
     except TimeoutError:
         answer(
             note=f"W&B did not upload everything within {FINISH_SECONDS * PATIENCE} s: upload the "
-            f"rest with `wandb sync --include-online {run.settings.sync_dir}`"
+            f"rest with `wandb sync --include-online {shlex.quote(run.settings.sync_dir)}`"
         )
     else:
         wandb.teardown()

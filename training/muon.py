@@ -27,11 +27,11 @@ def scale_by_muon(momentum: float) -> optax.GradientTransformation:
 
     def update_fn(updates, state, params=None):
         del params
-        if jax.sharding.get_abstract_mesh().empty or devices.half() is not None:
-            leaves, tree = jax.tree.flatten(updates)
-            steps = devices.shared_by_halves(_scaled_step, leaves)
-            return jax.tree.unflatten(tree, steps), state
-        return _spread_steps(updates), state
+        if devices.is_laid_out():
+            return _spread_steps(updates), state
+        leaves, tree = jax.tree.flatten(updates)
+        steps = devices.shared_by_halves(_scaled_step, leaves)
+        return jax.tree.unflatten(tree, steps), state
 
     orthogonalization = optax.GradientTransformation(lambda params: optax.EmptyState(), update_fn)
     return optax.chain(optax.trace(momentum, nesterov=True), orthogonalization)
