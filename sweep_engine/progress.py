@@ -1,17 +1,23 @@
 """Progress of one run, read from its folder."""
 
-import math
+import contextlib
+import sys
 import time
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import run_folder
+from runtime.errors import UserError
 
 
 class Progress:
     """Steps of a run and the finite values of its metric, oldest first.
 
     `num_steps` is 0 until the run has written its config; `started` is in time.monotonic's seconds.
+
+    A file that can't be read is taken as not written yet: a program of a user's own may be in the
+    middle of writing it, and after a power cut the run itself mends it when it resumes. No run's
+    file may end the sweep.
     """
 
     def __init__(self, folder: Path, metric: str) -> None:
@@ -28,14 +34,38 @@ class Progress:
 
     def read(self) -> Self:
         """Reads what the run has written since the last call."""
-        config, metrics = self._folder / run_folder.CONFIG, self._folder / run_folder.METRICS
-        if not self.num_steps and config.exists():
-            self.num_steps = run_folder.read_json(config)["train"]["num_steps"]
+        if not self.num_steps:
+            self.num_steps = self._read_num_steps()
+        metrics = self._folder / run_folder.METRICS
         size = metrics.stat().st_size if metrics.exists() else -1
         if size != self._size:
             self._size = size
-            lines = list(run_folder.read_lines(metrics))
-            values = [line[self._metric] for line in lines if line.get(self._metric) is not None]
-            self.values = [value for value in values if math.isfinite(value)]
-            self.step = lines[-1]["step"] if lines else 0
+            lines = _read_lines(metrics)
+            values: list[Any] = [line.get(self._metric) for line in lines]
+            self.values = [float(value) for value in values if _is_finite(value)]
+            self.step = next(
+                (line["step"] for line in reversed(lines) if type(line.get("step")) is int), 0
+            )
         return self
+
+    def _read_num_steps(self) -> int:
+        try:
+            config = run_folder.read_object(self._folder / run_folder.CONFIG)
+        except UserError:  # Not written yet, or by half.
+            return 0
+        match config:
+            case {"train": {"num_steps": int(num_steps)}}:
+                return num_steps
+        return 0
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the objects of a record, up to a line that can't be read."""
+    lines: list[dict[str, Any]] = []
+    with contextlib.suppress(ValueError, RecursionError):
+        lines.extend(line for line in run_folder.read_lines(path) if isinstance(line, dict))
+    return lines
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max

@@ -28,6 +28,7 @@ from experiments.default import get_config
 from runtime.errors import UserError
 from sweep_engine import command, search, sweep_file
 from sweep_engine.hyperband import Hyperband
+from sweep_engine.progress import Progress
 from sweep_engine.workers import MEMORY, share_cores, share_gpus
 from tests.command import OF_A_COMMAND, PATIENCE, ROOT, assert_refused, wait_until
 from tests.forked import run
@@ -191,6 +192,40 @@ def test_any_program_can_be_swept(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     (line,) = run_folder.read_lines(tmp_path / "sweep/001-level=3/metrics.jsonl")
     assert line == {"step": 1, "val/loss": 0.5, "a": "b c"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["", '{"train": {"num_st', '{"train": 1}', "[" * 100_000])
+def test_a_config_that_is_not_whole_does_not_end_the_sweep(tmp_path, config):
+    """As by a program that writes it in place, and is looked at in the middle."""
+    script = (
+        'folder="${1#*=}"; mkdir -p "$folder"; printf %s "$CONFIG" > "$folder/config.json";'
+        ' sleep 1; printf "%s\\n" "$LINE" > "$folder/metrics.jsonl"'
+    )
+    content = {**OBJECTIVE, "command": ["sh", "-c", script, "sh"], "run_cap": 1}
+    line = '{"step": 1, "val/loss": 0.5}'
+    result = sweep(tmp_path, content, CONFIG=config, LINE=line)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert events(tmp_path / "sweep", "ended")[0]["value"] == 0.5
+
+
+def test_the_progress_is_what_can_be_read(tmp_path):
+    progress = Progress(tmp_path, "val/loss")
+    steps = []
+    for config in ('{"train": {"num_', '{"train": {"num_steps": 20}}', "half"):
+        (tmp_path / "config.json").write_text(config)
+        steps.append(progress.read().num_steps)
+    assert steps == [0, 20, 20]
+    for lines, step, values in (
+        ('{"step": 1, "val/loss": 3}\n{"step": 2, "val/loss": 2.5}\n{"st', 2, [3, 2.5]),
+        ('{"step": 3, "val/loss": NaN}\n{"step": 4, "val/loss": "low"}\n', 4, []),
+        ('{"val/loss": 1}\n[7]\n{"step": "x", "val/loss": 1' + "0" * 400 + "}\n", 0, [1]),
+        ('{"step": 5, "val/loss": 2}\n\0\0\n{"step": 6, "val/loss": 1}\n', 5, [2]),
+        ("[" * 100_000 + "\n", 0, []),
+    ):
+        (tmp_path / "metrics.jsonl").write_text(lines)
+        progress = Progress(tmp_path, "val/loss").read()
+        assert (progress.step, progress.values) == (step, values)
 
 
 def test_the_cores_are_shared():
