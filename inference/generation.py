@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from inference.sampling import Sampling, sample_token
+from models.layers import change_cache
 from runtime import programs
 
 # Tokens per dispatch: enough to hide the host's work, few enough to watch a text grow.
@@ -65,7 +66,7 @@ def generate(
         count = min(CHUNK, num_cached - made)
         if size < (needed := len(seen) + made + count - 1):
             size = _padded_size(needed, context_length)
-            cache = programs.for_model(_grown, (model, size), (cache,))(cache)
+            cache = programs.for_model(_grown, (model, num_samples, size), (cache,))(cache)
             write = None
         if write is None:
             args = params, text, cache, np.int32(0)
@@ -124,24 +125,22 @@ def _read_prompt(
     """Returns a cache of `size` positions that holds `tokens`, if any, once per sample."""
     token_11 = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     described = jax.eval_shape(partial(_apply_cached, model), params, {}, token_11, 0)[1]
-    cache = jax.tree.map(
-        lambda leaf: jnp.zeros((*leaf.shape[:-2], size, leaf.shape[-1]), leaf.dtype), described
-    )
+    whole = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), described)
+    cache = change_cache(whole, 1, lambda x: x[:, :size])
     if tokens_1T is not None:
         cache = _apply_cached(model, params, cache, tokens_1T, 0)[1]
-    return jax.tree.map(partial(jnp.repeat, repeats=num_samples, axis=0), cache)
+    return change_cache(cache, 1, partial(jnp.repeat, repeats=num_samples, axis=0))
 
 
-@partial(_jit, static_argnames=("model", "size"))
-def _grown(model: nn.Module, size: int, cache: Any) -> Any:
-    """Returns `cache` with `size` positions."""
+@partial(_jit, static_argnames=("model", "num_samples", "size"))
+def _grown(model: nn.Module, num_samples: int, size: int, cache: Any) -> Any:
+    """Returns the cache of `num_samples` texts with `size` positions."""
     del model  # Part of the program's cache key.
 
-    def grow(leaf: jax.Array) -> jax.Array:
-        *leading, _, K = leaf.shape
-        return jnp.zeros((*leading, size, K), leaf.dtype).at[..., : leaf.shape[-2], :].set(leaf)
+    def grow(x: jax.Array) -> jax.Array:
+        return jnp.pad(x, [(0, size - n if axis == 1 else 0) for axis, n in enumerate(x.shape)])
 
-    return jax.tree.map(grow, cache)
+    return change_cache(cache, num_samples, grow)
 
 
 @partial(_jit, static_argnames=("model", "sampling"), donate_argnames=("text", "cache"))

@@ -10,7 +10,7 @@ target.py      device that programs are traced for
 """
 
 from models.layers.attention import expose, in_query_blocks
-from models.layers.cache import KeyValueCache, Position
+from models.layers.cache import KeyValueCache, Position, change_cache
 from models.layers.dense import Dense, tied_logits
 from models.layers.dropout import Dropout
 
@@ -19,6 +19,7 @@ __all__ = [
     "Dropout",
     "KeyValueCache",
     "Position",
+    "change_cache",
     "expose",
     "in_query_blocks",
     "tied_logits",

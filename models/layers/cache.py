@@ -1,4 +1,11 @@
-"""Key/value cache: keeps keys and values of earlier tokens while text is generated."""
+"""Key/value cache: keeps keys and values of earlier tokens while text is generated.
+
+Stored as [..., K, S] for one text, and as [B, ..., S, K] for several: the layouts that XLA's
+products with one query read. It would transpose another as a whole for each token (docs/log.md).
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +31,27 @@ class KeyValueCache(nn.Module):
         return tuple(self._update(name, x, start) for name, x in new.items())
 
     def _update(self, name: str, new: jax.Array, start: Position) -> jax.Array:
-        # Stored as [B, ..., S, K]: the product with one query then reads contiguous memory.
-        new = jnp.moveaxis(new, 1, -2)
-        *leading, _, K = new.shape
-        shape = (*leading, self.context_length, K)
-        cached = self.variable("cache", name, jnp.zeros, shape, new.dtype)
-        cached.value = jax.lax.dynamic_update_slice_in_dim(cached.value, new, start, axis=-2)
-        return jnp.moveaxis(cached.value, -2, 1)
+        B, _, *rest = new.shape
+        shape = (B, self.context_length, *rest)
+        cached = self.variable("cache", name, lambda: _stored(jnp.zeros(shape, new.dtype)))
+        axis = -2 if B > 1 else -1
+        cached.value = jax.lax.dynamic_update_slice_in_dim(cached.value, _stored(new), start, axis)
+        return _read(cached.value, B)
+
+
+def change_cache(cache: Any, num_texts: int, function: Callable[[jax.Array], jax.Array]) -> Any:
+    """Returns the cache of `num_texts` with `function` applied to each array [B, S, ..., K].
+
+    It may change the number of texts or of positions.
+    """
+    return jax.tree.map(lambda stored: _stored(function(_read(stored, num_texts))), cache)
+
+
+def _stored(x: jax.Array) -> jax.Array:
+    """Returns an array [B, S, ..., K] as it is stored."""
+    return jnp.moveaxis(x, 1, -2) if len(x) > 1 else jnp.moveaxis(x[0], 0, -1)
+
+
+def _read(stored: jax.Array, num_texts: int) -> jax.Array:
+    """Returns what is stored for `num_texts` as [B, S, ..., K]."""
+    return jnp.moveaxis(stored, -2, 1) if num_texts > 1 else jnp.moveaxis(stored, -1, 0)[None]
