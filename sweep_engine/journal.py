@@ -24,6 +24,7 @@ from tracking import sweep
 
 EVENTS = "runs.jsonl"
 FILE = "sweep.yaml"
+KEPT = ("seed", "preset")  # Flags that a sweep keeps when it resumes.
 # Outcomes of a run. "diverged" is a finding about its parameters, not a failure.
 FINISHED, STOPPED, DIVERGED, FAILED = OUTCOMES = ("finished", "stopped", "diverged", "failed")
 
@@ -49,12 +50,15 @@ class Journal:
     """Folder of one sweep, locked for this process."""
 
     def __init__(self, folder: Path, text: str, seed: int, preset: str, sweep_id: str) -> None:
-        """Opens a sweep's folder. Raises UserError if it is in use or holds another sweep."""
+        """Opens a sweep's folder.
+
+        Raises UserError if it is in use, holds another sweep, or is damaged.
+        """
         self.folder, self.seed = folder, seed
         self.runs: list[SweepRun] = []
         self._lock = self._lock_folder()
         _drop_unfinished_line(folder / EVENTS)
-        events = list(run_folder.read_lines(folder / EVENTS))
+        events = self._read_events()
         opening = {"event": "opened", "sweep_id": sweep_id, "seed": seed, "preset": preset}
         if not events:
             (folder / FILE).write_text(text, encoding="utf-8")
@@ -62,8 +66,27 @@ class Journal:
             events = [opening]
         self._check_same(opening, events[0], text)
         self.sweep_id = events[0]["sweep_id"]
-        for event in events[1:]:
-            self._apply(event)
+        for number, event in enumerate(events[1:], start=2):
+            try:
+                self._apply(event)
+            except (LookupError, TypeError, StopIteration):
+                raise self._damaged(number) from None
+
+    def _read_events(self) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = []
+        try:
+            events.extend(run_folder.read_lines(self.folder / EVENTS))
+        except (ValueError, RecursionError):
+            raise self._damaged(len(events) + 1) from None
+        if events and not (isinstance(events[0], dict) and {"sweep_id", *KEPT} <= events[0].keys()):
+            raise self._damaged(1)
+        return events
+
+    def _damaged(self, number: int) -> UserError:
+        return UserError(
+            f"{self.folder / EVENTS}, line {number} can't be read: remove it and the lines after "
+            "it, whose runs then resume, or name another folder with --workdir"
+        )
 
     def find(self, name: str) -> SweepRun:
         """Returns the run of that name."""
@@ -123,13 +146,19 @@ class Journal:
         """Raises UserError if the folder holds another sweep."""
         import yaml
 
-        kept = (self.folder / FILE).read_text(encoding="utf-8")
-        if yaml.safe_load(kept) != yaml.safe_load(text):
+        try:
+            kept = yaml.safe_load((self.folder / FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            raise UserError(
+                f"{self.folder / FILE} can't be read: copy the sweep's file there, or name another "
+                "folder with --workdir"
+            ) from None
+        if kept != yaml.safe_load(text):
             raise UserError(
                 f"--workdir={self.folder} holds another sweep, {self.folder / FILE}: name another "
                 "folder, or give that file"
             )
-        for key in ("seed", "preset"):
+        for key in KEPT:
             if before[key] != opening[key]:
                 raise UserError(
                     f"--{key}={opening[key]}: --workdir={self.folder} holds this sweep with "

@@ -37,7 +37,10 @@ class Progress:
         if not self.num_steps:
             self.num_steps = self._read_num_steps()
         metrics = self._folder / run_folder.METRICS
-        size = metrics.stat().st_size if metrics.exists() else -1
+        try:
+            size = metrics.stat().st_size
+        except OSError:  # Not written yet.
+            size = -1
         if size != self._size:
             self._size = size
             lines = _read_lines(metrics)
@@ -62,7 +65,7 @@ class Progress:
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     """Returns the objects of a record, up to a line that can't be read."""
     lines: list[dict[str, Any]] = []
-    with contextlib.suppress(ValueError, RecursionError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         lines.extend(line for line in run_folder.read_lines(path) if isinstance(line, dict))
     return lines
 

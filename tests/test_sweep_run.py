@@ -226,6 +226,9 @@ def test_the_progress_is_what_can_be_read(tmp_path):
         (tmp_path / "metrics.jsonl").write_text(lines)
         progress = Progress(tmp_path, "val/loss").read()
         assert (progress.step, progress.values) == (step, values)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    assert Progress(tmp_path, "val/loss").read().values == []
 
 
 def test_the_cores_are_shared():
@@ -841,6 +844,40 @@ def test_a_second_runner_on_the_same_folder_is_refused(tmp_path):
     assert_refused(second, f"process {running.process.pid} runs this sweep already")
     running.process.kill()
     running.process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "number", "line"),
+    [
+        ("runs.jsonl", 1, "[1]"),
+        ("runs.jsonl", 1, '{"event": "opened"}'),
+        ("runs.jsonl", 2, "\0\0"),
+        ("runs.jsonl", 2, "[1]"),
+        ("runs.jsonl", 2, '{"event": "proposed", "run": "001-level=3"}'),
+        ("runs.jsonl", 3, '{"event": "started", "run": "nowhere"}'),
+        pytest.param("runs.jsonl", 3, "[" * 100_000, id="too deep"),
+        ("sweep.yaml", 1, "{"),
+        ("sweep.yaml", 1, None),
+    ],
+)
+def test_a_damaged_folder_is_one_line_and_can_be_mended(tmp_path, name, number, line):
+    content = {**OBJECTIVE, "run_cap": 1}
+    assert sweep(tmp_path, content).returncode == 0
+    path = tmp_path / "sweep" / name
+    before = path.read_text().splitlines(keepends=True)
+    if line is None:
+        path.unlink()
+    else:
+        path.write_text("".join([*before[: number - 1], line + "\n", *before[number:]]))
+    result = sweep(tmp_path, content)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    where = f"{path}, line {number}" if name == "runs.jsonl" else str(path)
+    assert result.stderr.startswith(f"error: {where} can't be read: ")
+    # As the message says.
+    path.write_text("".join(before[: number - 1] if name == "runs.jsonl" else before))
+    assert sweep(tmp_path, content).returncode == 0
+    assert outcomes(tmp_path / "sweep") == {"001-level=3": "finished"}
 
 
 def test_a_truncated_journal_is_resumed(tmp_path):
